@@ -1,0 +1,122 @@
+"""Log events: their names, and how they are written."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from enum import StrEnum
+from typing import Any, Literal, NoReturn, TextIO
+
+import structlog
+
+__all__ = ["Event", "configure", "log", "redactor"]
+
+LogFormat = Literal["auto", "json", "console", "silent"]
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
+
+
+class Event(StrEnum):
+    """Every event that batchscore logs; the value is the line's `event`."""
+
+    BUNDLE_LOADED = "bundle.loaded"
+    """Digest, versions and golden rows are good."""
+    BUNDLE_LIBRARIES = "bundle.libraries"
+    """The bundle was made with other versions than those here; golden rows agree all the same."""
+    FEATURES_DIFFER = "features.differ"
+    """The features in the job folder are not the bundle's; the bundle's ran."""
+    SQL_ACCEPTED = "sql.accepted"
+    """A query other than the bundle's runs, for the reason given."""
+    RUN_STARTED = "run.started"
+    RUN_RESUMED = "run.resumed"
+    """An earlier process committed some chunks of this run; reading goes on behind them."""
+    COLUMNS_IGNORED = "columns.ignored"
+    """The source gives columns that the bundle does not declare."""
+    CHUNK_COMMITTED = "chunk.committed"
+    RUN_PROFILE = "run.profile"
+    """Summary statistics of one column over one run."""
+    RUN_DRIFT = "run.drift"
+    """A column of a run moved against training."""
+    RUN_PUBLISHED = "run.published"
+    RUN_FAILED = "run.failed"
+    NOTHING_DUE = "run.nothing_due"
+    INTERVALS_LEFT = "plan.intervals_left"
+    """More intervals are missing than one call catches up with."""
+    BUNDLE_WRITTEN = "bundle.written"
+    BUNDLE_PROMOTED = "bundle.promoted"
+    """An alias points at another version."""
+    TRAINING = "training.progress"
+    COMMAND_FAILED = "command.failed"
+    MONITORING_FAILED = "monitoring.failed"
+    """The predictions are published; comparing the run's profile with training failed."""
+
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def configure(
+    format_: LogFormat, secrets: Iterable[str] = (), *, quiet: bool = False, stream: TextIO | None = None
+) -> None:
+    """Set up logging for this process: JSON lines, or a console for people.
+
+    Args:
+        format_: `auto` writes JSON, and nothing at all where the stream is a terminal; `silent` never writes.
+        secrets: Values that never appear in a line; passwords inside URLs are masked besides.
+        quiet: Errors only, for a command whose output is what it was asked for.
+        stream: Where lines go; standard output by default, as a container's log is.
+    """
+    stream = stream or sys.stdout
+    people = format_ == "console" or (format_ == "auto" and stream.isatty())
+    # At a terminal the commands speak for themselves, with progress bars that log lines would tear.
+    silent = format_ == "silent" or (format_ == "auto" and stream.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if people else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            *([_drop] if silent else []),
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+            # Locals of a frame may hold a URL with its password.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+            if not people
+            else structlog.processors.format_exc_info,
+            redactor(secrets),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _drop(_: Any, __: str, ___: MutableMapping[str, Any]) -> NoReturn:
+    raise structlog.DropEvent
+
+
+def redactor(secrets: Iterable[str]) -> structlog.types.Processor:
+    """A processor that masks secrets anywhere in an event, nested values and tracebacks included."""
+    values = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+
+    def clean(value: Any) -> Any:
+        match value:
+            case str():
+                for secret in values:
+                    value = value.replace(secret, "***")
+                return _URL_PASSWORD.sub(r"\1***\2", value)
+            case dict():
+                return {key: clean(inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [clean(inner) for inner in value]
+            case None | bool() | int() | float():
+                return value
+            case _:
+                # The renderers write anything else as its repr.
+                return clean(repr(value))
+
+    def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {key: clean(value) for key, value in event.items()}
+
+    return redact

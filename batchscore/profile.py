@@ -1,0 +1,295 @@
+"""Mergeable summaries of columns, so that what a run saw can be compared without keeping its rows.
+
+A `Layout` is fixed from the training rows and never moves; a `ColumnProfile` counts rows against it; a `Profile` holds
+one for every column. Profiles of two chunks merge into the profile of both: counts exactly and in any order, sums,
+means and squares to the last bits of a double. Whatever cannot be counted, merged or read back against its layout
+raises `ProfileMismatch`.
+
+Bins are right-closed. `edges` e[0] < … < e[k-1] make k + 1 bins: bin 0 holds x <= e[0], bin i holds e[i-1] < x <= e[i],
+bin k holds x > e[k-1]. A value equal to an edge belongs to the bin that ends there, so the running total of the counts
+up to bin i, divided by the total, is exactly the distribution function at e[i].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from batchscore.errors import ProfileMismatch
+from batchscore.layout import Floats, Layout, numbers_of, refuse_type
+
+__all__ = ["ColumnProfile", "Profile"]
+
+Counts = NDArray[np.int64]
+
+_TALLIES = ("n", "null", "nan", "pos_inf", "neg_inf", "zero", "negative")
+_MOMENTS = ("minimum", "maximum", "mean", "m2")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnProfile:
+    """What was seen in one column.
+
+    `n` = `null` + `nan` + `pos_inf` + `neg_inf` + `finite`, and `counts` adds up to `finite`. From `zero` on, the
+    statistics are of the finite values alone, in the unit of the layout's edges; a text's value is its length.
+
+    Attributes:
+        layout: What the counts are counted against.
+        counts: int64: rows per bin, shape `(edges + 1,)`; or per category, then all unseen ones, shape
+            `(categories + 1,)`; or false, true, shape `(2,)`.
+        sums: float64, sum of the values per bin, shape `(edges + 1,)`; `(0,)` for categorical and boolean.
+        n: Rows.
+        null: Rows with NULL. A NaN is not NULL.
+        nan: Rows with NaN.
+        pos_inf: Rows with +infinity.
+        neg_inf: Rows with -infinity.
+        zero: Values equal to 0; for text, empty strings. 0 for categorical and boolean, as are the others below.
+        negative: Values below 0.
+        minimum: Smallest value; None when there is none, as for categorical and boolean.
+        maximum: Largest value; None likewise.
+        mean: Arithmetic mean; None likewise.
+        m2: Sum of squared deviations from the mean; infinite when a value is beyond about 1e154.
+    """
+
+    layout: Layout
+    counts: Counts
+    sums: Floats
+    n: int = 0
+    null: int = 0
+    nan: int = 0
+    pos_inf: int = 0
+    neg_inf: int = 0
+    zero: int = 0
+    negative: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    m2: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts.setflags(write=False)
+        self.sums.setflags(write=False)
+
+    @classmethod
+    def empty(cls, layout: Layout) -> Self:
+        """The profile of no rows: merging it changes nothing."""
+        return cls.of(pl.Series(dtype=pl.Null), layout)
+
+    @classmethod
+    def of(cls, series: pl.Series, layout: Layout) -> Self:
+        """Count one column; the cost is one sort of its values.
+
+        Integers beyond 2**53 are binned as the nearest double. A column of type Null fits any layout.
+        """
+        refuse_type(series, layout.kind)
+        n, null, kept = len(series), series.null_count(), series.drop_nulls()
+        match layout.kind:
+            case "boolean":
+                true = int(kept.sum() or 0)
+                return cls(layout, np.array([len(kept) - true, true], np.int64), np.zeros(0), n, null)
+            case "categorical":
+                return cls(layout, _category_counts(kept, layout.categories), np.zeros(0), n, null)
+            case _:
+                return cls._measured(np.sort(numbers_of(kept, layout.kind)), layout, n, null)
+
+    @classmethod
+    def _measured(cls, values: Floats, layout: Layout, n: int, null: int) -> Self:
+        # The sort has put -inf first, then +inf, then NaN last, so that searching finds how many there are of each.
+        low, high = _rank(values, -np.inf, "right"), _rank(values, np.inf, "left")
+        numbers, finite = _rank(values, np.inf, "right"), values[low:high]
+        counts, sums = _bin(finite, layout.edges)
+        negative, not_positive = _rank(finite, 0.0, "left"), _rank(finite, 0.0, "right")
+        tallies = (n, null, len(values) - numbers, numbers - high, low, not_positive - negative, negative)
+        return cls(layout, counts, sums, *tallies, *_moments(finite, sums))
+
+    @property
+    def finite(self) -> int:
+        """Rows that hold a value: neither NULL nor NaN nor infinite."""
+        return self.n - self.null - self.nan - self.pos_inf - self.neg_inf
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the sample (divisor one less than the values); None below two values."""
+        return math.sqrt(self.m2 / (self.finite - 1)) if self.mean is not None and self.finite > 1 else None
+
+    @property
+    def null_share(self) -> float:
+        """Share of rows without a value, NULL or NaN, for a model reads both as missing; 0 without rows."""
+        return (self.null + self.nan) / self.n if self.n else 0.0
+
+    @property
+    def unseen_share(self) -> float:
+        """Share of rows whose category training never saw; 0 without rows and for kinds without categories."""
+        return int(self.counts[-1]) / self.n if self.n and self.layout.kind == "categorical" else 0.0
+
+    def quantile(self, q: float) -> float | None:
+        """The value below which a share `q` of the values lies, interpolated inside its bin; None without values."""
+        if self.minimum is None or self.maximum is None:
+            return None
+        borders = np.clip([self.minimum, *self.layout.edges, self.maximum], self.minimum, self.maximum)
+        return float(np.interp(q * self.finite, [0, *np.cumsum(self.counts)], borders))
+
+    def merge(self, other: ColumnProfile) -> ColumnProfile:
+        """The profile of both sets of rows.
+
+        Counts add. Mean and M2 merge pairwise: Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
+        The American Statistician 37 (1983). Commutative to the bit; associative to rounding.
+        """
+        if self.layout is not other.layout and self.layout != other.layout:
+            raise _unlike(self.layout.digest, other.layout.digest)
+        with np.errstate(over="ignore", invalid="ignore"):
+            counts, sums = self.counts + other.counts, self.sums + other.sums
+        merged: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _TALLIES}
+        merged["minimum"] = min((end for end in (self.minimum, other.minimum) if end is not None), default=None)
+        merged["maximum"] = max((end for end in (self.maximum, other.maximum) if end is not None), default=None)
+        merged["mean"], merged["m2"] = _chan(self, other)
+        return ColumnProfile(self.layout, counts, sums, **merged)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ColumnProfile):
+            return NotImplemented
+        return self.layout == other.layout and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.layout, self.n))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready content with the layout's digest in place of the layout; counters of 0 are left out.
+
+        Floats read back to the same bit. One that overflowed is the string "inf", "-inf" or "nan", for JSON has none.
+        """
+        tallies = {name: tally for name in _TALLIES if (tally := getattr(self, name))}
+        moments = {name: _plain(value) for name in _MOMENTS if (value := getattr(self, name)) is not None}
+        sums = [_plain(value) for value in self.sums.tolist()]
+        return {"layout": self.layout.digest, **tallies, **moments, "counts": self.counts.tolist(), "sums": sums}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], layout: Layout) -> Self:
+        """Read back what `to_dict` wrote; `layout` must be the one it was counted against."""
+        if data["layout"] != layout.digest:
+            raise _unlike(layout.digest, data["layout"])
+        scalars = {name: data[name] for name in _TALLIES if name in data}
+        scalars |= {name: float(data[name]) for name in _MOMENTS if name in data}
+        return cls(layout, np.array(data["counts"], np.int64), np.array(data["sums"], np.float64), **scalars)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One summary for every column of some rows.
+
+    Attributes:
+        columns: By column name.
+        layouts: The layout of each, under the same names.
+    """
+
+    columns: Mapping[str, ColumnProfile]
+    layouts: Mapping[str, Layout]
+
+    @staticmethod
+    def layouts_of(frame: pl.DataFrame) -> dict[str, Layout]:
+        """Fix a layout for every column of the training rows; see `Layout.of`."""
+        return {series.name: Layout.of(series) for series in frame.iter_columns()}
+
+    @classmethod
+    def empty(cls, layouts: Mapping[str, Layout]) -> Self:
+        """The profile of no rows: merging it changes nothing."""
+        return cls({name: ColumnProfile.empty(layout) for name, layout in layouts.items()}, layouts)
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, layouts: Mapping[str, Layout]) -> Self:
+        """Count every column that has a layout; the frame's other columns are left out."""
+        _refuse_missing(layouts, frame.columns)
+        return cls({name: ColumnProfile.of(frame[name], layout) for name, layout in layouts.items()}, layouts)
+
+    def merge(self, other: Profile) -> Profile:
+        """The profile of both sets of rows, also written `self | other`; see `ColumnProfile.merge`."""
+        _refuse_missing(self.columns, other.columns)
+        _refuse_missing(other.columns, self.columns)
+        merged = {name: column.merge(other.columns[name]) for name, column in self.columns.items()}
+        return Profile(merged, self.layouts)
+
+    __or__ = merge
+
+    def quantile(self, column: str, q: float) -> float | None:
+        """The value below which a share `q` of a column's values lies; see `ColumnProfile.quantile`."""
+        return self.columns[column].quantile(q)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready content by column; of the layouts only their digests, since a bundle holds them."""
+        return {name: column.to_dict() for name, column in self.columns.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Self:
+        """Read back what `to_dict` wrote; `layouts` must be those it was counted against."""
+        _refuse_missing(layouts, data)
+        _refuse_missing(data, layouts)
+        return cls({name: ColumnProfile.from_dict(data[name], layout) for name, layout in layouts.items()}, layouts)
+
+
+def _refuse_missing(want: Iterable[str], found: Iterable[str]) -> None:
+    if missing := sorted(set(want) - set(found)):
+        listed = ", ".join(missing)
+        raise ProfileMismatch(f"Column(s) on one side of a profile only: {listed}. Retrain.", missing=missing)
+
+
+def _unlike(want: str, got: str) -> ProfileMismatch:
+    return ProfileMismatch(
+        f"Profiles counted against unlike layouts, {want[:12]} and {got[:12]}, belong to different model versions and "
+        "cannot be merged or compared. Take the profiles of one model version.",
+        want=want,
+        got=got,
+    )
+
+
+def _category_counts(kept: pl.Series, categories: tuple[str, ...]) -> Counts:
+    codes = kept.cast(pl.Enum(categories), strict=False).to_physical()
+    seen = np.bincount(codes.drop_nulls().to_numpy(), minlength=len(categories))
+    return np.append(seen, codes.null_count()).astype(np.int64)
+
+
+def _rank(ordered: Floats, value: float, side: Literal["left", "right"]) -> int:
+    return int(ordered.searchsorted(value, side))
+
+
+def _bin(finite: Floats, edges: tuple[float, ...]) -> tuple[Counts, Floats]:
+    """Count and add up sorted values per bin."""
+    bounds = np.concatenate([[0], finite.searchsorted(edges, "right"), [len(finite)]]).astype(np.int64)
+    counts = np.diff(bounds)
+    sums = np.zeros(len(counts))
+    # reduceat gives an empty segment the value at its start; leaving those out lets each run to the start of the next.
+    filled = counts > 0
+    if filled.any():
+        with np.errstate(over="ignore"):
+            sums[filled] = np.add.reduceat(finite, bounds[:-1][filled])
+    return counts, sums
+
+
+def _moments(finite: Floats, sums: Floats) -> tuple[float | None, float | None, float | None, float]:
+    """Minimum, maximum, mean and M2 of sorted values."""
+    if not len(finite):
+        return None, None, None, 0.0
+    low, high = float(finite[0]), float(finite[-1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Clipped, because rounding may put the mean of equal values beside them, and M2 then above 0.
+        mean = min(max(float(sums.sum()) / len(finite), low), high)
+        return low, high, mean, float(np.square(finite - mean).sum())
+
+
+def _chan(one: ColumnProfile, two: ColumnProfile) -> tuple[float | None, float]:
+    # The larger side leads, whichever it is: the merge is then commutative to the bit.
+    large, small = sorted((one, two), key=lambda side: (side.finite, side.mean or 0.0), reverse=True)
+    if large.mean is None or small.mean is None:
+        return large.mean, large.m2
+    share = small.finite / (large.finite + small.finite)
+    delta = small.mean - large.mean
+    return large.mean + delta * share, large.m2 + small.m2 + delta * delta * large.finite * share
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,363 @@
+"""The column types batchscore knows, and the exact casts between them.
+
+Seven types carry every row, whichever database or file it came from, so that one bundle reads the same values
+everywhere. `canonical` takes Arrow to them at a source's edge; `Schema.conform` takes them to what a bundle declares.
+
+| type         | Polars               | comes from                                                        |
+|--------------|----------------------|-------------------------------------------------------------------|
+| boolean      | Boolean              | booleans; declared boolean also takes the integers 0 and 1        |
+| integer      | Int64                | all integers; declared integer also takes whole floats            |
+| float        | Float64              | floats, and decimals by rounding to the nearest double            |
+| string       | String               | text, dictionaries of text, UUIDs                                 |
+| date         | Date                 | dates; declared date also takes ISO text                          |
+| timestamp    | Datetime("us")       | timestamps without zone; declared so also takes ISO text          |
+| timestamp_tz | Datetime("us","UTC") | timestamps with zone, as UTC; declared so also takes ISO text,    |
+|              |                      | which is UTC where it has no offset (SQLite's own convention)     |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+import polars as pl
+import pyarrow as pa
+
+from batchscore.errors import SchemaMismatch
+
+__all__ = ["Column", "Schema", "TypeName", "canonical", "column_types", "dtype_of", "type_name"]
+
+TypeName = Literal["boolean", "integer", "float", "string", "date", "timestamp", "timestamp_tz"]
+
+_DTYPES: dict[TypeName, pl.DataType] = {
+    "boolean": pl.Boolean(),
+    "integer": pl.Int64(),
+    "float": pl.Float64(),
+    "string": pl.String(),
+    "date": pl.Date(),
+    "timestamp": pl.Datetime("us"),
+    "timestamp_tz": pl.Datetime("us", "UTC"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+# Every integer up to here has a double of its own.
+_EXACT_FLOAT = 2**53
+
+# One form of ISO 8601 each; zeros past the microsecond lose nothing.
+_ISO_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_ISO_TIME = r"[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6}0*)?"
+_ISO_OFFSET = r"[Zz]|[+-][0-9]{2}(:?[0-9]{2})?"
+
+# 0001-01-01 and 9999-12-31, from 1970-01-01.
+_DAYS = (-719_162, 2_932_896)
+_MICROSECONDS_A_DAY = 86_400_000_000
+
+
+def dtype_of(name: TypeName) -> pl.DataType:
+    """The Polars type that carries a column of the named type."""
+    return _DTYPES[name]
+
+
+def type_name(dtype: pl.DataType) -> TypeName | None:
+    """The name of a canonical Polars type; None for any other."""
+    return _NAMES.get(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One declared input column.
+
+    Attributes:
+        name: As the query or file gives it.
+        type: One of the seven.
+        nullable: Training saw a NULL here.
+        nan: Training saw a NaN here (floats only).
+        infinite: Training saw an infinity here (floats only).
+    """
+
+    name: str
+    type: TypeName
+    nullable: bool
+    nan: bool = False
+    infinite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.type not in get_args(TypeName):
+            raise ValueError(f"column {self.name}: unknown type {self.type!r}")
+
+    @property
+    def dtype(self) -> pl.DataType:
+        """The Polars type of the column."""
+        return _DTYPES[self.type]
+
+
+def column_types(frame: pl.DataFrame) -> dict[str, TypeName]:
+    """The named type of every column of a canonical frame."""
+    return {series.name: _observed(series).type for series in frame.iter_columns()}
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The input columns of a bundle, in the order of the training query."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Self:
+        """What canonical training rows, shape `(rows, columns)`, allow: types, NULLs, NaNs and infinities seen."""
+        return cls(tuple(_observed(series) for series in frame.iter_columns()))
+
+    @classmethod
+    def from_dicts(cls, columns: Sequence[dict[str, Any]]) -> Self:
+        """Read back what `to_dicts` wrote."""
+        return cls(tuple(Column(**column) for column in columns))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One JSON-ready mapping a column."""
+        return [asdict(column) for column in self.columns]
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def names(self) -> list[str]:
+        """The column names in order."""
+        return [column.name for column in self.columns]
+
+    def undeclared(self, frame: pl.DataFrame) -> list[str]:
+        """Columns of the frame that are not declared."""
+        return [name for name in frame.columns if name not in self.names]
+
+    def empty(self) -> pl.DataFrame:
+        """No rows, shape `(0, columns)`, with the declared types."""
+        return pl.DataFrame(schema={column.name: column.dtype for column in self.columns})
+
+    def conform(self, frame: pl.DataFrame, where: str) -> pl.DataFrame:
+        """The declared columns of canonical rows, in order, each cast exactly to its declared type.
+
+        Args:
+            frame: Canonical rows, any column order; columns that are not declared are left out.
+            where: What the rows are, for the message: "rows.sql".
+
+        Raises:
+            SchemaMismatch: A column is missing, or its type or some value cannot be cast without loss.
+        """
+        if missing := [name for name in self.names if name not in frame.columns]:
+            raise SchemaMismatch.missing(missing, frame.columns, where)
+        return pl.DataFrame([_cast(frame[column.name], column, where) for column in self.columns])
+
+    def surprises(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows that hold what training never saw, with the first such column of each.
+
+        Args:
+            frame: Conforming rows.
+
+        Returns:
+            `row` (UInt32, position), `reason` (`unexpected_null`, `unexpected_nan`, `unexpected_infinity`), `column`.
+        """
+        found = [expr for column in self.columns for expr in _surprise(column)]
+        first = (
+            pl.coalesce(*found, pl.lit(None, pl.String)).str.splitn(" ", 2).struct.rename_fields(["reason", "column"])
+        )
+        marked = frame.select(first.alias("surprise")).with_row_index("row").unnest("surprise")
+        return marked.filter(pl.col("reason").is_not_null())
+
+
+def canonical(batch: pa.RecordBatch | pa.Table, where: str) -> pl.DataFrame:
+    """Arrow columns of any width as canonical columns, shape kept.
+
+    Raises:
+        SchemaMismatch: A column has a type outside the seven (interval, JSON, list, binary …), an unsigned integer
+            or timestamp that does not fit, or its name occurs twice.
+    """
+    if doubled := [name for name, n in Counter(batch.schema.names).items() if n > 1]:
+        raise SchemaMismatch(f"{where} gives column {doubled[0]} twice. Name every column once, with AS.")
+    columns = []
+    for field, values in zip(batch.schema, batch.columns, strict=True):
+        columns.append(_canonical(field.name, values, where))
+    return pl.DataFrame(columns)
+
+
+def _canonical(name: str, values: pa.Array | pa.ChunkedArray, where: str) -> pl.Series:
+    got = str(values.type)
+    try:
+        series, numeric = _polars(name, values)
+        target = pl.Float64() if numeric else _target(series.dtype)
+        if target is not None:
+            return _dated(series if series.dtype == target else series.cast(target, strict=True))
+    except (pl.exceptions.PolarsError, pa.ArrowException, ValueError) as error:
+        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it in the query: {error}") from error
+    supported = ", ".join(get_args(TypeName))
+    raise SchemaMismatch.type_of(name, f"one of {supported}", got, where, "Cast it in the query.")
+
+
+def _polars(name: str, values: pa.Array | pa.ChunkedArray) -> tuple[pl.Series, bool]:
+    """The column in Polars, and whether it is text that spells decimals."""
+    type_ = values.type
+    if isinstance(type_, pa.BaseExtensionType):
+        return _extension(name, values)
+    if pa.types.is_dictionary(type_):
+        return _polars(name, values.cast(type_.value_type))
+    # Polars panics on these, past every `except Exception`.
+    if pa.types.is_interval(type_) or pa.types.is_duration(type_):
+        raise ValueError("an interval is not a column type here; EXTRACT(epoch FROM …) gives its seconds")
+    if pa.types.is_nested(type_):
+        raise ValueError("a list or record is not a column type here; give each of its parts a column")
+    if pa.types.is_decimal256(type_) or (pa.types.is_decimal(type_) and type_.scale < 0):
+        return pl.Series(name, values.cast(pa.string())), True
+    # Arrow refuses a time that does not fit, or would lose digits; Polars wraps it round or cuts it off.
+    if pa.types.is_timestamp(type_):
+        values = values.cast(pa.timestamp("us", "UTC" if type_.tz else None))
+    elif pa.types.is_date64(type_):
+        values = values.cast(pa.date32())
+    return pl.Series(name, values), False
+
+
+def _extension(name: str, values: pa.Array | pa.ChunkedArray) -> tuple[pl.Series, bool]:
+    type_ = values.type
+    if isinstance(type_, pa.OpaqueType):
+        # ADBC hands over what Arrow cannot name: Postgres NUMERIC as its digits, everything else as bytes or text.
+        if type_.type_name == "numeric":
+            return pl.Series(name, _storage(values).cast(pa.string())), True
+        raise ValueError(f"{type_.vendor_name} type {type_.type_name} has no column type here")
+    if isinstance(type_, pa.UuidType):
+        raw = pl.Series(name, _storage(values).cast(pa.binary())).bin.encode("hex")
+        return raw.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}"), False
+    raise ValueError(f"extension type {type_} has no column type here")
+
+
+def _dated(series: pl.Series) -> pl.Series:
+    """The column, if its dates are ones that Python has; Polars panics when it shows another."""
+    if isinstance(series.dtype, (pl.Date, pl.Datetime)) and not _dateable(series.drop_nulls()).all():
+        raise ValueError("it holds infinity, or a year outside 1 to 9999; NULLIF(…, 'infinity') makes that NULL")
+    return series
+
+
+def _dateable(series: pl.Series) -> pl.Series:
+    days = series.to_physical() // (1 if series.dtype == pl.Date() else _MICROSECONDS_A_DAY)
+    return days.is_between(*_DAYS)
+
+
+def _storage(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.storage
+
+
+def _target(dtype: pl.DataType) -> pl.DataType | None:
+    if dtype.is_integer():
+        return pl.Int64()
+    if dtype.is_float() or dtype.is_decimal():
+        return pl.Float64()
+    return dtype if dtype in _NAMES or dtype == pl.Null() else None
+
+
+def _observed(series: pl.Series) -> Column:
+    name = type_name(series.dtype)
+    if name is None:
+        raise SchemaMismatch.type_of(
+            series.name, "a typed column", str(series.dtype), "the training rows",
+            "Every value is NULL; cast it in the query to the type it should have, or leave it out.",
+        )  # fmt: skip
+    floating = name == "float"
+    return Column(
+        series.name,
+        name,
+        nullable=series.null_count() > 0,
+        nan=floating and bool(series.is_nan().any()),
+        infinite=floating and bool(series.is_infinite().any()),
+    )
+
+
+def _surprise(column: Column) -> Iterator[pl.Expr]:
+    value = pl.col(column.name)
+    if not column.nullable:
+        yield pl.when(value.is_null()).then(pl.lit(f"unexpected_null {column.name}"))
+    if column.type == "float" and not column.nan:
+        yield pl.when(value.is_nan()).then(pl.lit(f"unexpected_nan {column.name}"))
+    if column.type == "float" and not column.infinite:
+        yield pl.when(value.is_infinite()).then(pl.lit(f"unexpected_infinity {column.name}"))
+
+
+def _cast(series: pl.Series, column: Column, where: str) -> pl.Series:
+    if series.dtype == column.dtype:
+        return series
+    if series.dtype == pl.Null():
+        return series.cast(column.dtype)
+    got = type_name(series.dtype) or str(series.dtype)
+    cast = _EXACT_CASTS.get((got, column.type))
+    if cast is None:
+        advice = (
+            f"Cast it in the query, or retrain if the column's type has changed for good.{_zone_advice(got, column)}"
+        )
+        raise SchemaMismatch.type_of(column.name, column.type, got, where, advice)
+    result = cast(series)
+    lost = series.filter(series.is_not_null() & result.is_null())
+    if len(lost):
+        example = f"{got}, for instance {lost[0]!r}, which is no exact {column.type} ({len(lost)} such value(s))"
+        raise SchemaMismatch.type_of(column.name, column.type, example, where, "Cast it in the query.")
+    return result
+
+
+def _zone_advice(got: str, column: Column) -> str:
+    if {got, column.type} == {"timestamp", "timestamp_tz"}:
+        return " Say which zone it is in: <column> AT TIME ZONE 'UTC'."
+    return ""
+
+
+def _integer_to_float(series: pl.Series) -> pl.Series:
+    exact = series.is_between(-_EXACT_FLOAT, _EXACT_FLOAT)
+    return series.set(~exact, None).cast(pl.Float64)
+
+
+def _float_to_integer(series: pl.Series) -> pl.Series:
+    exact = (series.round(0) == series) & (series.abs() <= _EXACT_FLOAT)
+    return series.set(~exact.fill_null(False), None).cast(pl.Int64)
+
+
+def _integer_to_boolean(series: pl.Series) -> pl.Series:
+    return series.set(~series.is_in([0, 1]).fill_null(False), None).cast(pl.Boolean)
+
+
+def _text_to_date(series: pl.Series) -> pl.Series:
+    return _within_calendar(_matching(series, f"^{_ISO_DATE}$").str.to_date("%Y-%m-%d", strict=False))
+
+
+def _text_to_timestamp(series: pl.Series) -> pl.Series:
+    text = _matching(series, f"^{_ISO_DATE}[T ]{_ISO_TIME}$").str.replace("T", " ", literal=True)
+    return _within_calendar(text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False))
+
+
+def _text_to_timestamp_tz(series: pl.Series) -> pl.Series:
+    text = _matching(series, f"^{_ISO_DATE}[T ]{_ISO_TIME}({_ISO_OFFSET})?$").str.replace("T", " ", literal=True)
+    text = text.str.replace("Z$", "+0000")
+    zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%#z", time_unit="us", strict=False, exact=True)
+    bare = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    return _within_calendar(
+        zoned.dt.convert_time_zone("UTC").zip_with(zoned.is_not_null(), bare.dt.replace_time_zone("UTC"))
+    )
+
+
+def _matching(series: pl.Series, pattern: str) -> pl.Series:
+    """The texts of the pattern, NULL for all others: Polars reads far more than ISO."""
+    return series.set(~series.str.contains(pattern), None)
+
+
+def _within_calendar(series: pl.Series) -> pl.Series:
+    """The dates that Python has, NULL for all others: an offset may carry the last day of the year 9999 past it."""
+    return series.set(~_dateable(series), None)
+
+
+_EXACT_CASTS: dict[tuple[str, TypeName], Callable[[pl.Series], pl.Series]] = {
+    ("integer", "float"): _integer_to_float,
+    ("float", "integer"): _float_to_integer,
+    ("integer", "boolean"): _integer_to_boolean,
+    ("string", "date"): _text_to_date,
+    ("string", "timestamp"): _text_to_timestamp,
+    ("string", "timestamp_tz"): _text_to_timestamp_tz,
+}
