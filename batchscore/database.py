@@ -1,0 +1,195 @@
+"""A database by its URL: which kind it is, how it is named without its secrets, and what its errors mean.
+
+Sources and warehouse both stand on it. Foreign exceptions are turned into ours here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import adbc_driver_manager
+import duckdb
+import psycopg
+import sqlalchemy as sa
+
+from batchscore.errors import BatchscoreError, TransientError, UsageError, WarehouseError
+
+__all__ = ["Database"]
+
+# SQLSTATE classes and codes that a later attempt may not meet again: connection, serialization, deadlock,
+# resources (but not a full disk, 53100), shutdown, lock not available.
+_TRANSIENT_STATES = re.compile(r"^(08...|40001|40P01|53(?!100)...|57P0[1-5]|55P03)$")
+_REFUSED_AT_LOGIN = re.compile(
+    r"authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
+    r"|no pg_hba\.conf entry|permission denied|invalid (URI|connection option|port|percent-encoded|\w+ value)"
+    r"|bad value for",
+    re.IGNORECASE,
+)
+# Parameters of a URL that hold a secret: libpq's password and sslpassword, MotherDuck's token.
+_SECRET_PARAMETER = re.compile("password|token|secret", re.IGNORECASE)
+_SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DUCKDB_REFUSED = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConnectionException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.InvalidTypeException,
+    duckdb.IOException,
+    duckdb.NotImplementedException,
+    duckdb.OutOfMemoryException,
+    duckdb.OutOfRangeException,
+    duckdb.ParserException,
+    duckdb.PermissionException,
+    duckdb.SyntaxException,
+    duckdb.TransactionException,
+    duckdb.TypeMismatchException,
+)
+# By their words, for behind an Arrow stream the class is lost; a table may be named Conflict.
+_DUCKDB_TRANSIENT = re.compile(r"Could not set lock on file|TransactionContext Error: .*conflict", re.IGNORECASE)
+_DRIVER_ERRORS = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, duckdb.Error, psycopg.Error, sqlite3.Error)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where a database is, with the secrets its URL holds."""
+
+    url: sa.URL
+
+    @classmethod
+    def at(cls, text: str) -> Database:
+        """The database of a SQLAlchemy URL.
+
+        Raises:
+            UsageError: The text is no URL; it is not repeated, for it may hold a password.
+        """
+        try:
+            url = sa.make_url(text)
+        except (sa.exc.ArgumentError, ValueError):
+            url = None
+        # An @ that the password should have encoded leaves the rest of it in the host or the database's name.
+        if url is None or (url.password and "@" in f"{url.host}{url.database}"):
+            raise UsageError(
+                "a database URL cannot be read. Write it as dialect://user:password@host/database, with every "
+                "special character of the password percent-encoded, or duckdb:///path/to/file.duckdb."
+            )
+        return cls(url)
+
+    @property
+    def dialect(self) -> str:
+        """`postgresql`, `duckdb`, `sqlite` or another of SQLAlchemy's names."""
+        return self.url.get_backend_name()
+
+    @property
+    def path(self) -> str:
+        """The file of an embedded database, or `:memory:`."""
+        return self.url.database or ":memory:"
+
+    def __str__(self) -> str:
+        shown = self.url.difference_update_query(self._secret_parameters())
+        return shown.render_as_string(hide_password=True)
+
+    def __repr__(self) -> str:
+        return f"Database({self})"
+
+    def secrets(self) -> set[str]:
+        """The password and every secret parameter, as they are and as a URL spells them; empty without one."""
+        values = [str(self.url.password or "")]
+        for name in self._secret_parameters():
+            values.extend(self.url.normalized_query[name])
+        spellings = (str, lambda value: quote(value, safe=""), lambda value: quote(value, safe=" +"), quote_plus)
+        return {spelling(value) for value in values for spelling in spellings} - {""}
+
+    def libpq_uri(self) -> str:
+        """The URL as libpq reads it, password included."""
+        uri = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # libpq refuses a bare space, and takes the + that stands for one in a query as it is.
+        place, mark, query = uri.partition("?")
+        return place.replace(" ", "%20") + mark + query.replace("+", "%20")
+
+    def existing_file(self) -> None:
+        """Refuse an embedded database whose file is not there, before a driver makes an empty one of that name.
+
+        Raises:
+            WarehouseError: There is no such file.
+        """
+        if self.dialect in ("duckdb", "sqlite") and self.path != ":memory:" and not Path(self.path).is_file():
+            raise WarehouseError(f"{self}: there is no such file. Give the path of an existing database.")
+
+    @contextmanager
+    def translated(self, where: str) -> Iterator[None]:
+        """Turn a driver's exception into WarehouseError or TransientError; one that nobody has classed flies on.
+
+        Args:
+            where: What was being done, for the message: "rows.sql", "the output table".
+        """
+        try:
+            yield
+        except _DRIVER_ERRORS as error:
+            driver = _driver_error(error)
+            # SQLAlchemy's own class stands in for that of a driver nobody has classed.
+            kind = _kind(driver if isinstance(driver, _DRIVER_ERRORS) else error)
+            if kind is None:
+                raise
+            raise kind(f"{where} on {self}: {self._clean(error)} {_advice(kind)}") from None
+
+    def _secret_parameters(self) -> list[str]:
+        return [name for name in self.url.query if _SECRET_PARAMETER.search(name)]
+
+    def _clean(self, error: Exception) -> str:
+        """The driver's own words on one line, without the secrets in any spelling."""
+        text = str(_driver_error(error))
+        for spelling in sorted(self.secrets(), key=len, reverse=True):
+            text = text.replace(spelling, "***")
+        text = " ".join(text.split())
+        return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _driver_error(error: Exception) -> BaseException:
+    return getattr(error, "orig", None) or error
+
+
+def _advice(kind: type[BatchscoreError]) -> str:
+    if kind is TransientError:
+        return "Nothing is lost: run the same command again."
+    return "Nothing was published. Mend it and run the same command again."
+
+
+def _kind(error: BaseException) -> type[BatchscoreError] | None:
+    match error:
+        case psycopg.Error() | adbc_driver_manager.Error():
+            return _postgres_kind(error)
+        case sqlite3.Error():
+            code = getattr(error, "sqlite_errorcode", None)
+            return TransientError if code is not None and code & 0xFF in _SQLITE_BUSY else WarehouseError
+        case duckdb.Error():
+            return _duckdb_kind(error)
+        case sa.exc.NoSuchModuleError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
+            return WarehouseError
+        case _:
+            return None
+
+
+def _postgres_kind(error: psycopg.Error | adbc_driver_manager.Error) -> type[BatchscoreError] | None:
+    if error.sqlstate:
+        if _TRANSIENT_STATES.match(error.sqlstate):
+            return TransientError
+        return None if error.sqlstate.startswith("XX") else WarehouseError
+    if _REFUSED_AT_LOGIN.search(str(error)):
+        return WarehouseError
+    if isinstance(error, (psycopg.OperationalError, adbc_driver_manager.OperationalError)):
+        return TransientError
+    return None
+
+
+def _duckdb_kind(error: duckdb.Error) -> type[BatchscoreError] | None:
+    if _DUCKDB_TRANSIENT.search(str(error)):
+        return TransientError
+    return WarehouseError if isinstance(error, _DUCKDB_REFUSED) else None

@@ -1,0 +1,295 @@
+"""A job: what to score, as `jobs/<name>.toml` says it, with its SQL and its features beside it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from batchscore.errors import UsageError, nearest
+from batchscore.interval import Calendar, Every, Interval
+
+__all__ = ["Job", "Rows", "Task", "read_job"]
+
+Task = Literal["binary", "multiclass", "regression"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+TableName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+
+
+def _no_number(value: object) -> object:
+    # pydantic takes a number for seconds since 1970.
+    if isinstance(value, (int, float)):
+        raise ValueError("write a date, such as 2013-10-01")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+Moment = Annotated[date | datetime, BeforeValidator(_no_number)]
+Value = str | int | float | bool | date | datetime
+
+# Columns that batchscore writes itself, beside `score_<class>`.
+RESERVED = ("prediction", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Success(_Table):
+    """The metric on held-out rows that a model must reach to be worth scoring with."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    def met_by(self, value: float) -> bool:
+        """Whether a measured value reaches the bound; NaN never does."""
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+
+    def __str__(self) -> str:
+        bound = f"at least {self.at_least}" if self.at_least is not None else f"at most {self.at_most}"
+        return f"{self.metric} {bound}"
+
+
+class Problem(_Table):
+    """What the model is for, agreed before any code."""
+
+    objective: str
+    task: Task
+    target: str
+    success: Success | None = None
+
+
+class Rows(_Table):
+    """Where rows come from: one SQL file, or Parquet files by path or glob.
+
+    A Parquet path may hold `{interval_start:%Y-%m-%d}`, the interval's local start, and hive partitions.
+    """
+
+    sql: Path | None = None
+    parquet: str | None = None
+    parameters: Mapping[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.sql is None) == (self.parquet is None):
+            raise ValueError("give exactly one of sql and parquet")
+        if self.parquet is not None and self.parameters:
+            raise ValueError("parameters belong to sql; a parquet path takes none")
+        return self
+
+
+class Source(Rows):
+    """The rows to score, their unique key, and the column of their time."""
+
+    key: tuple[str, ...] = Field(min_length=1)
+    time_column: str | None = None
+
+
+class Cut(_Table):
+    """How time is cut into runs."""
+
+    every: Every
+    timezone: str = "UTC"
+    start: Moment
+    catch_up: int = Field(default=31, ge=1)
+
+    @model_validator(mode="after")
+    def _within_the_calendar(self) -> Self:
+        Calendar(self.every, ZoneInfo(self.timezone)).instant(self.start)
+        return self
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{value!r} is no IANA time zone, such as America/New_York") from error
+
+
+class Split(_Table):
+    """Which training rows are held out for the test: the last by time, or a random share."""
+
+    by: Literal["time", "random"]
+    column: str | None = None
+    test: float = Field(default=0.2, gt=0, lt=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _time_needs_a_column(self) -> Self:
+        if (self.by == "time") != (self.column is not None):
+            raise ValueError("column goes with by = 'time', and only with it")
+        return self
+
+
+class Training(_Table):
+    """The window `[from, to)` of rows to learn from, in the job's time zone."""
+
+    from_: Moment = Field(alias="from")
+    to: Moment
+    split: Split
+
+
+class Model(_Table):
+    """Which bundle scores: a registry name, and an alias or version of it."""
+
+    name: Name
+    use: str | int = "champion"
+
+
+class Output(_Table):
+    """Where predictions go, and which input columns go with them beside the key."""
+
+    table: TableName
+    carry: tuple[str, ...] = ()
+
+
+class Limits(_Table):
+    """Bounds of a run.
+
+    Attributes:
+        rejects: The share of a run's rows that may be rejected, from 0 to 1; one row more and nothing is published.
+        chunk_rows: Rows read, scored and committed together.
+    """
+
+    rejects: float = Field(default=0.01, ge=0, le=1)
+    chunk_rows: int = Field(default=50_000, ge=1)
+
+
+class Job(_Table):
+    """One job, validated. Paths are relative to the SQL folder."""
+
+    class _Identity(_Table):
+        name: Name
+
+    job: _Identity
+    problem: Problem
+    source: Source
+    interval: Cut
+    labels: Rows | None = None
+    training: Training | None = None
+    model: Model
+    output: Output
+    limits: Limits = Limits()
+
+    @property
+    def name(self) -> str:
+        """The job's name, which is also its files' name."""
+        return self.job.name
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        """The job's way of cutting time."""
+        return Calendar(self.interval.every, ZoneInfo(self.interval.timezone))
+
+    @property
+    def start(self) -> datetime:
+        """The instant from which the job scores, in UTC."""
+        return self.calendar.instant(self.interval.start)
+
+    def training_window(self) -> Interval:
+        """The training rows' window in UTC.
+
+        Raises:
+            UsageError: The job has no `[training]` or no `[labels]`.
+        """
+        if self.training is None or self.labels is None:
+            raise UsageError(f"job {self.name} cannot be trained: its file has no [training] or no [labels]. Add both.")
+        return Interval(self.calendar.instant(self.training.from_), self.calendar.instant(self.training.to))
+
+    @model_validator(mode="after")
+    def _columns_stand_apart(self) -> Self:
+        passed = (*self.source.key, *self.output.carry)
+        if doubled := {name for name in passed if passed.count(name) > 1}:
+            raise ValueError(f"column {min(doubled)} is named twice in source.key and output.carry")
+        if taken := [name for name in passed if name in RESERVED or name.startswith("score_")]:
+            raise ValueError(f"column {taken[0]} has the name of a column batchscore writes; rename it in the query")
+        if self.problem.target in passed:
+            raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")
+        if self.training and self.calendar.instant(self.training.from_) >= self.calendar.instant(self.training.to):
+            raise ValueError("training.from must be before training.to")
+        return self
+
+
+def read_job(name: str, jobs_dir: Path) -> Job:
+    """The job of that name.
+
+    Raises:
+        UsageError: There is no such file, it is not TOML, or it breaks a rule; every fault is listed, with the
+            nearest known name for an unknown key.
+    """
+    path = jobs_dir / f"{name}.toml"
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(_no_job(name, jobs_dir)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}. Mend it there.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(item)}" for item in error.errors())
+        raise UsageError(f"{path} is not a job:\n{faults}") from None
+    if job.name != path.stem:
+        raise UsageError(
+            f"{path} holds job.name = {job.name!r}. Name the file {job.name}.toml or the job {path.stem!r}."
+        )
+    return job
+
+
+def _no_job(name: str, jobs_dir: Path) -> str:
+    known = sorted(path.stem for path in jobs_dir.glob("*.toml"))
+    guess = f" Did you mean {near}?" if (near := nearest(name, known)) else ""
+    listed = f"It holds: {', '.join(known)}." if known else "It holds no job; set BATCHSCORE_JOBS_DIR or --jobs-dir."
+    return f"there is no job {name!r} in {jobs_dir}/.{guess} {listed}"
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{place}: unknown key. {_known_keys(item['loc'])}"
+    if item["type"] == "missing":
+        return f"{place}: missing. Add it."
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{place or 'the file'}: {message}" + (f" (it says {item['input']!r})" if _plain(item["input"]) else "")
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (str, int, float, date))
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> str:
+    table: type[BaseModel] = Job
+    for part in loc[:-1]:
+        field = next(f for n, f in table.model_fields.items() if part in (n, f.alias))
+        table = next(t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_table(t))
+    known = [field.alias or name for name, field in table.model_fields.items()]
+    near = nearest(str(loc[-1]), known)
+    return (f"Did you mean {near}? " if near else "") + f"Known here: {', '.join(known)}."
+
+
+def _is_table(candidate: object) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

@@ -1,0 +1,166 @@
+"""Where things are: the warehouse, the source, the registry, the job folders. Read once, by the CLI.
+
+Precedence: flag, `BATCHSCORE_<NAME>`, the file named by `BATCHSCORE_<NAME>_FILE`, `/run/secrets/batchscore_<name>`,
+default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from batchscore.errors import UsageError
+
+__all__ = ["PREFIX", "Settings", "load_settings", "unknown_variables"]
+
+PREFIX = "BATCHSCORE_"
+SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """The settings of one process.
+
+    Attributes:
+        warehouse_url: SQLAlchemy URL of the database that takes predictions and ledger.
+        source_url: SQLAlchemy URL of the database that the job's SQL reads; the warehouse's when unset.
+        registry_url: The folder of bundles.
+        jobs_dir: The folder of `<job>.toml` and `<job>.py`.
+        sql_dir: The folder that the job's SQL paths are relative to.
+        log_format: `json` (one object a line), `console`, or `auto`: console on a terminal, JSON elsewhere.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    warehouse_url: SecretStr | None = None
+    source_url: SecretStr | None = None
+    registry_url: str = "var/registry"
+    jobs_dir: Path = Path("jobs")
+    sql_dir: Path = Path("sql")
+    log_format: Literal["auto", "json", "console"] = "auto"
+    origins: Mapping[str, str] = Field(default_factory=dict)
+
+    def warehouse(self) -> str:
+        """The warehouse's URL, secrets and all.
+
+        Raises:
+            UsageError: It is not set.
+        """
+        if self.warehouse_url is None:
+            raise UsageError(
+                f"no warehouse is set. Set {PREFIX}WAREHOUSE_URL (or {PREFIX}WAREHOUSE_URL_FILE), for instance "
+                "duckdb:///var/warehouse.duckdb or postgresql://user@host/database."
+            )
+        return self.warehouse_url.get_secret_value()
+
+    def source(self) -> str:
+        """The source's URL, secrets and all; the warehouse's where none is set."""
+        return self.source_url.get_secret_value() if self.source_url else self.warehouse()
+
+    def urls(self) -> list[str]:
+        """Every database URL that is set, secrets and all."""
+        return [url.get_secret_value() for url in (self.warehouse_url, self.source_url) if url]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all five by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` collected: it asks the others one by one, to tell where a value came from."""
+        return (init_settings,)
+
+
+class _NamedFiles(PydanticBaseSettingsSource):
+    """Values from the files that `BATCHSCORE_<NAME>_FILE` name."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = f"{PREFIX}{field_name.upper()}"
+        path = os.environ.get(f"{variable}_FILE")
+        if path is None:
+            return None, field_name, False
+        if variable in os.environ:
+            raise UsageError(f"both {variable} and {variable}_FILE are set. Unset one.")
+        try:
+            return Path(path).read_text("utf-8").removesuffix("\n"), field_name, False
+        except OSError as error:
+            raise UsageError(f"{variable}_FILE: {path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError:
+            raise UsageError(f"{variable}_FILE: {path} cannot be read: it is not UTF-8.") from None
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def load_settings(flags: Mapping[str, object] | None = None, secrets_dir: Path = SECRETS) -> Settings:
+    """The settings in force, each with its origin in `origins`.
+
+    Args:
+        flags: Values given on the command line; None means not given.
+        secrets_dir: The folder of secret files, one a setting, named `batchscore_<name>`.
+
+    Raises:
+        UsageError: A value is not of its kind, a named file cannot be read, or a value is given twice at one level.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    layers: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("flag", lambda: given),
+        ("environment", EnvSettingsSource(Settings)),
+        ("file", _NamedFiles(Settings)),
+    ]
+    if secrets_dir.is_dir():
+        layers.append((str(secrets_dir), SecretsSettingsSource(Settings, secrets_dir=secrets_dir)))
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(_public_fields(), "default")
+    for origin, layer in layers:
+        try:
+            found = layer()
+        except SettingsError as error:
+            raise UsageError(f"{origin}: {error}. Mend it there.") from None
+        for name, value in found.items():
+            if name not in values and name in origins:
+                values[name] = value
+                origins[name] = _name_origin(origin, name)
+    try:
+        return Settings(**values, origins=origins)
+    except ValidationError as error:
+        faults = "\n".join(f"  {origins.get(str(e['loc'][0]))}: {e['loc'][0]}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"the settings are wrong:\n{faults}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Variables with our prefix that name no setting: a typing error, or a service of that name in the cluster."""
+    known = {f"{PREFIX}{name.upper()}{suffix}" for name in _public_fields() for suffix in ("", "_FILE")}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def _public_fields() -> list[str]:
+    return [name for name in Settings.model_fields if name != "origins"]
+
+
+def _name_origin(origin: str, name: str) -> str:
+    match origin:
+        case "flag":
+            return f"--{name.replace('_', '-')}"
+        case "environment":
+            return f"{PREFIX}{name.upper()}"
+        case "file":
+            return f"{PREFIX}{name.upper()}_FILE"
+        case _:
+            return f"{origin}/{PREFIX.lower()}{name}"
