@@ -1,0 +1,250 @@
+"""Rows in: from a database by SQL or from Parquet files, as chunks in key order, typed as the bundle declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+
+from batchscore.database import Database
+from batchscore.errors import KeyViolation, SchemaMismatch
+from batchscore.interval import Calendar, Interval
+from batchscore.job import Rows, Value
+from batchscore.schema import Column, Schema, TypeName, type_name
+from batchscore.sources import anysql, duckdb, postgres, sqlite
+from batchscore.sources.parquet import ParquetSource
+from batchscore.sources.statement import Key, Page, Query, Statement
+
+__all__ = ["Chunk", "Key", "Source", "SqlSource", "open_source", "read_chunks", "read_frame"]
+
+_KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "timestamp_tz", "boolean")
+_TWICE = "it occurs more than once. Make it unique in the query, or add a column to the key of the job's [source]."
+_DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it in the query to that type."
+
+Reader = Callable[[Query], Iterator[pl.DataFrame]]
+_READERS: dict[str, Reader] = {"postgresql": postgres.read, "duckdb": duckdb.read, "sqlite": sqlite.read}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows, to be scored and committed together.
+
+    Attributes:
+        rows: The declared columns in the schema's order and types, in ascending key order; at least one row.
+        low: The key of the first row.
+        high: The key of the last row, behind which a later run goes on.
+    """
+
+    rows: pl.DataFrame
+    low: Key
+    high: Key
+
+
+class Source(Protocol):
+    """Somewhere that rows come from."""
+
+    @property
+    def where(self) -> str:
+        """What the rows are called in messages: "flight_delay/rows.sql"."""
+
+    def batches(
+        self,
+        interval: Interval,
+        *,
+        order: Sequence[Column] = (),
+        after: Key | None = None,
+        limit: int | None = None,
+        batch_rows: int = 50_000,
+    ) -> Iterator[pl.DataFrame]:
+        """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
+
+        The connection is opened when the first batch is asked for, and closed with the generator.
+
+        Args:
+            interval: The rows' time.
+            order: The key columns with their declared types, to order by; text goes by its UTF-8 bytes.
+            after: The key that every row is strictly behind, or has a NULL in; needs `order`.
+            limit: The most rows to give.
+            batch_rows: The most rows of a batch.
+
+        Raises:
+            SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+            WarehouseError: The database or file refuses.
+            TransientError: The database cannot be reached, or the connection breaks.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SqlSource:
+    """The rows of a query, whose placeholders have been checked, on a database, as the backend `read` gives them."""
+
+    database: Database
+    statement: Statement
+    parameters: Mapping[str, Value]
+    read: Reader
+
+    @property
+    def where(self) -> str:
+        """The query's file, for messages."""
+        return self.statement.where
+
+    def batches(
+        self,
+        interval: Interval,
+        *,
+        order: Sequence[Column] = (),
+        after: Key | None = None,
+        limit: int | None = None,
+        batch_rows: int = 50_000,
+    ) -> Iterator[pl.DataFrame]:
+        """The rows of an interval; see `Source.batches`."""
+        page = Page(order, after, limit, batch_rows)
+        yield from self.read(Query(self.database, self.statement, self.parameters, interval, page))
+
+
+def open_source(rows: Rows, *, database: Database | None, text: str | None, where: str, calendar: Calendar) -> Source:
+    """The source that a job names. Nothing is connected to yet.
+
+    Args:
+        rows: The job's `[source]` or `[labels]`.
+        database: Where the SQL runs; None for Parquet.
+        text: The SQL; None for Parquet.
+        where: What the rows are called in messages.
+        calendar: The job's way of cutting time.
+
+    Raises:
+        UsageError: The SQL is not one query that uses the interval and every parameter, or the path cannot be used.
+    """
+    if rows.parquet is not None:
+        return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar)
+    if database is None or text is None:
+        raise ValueError("a SQL source needs its database and its text")
+    statement = Statement.parse(text, where, database.dialect)
+    statement.require(rows.parameters)
+    return SqlSource(database, statement, rows.parameters, _READERS.get(database.dialect, anysql.read))
+
+
+def read_chunks(
+    source: Source,
+    interval: Interval,
+    *,
+    schema: Schema,
+    key: Sequence[str],
+    after: Key | None,
+    chunk_rows: int,
+    on_extra: Callable[[list[str]], None] | None = None,
+) -> Iterator[Chunk]:
+    """The rows of an interval in key order, in chunks of exactly `chunk_rows`, the last one shorter.
+
+    Args:
+        source: Where they come from.
+        interval: Their time.
+        schema: What the bundle declares; every chunk has these columns and types, whatever its values are.
+        key: The columns that identify a row, in order.
+        after: The key of the last row that is done; None starts from the first.
+        chunk_rows: Rows in a chunk.
+        on_extra: Called once with the columns that the schema does not declare, if there are any.
+
+    Raises:
+        SchemaMismatch: A column is missing or cannot be cast exactly, or the key is of a type that has no exact order.
+        KeyViolation: A key is NULL, occurs twice, or the source's order is not the key's.
+    """
+    order = [schema[name] for name in key]
+    for column in order:
+        _check_key_type(column.name, column.dtype, source.where)
+    previous = None if after is None else _key_frame(after, order)
+    held, told = schema.empty(), on_extra is None
+    for batch in source.batches(interval, order=order, after=after, batch_rows=_batch_rows(chunk_rows)):
+        if on_extra is not None and not told and (extra := schema.undeclared(batch)):
+            on_extra(extra)
+            told = True
+        held = held.vstack(schema.conform(batch, source.where))
+        while len(held) >= chunk_rows:
+            chunk, held = held.head(chunk_rows), held.slice(chunk_rows)
+            yield _chunk(chunk, previous, key, source.where)
+            previous = chunk.select(key).tail(1)
+    if len(held):
+        yield _chunk(held, previous, key, source.where)
+
+
+def read_frame(source: Source, interval: Interval, *, key: Sequence[str], limit: int | None = None) -> pl.DataFrame:
+    """All rows of a window, shape `(rows, columns)`, sorted by key; for training and labels.
+
+    A column of NULLs alone has the type Null. With a `limit`, only so many rows are read, whichever they are.
+
+    Raises:
+        SchemaMismatch: A key column is missing or a float, or a column has another type from one batch to the next.
+        KeyViolation: A key is NULL or occurs twice.
+    """
+    frame = _united(list(source.batches(interval, limit=limit)), source.where)
+    if missing := [name for name in key if name not in frame.columns]:
+        raise SchemaMismatch.missing(missing, frame.columns, source.where)
+    for name in key:
+        _check_key_type(name, frame.schema[name], source.where)
+    frame = frame.sort(key)
+    _check_keys(frame.select(key), None, source.where)
+    return frame
+
+
+def _batch_rows(chunk_rows: int) -> int:
+    """What to ask a source for: reading row by row is slow, a million at once is much memory."""
+    return min(max(chunk_rows, 1_000), 50_000)
+
+
+def _chunk(rows: pl.DataFrame, previous: pl.DataFrame | None, key: Sequence[str], where: str) -> Chunk:
+    keys = rows.select(key)
+    _check_keys(keys, previous, where)
+    return Chunk(rows.rechunk(), low=keys.row(0), high=keys.row(-1))
+
+
+def _key_frame(key: Key, order: Sequence[Column]) -> pl.DataFrame:
+    return pl.DataFrame([key], schema={column.name: column.dtype for column in order}, orient="row")
+
+
+def _check_key_type(name: str, dtype: pl.DataType, where: str) -> None:
+    type_ = type_name(dtype)
+    # A column of NULLs has no type yet, and is refused for its NULLs.
+    if type_ not in _KEY_TYPES and dtype != pl.Null():
+        advice = "Its values have no exact text to find a row by: cast the key to one of these in the query."
+        raise SchemaMismatch.type_of(name, f"a key of {', '.join(_KEY_TYPES)}", type_ or str(dtype), where, advice)
+
+
+def _check_keys(keys: pl.DataFrame, previous: pl.DataFrame | None, where: str) -> None:
+    """Check that keys, shape `(rows, key columns)`, have no NULL and rise strictly, behind the `previous` one too."""
+    for series in keys:
+        if series.null_count():
+            example = keys.filter(series.is_null()).row(0)
+            raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out in the query.")
+    both = keys if previous is None else pl.concat([previous, keys])
+    falls = both.select((~_rises(keys.columns)).fill_null(False)).to_series().arg_true()
+    if len(falls):
+        before, now = both.row(falls[0] - 1), both.row(falls[0])
+        raise _violation(keys, now, where, _TWICE if before == now else _DISORDER.format(before))
+
+
+def _rises(key: Sequence[str]) -> pl.Expr:
+    """Whether a row's key is greater than that of the row before, in lexical order."""
+    rises = pl.lit(False)
+    for name in reversed(key):
+        now, before = pl.col(name), pl.col(name).shift(1)
+        rises = (now > before) | ((now == before) & rises)
+    return rises
+
+
+def _violation(keys: pl.DataFrame, example: Key, where: str, what: str) -> KeyViolation:
+    shown = ", ".join(f"{name} = {value!s}" for name, value in zip(keys.columns, example, strict=True))
+    values = [str(value) for value in example]
+    return KeyViolation(f"{where}: the key ({shown}): {what}", key=keys.columns, example=values)
+
+
+def _united(frames: Sequence[pl.DataFrame], where: str) -> pl.DataFrame:
+    """Batches as one frame: where one has NULLs only, or integers, the type of the others that have more."""
+    if not frames:
+        return pl.DataFrame()
+    seen = {name: [type_name(frame.schema[name]) for frame in frames] for name in frames[0].columns}
+    typed = {name: [type_ for type_ in types if type_] for name, types in seen.items()}
+    common = {name: "float" if "float" in types else types[0] for name, types in typed.items() if types}
+    schema = Schema(tuple(Column(name, type_, nullable=True) for name, type_ in common.items()))
+    return pl.concat([frame.with_columns(schema.conform(frame, where)) for frame in frames])

@@ -1,0 +1,164 @@
+"""Rows from every other database that SQLAlchemy speaks to, typed by the values seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import polars as pl
+import sqlalchemy as sa
+
+from batchscore.errors import SchemaMismatch, UsageError
+from batchscore.sources.statement import Key, Page, Query
+
+__all__ = ["frame_of", "read"]
+
+# What makes a session read-only and its time UTC. Elsewhere the transaction is only ever rolled back.
+_SETUP = {
+    "postgresql": ("SET TRANSACTION READ ONLY", "SET LOCAL TIME ZONE 'UTC'"),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET time_zone = '+00:00'"),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY", "SET time_zone = '+00:00'"),
+}
+# Text in the order of its bytes, where the database's own order depends on a locale.
+_TEXT_ORDER: dict[str, Callable[[sa.ColumnElement[Any]], sa.ColumnElement[Any]]] = {
+    "postgresql": lambda text: sa.cast(text, sa.Text).collate("C"),
+    "mysql": lambda text: sa.cast(text, sa.LargeBinary),
+    "mariadb": lambda text: sa.cast(text, sa.LargeBinary),
+    "mssql": lambda text: sa.cast(text, sa.Unicode).collate("Latin1_General_100_BIN2_UTF8"),
+}
+_NUMBERS = {int, float, Decimal}
+
+
+def read(query: Query) -> Iterator[pl.DataFrame]:
+    """The rows of a query in canonical batches, the first one empty, each column typed by the values seen in it.
+
+    Raises:
+        UsageError: The driver of the URL is not installed.
+        WarehouseError: The database refuses the login or the query.
+        TransientError: The database cannot be reached, or the connection breaks.
+        SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+    """
+    with query.database.translated(query.where):
+        engine = _engine(query)
+        with engine.connect() as connection:
+            for statement in _SETUP.get(query.database.dialect, ()):
+                connection.exec_driver_sql(statement)
+            yield from _stream(connection, query)
+
+
+def _engine(query: Query) -> sa.Engine:
+    try:
+        return sa.create_engine(query.database.url, poolclass=sa.NullPool)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{query.database}: its driver is not installed: pip install {error.name}, in the image too."
+        ) from None
+
+
+def _stream(connection: sa.Connection, query: Query) -> Iterator[pl.DataFrame]:
+    inner = sa.text(_escaped(query) + "\n").columns().subquery("batchscore_rows")
+    rows: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(inner)
+    with closing(connection.execute(rows.limit(0), query.values())) as none:
+        names = list(none.keys())
+    query.page.check(names, query.where)
+    yield frame_of(names, [], query.where)
+    size = query.page.batch_rows
+    streaming = connection.execution_options(stream_results=True, max_row_buffer=size)
+    rows = _paged(rows, query.page, query.database.dialect)
+    with closing(streaming.execute(rows, {**query.values(), **query.page.values()})) as result:
+        for part in result.partitions(size):
+            yield frame_of(names, part, query.where)
+
+
+def _escaped(query: Query) -> str:
+    """The SQL as sa.text reads it: our placeholders are its only ones."""
+    text, position, parts = query.statement.text, 0, []
+    for name, start in query.statement.placeholders:
+        parts += [text[position:start].replace(":", r"\:"), f":{name}"]
+        position = start + 1 + len(name)
+    return "".join([*parts, text[position:].replace(":", r"\:")])
+
+
+def _paged(rows: sa.Select[Any], page: Page, dialect: str) -> sa.Select[Any]:
+    bytewise = _TEXT_ORDER.get(dialect, _as_it_is)
+    plain: list[sa.ColumnElement[Any]] = [sa.column(column.name) for column in page.order]
+    keys = [bytewise(key) if c.type == "string" else key for key, c in zip(plain, page.order, strict=True)]
+    if page.after is not None:
+        rows = rows.where(sa.or_(_behind(keys, page.after, list(page.values())), *(key.is_(None) for key in plain)))
+    return rows.order_by(*keys).limit(page.limit)
+
+
+def _as_it_is(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return text
+
+
+def _behind(keys: Sequence[sa.ColumnElement[Any]], after: Key, names: Sequence[str]) -> sa.ColumnElement[bool]:
+    """`keys > after` in lexical order, written out, for not every database compares tuples."""
+    key = keys[0]
+    bound: sa.BindParameter[Any] = sa.bindparam(names[0], after[0])
+    if len(keys) == 1:
+        return key > bound
+    return sa.or_(key > bound, sa.and_(key == bound, _behind(keys[1:], after[1:], names[1:])))
+
+
+def frame_of(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str) -> pl.DataFrame:
+    """Rows of Python values as canonical columns, shape `(rows, names)`; a column of NULLs has the type Null.
+
+    Raises:
+        SchemaMismatch: A column mixes types that have no common one, or holds a type outside the seven.
+    """
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return pl.DataFrame([_series(name, values, where) for name, values in zip(names, columns, strict=True)])
+
+
+def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds:
+        return pl.Series(name, values, dtype=pl.Null)
+    if len(kinds) > 1 and not kinds <= _NUMBERS:
+        raise _mixed(name, values, where)
+    try:
+        return _typed(name, values, kinds)
+    except (OverflowError, ValueError, pl.exceptions.PolarsError) as error:
+        got = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it in the query: {error}") from None
+
+
+def _typed(name: str, values: Sequence[Any], kinds: set[type]) -> pl.Series:
+    if kinds <= _NUMBERS and kinds != {int}:
+        return pl.Series(name, [_float(value) for value in values], dtype=pl.Float64)
+    (kind,) = kinds
+    if kind is datetime:
+        return _instants(name, values)
+    if kind is UUID:
+        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    dtypes: dict[type, Any] = {bool: pl.Boolean, int: pl.Int64, str: pl.String, date: pl.Date}
+    if kind not in dtypes:
+        raise ValueError(f"{kind.__name__} has no column type here")
+    return pl.Series(name, values, dtype=dtypes[kind])
+
+
+def _float(value: float | Decimal | None) -> float | None:
+    if isinstance(value, int) and int(float(value)) != value:
+        raise ValueError(f"{value} has no exact float")
+    return None if value is None else float(value)
+
+
+def _instants(name: str, values: Sequence[datetime | None]) -> pl.Series:
+    zoned = {value.tzinfo is not None for value in values if value is not None}
+    if zoned == {False}:
+        return pl.Series(name, values, dtype=pl.Datetime("us"))
+    if zoned == {True}:
+        utc = [None if value is None else value.astimezone(UTC) for value in values]
+        return pl.Series(name, utc, dtype=pl.Datetime("us", "UTC"))
+    raise ValueError("some timestamps have a zone and some have none")
+
+
+def _mixed(name: str, values: Sequence[Any], where: str) -> SchemaMismatch:
+    examples: dict[str, Any] = {type(value).__name__: value for value in values if value is not None}
+    got = " and ".join(f"{kind}, for instance {value!r}" for kind, value in sorted(examples.items()))
+    return SchemaMismatch.type_of(name, "one type", got, where, "Cast it in the query.")

@@ -1,0 +1,193 @@
+"""Rows from Parquet files, by path or glob, read and ordered by an in-memory DuckDB."""
+
+from __future__ import annotations
+
+import string
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from batchscore.database import Database
+from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
+from batchscore.interval import Calendar, Interval
+from batchscore.job import Value
+from batchscore.schema import Column
+from batchscore.sources.duckdb import stream
+from batchscore.sources.statement import Key, Page, identifier
+
+__all__ = ["ParquetSource"]
+
+_ENGINE = Database.at("duckdb:///:memory:")
+# What the sort may hold before it goes to disk: a night's rows come through in order, however many they are.
+_MEMORY = "1GB"
+_FIELD = "interval_start"
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSource:
+    """Rows of Parquet files.
+
+    Files may differ in their columns' order and width; a column that is not in all of them is left out, so that a
+    declared one is missed and not read as NULL. Directories named `key=value` become columns.
+
+    Attributes:
+        path: A path or glob; `{interval_start:%Y-%m-%d}` stands for an interval's local start.
+        where: What the rows are called in messages.
+        time_column: The column whose time lies in the interval: a timestamp (UTC where it has no zone), or a date
+            of the calendar's zone. None takes every row of the files.
+        calendar: The job's way of cutting time.
+    """
+
+    path: str
+    where: str
+    time_column: str | None
+    calendar: Calendar
+
+    def __post_init__(self) -> None:
+        """Refuse a path that cannot be filled in, and files that nothing ties to an interval.
+
+        Raises:
+            UsageError: The path has another field, or there is neither `{interval_start}` nor a time column.
+        """
+        templated = _has_field(self.path, self.where)
+        if not templated and self.time_column is None:
+            raise UsageError(
+                f"{self.where}: {self.path} would be read whole for every interval. Write {{interval_start:%Y-%m-%d}} "
+                "into the path, or name the time_column under [source]."
+            )
+
+    def batches(
+        self,
+        interval: Interval,
+        *,
+        order: Sequence[Column] = (),
+        after: Key | None = None,
+        limit: int | None = None,
+        batch_rows: int = 50_000,
+    ) -> Iterator[pl.DataFrame]:
+        """The rows of an interval; see `Source.batches`.
+
+        Raises:
+            WarehouseError: No file matches, or a file cannot be read.
+            SchemaMismatch: A column has no canonical type, or the key or time column is missing.
+            UsageError: The path or the time column is too coarse to tell one interval from the next.
+        """
+        page = Page(order, after, limit, batch_rows)
+        with _ENGINE.translated(self.where), tempfile.TemporaryDirectory(prefix="batchscore-") as spill:
+            settings = {"memory_limit": _MEMORY, "temp_directory": spill}
+            with closing(duckdb.connect(":memory:", config={**settings})) as connection:
+                files = self._files(connection, interval)
+                inner, values = self._query(connection, files, interval)
+                try:
+                    yield from stream(connection, inner, values, page, self.where)
+                except duckdb.Error as error:
+                    # DuckDB does not name the file where the bytes inside it make no sense.
+                    more = f" or one of {len(files) - 1} more" if len(files) > 1 else ""
+                    raise duckdb.IOException(f"{files[0]}{more} cannot be read: {error}") from None
+
+    def _query(
+        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval
+    ) -> tuple[str, dict[str, Value]]:
+        listed = ", ".join(map(_literal, files))
+        table = f"read_parquet([{listed}], union_by_name = true)"
+        types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
+        partial = [name for name in _partial(connection, listed) if name in types]
+        left_out = f" EXCLUDE ({', '.join(map(identifier, partial))})" if partial else ""
+        query = f"SELECT *{left_out} FROM {table}"
+        if self.time_column is None:
+            return query, {}
+        first, last = self._bounds(interval, types)
+        column = identifier(self.time_column)
+        values: dict[str, Value] = {"interval_start": first, "interval_end": last}
+        return f"{query} WHERE {column} >= $interval_start AND {column} < $interval_end", values
+
+    def _bounds(self, interval: Interval, types: dict[str, str]) -> tuple[Value, Value]:
+        """The interval's bounds as values of the time column's type."""
+        name = self.time_column or ""
+        if name not in types:
+            raise SchemaMismatch.missing([name], types, self.where)
+        match types[name]:
+            case "TIMESTAMP WITH TIME ZONE":
+                return interval.start, interval.end
+            case "TIMESTAMP" | "TIMESTAMP_NS" | "TIMESTAMP_MS" | "TIMESTAMP_S":
+                return interval.start.replace(tzinfo=None), interval.end.replace(tzinfo=None)
+            case "DATE":
+                return self._local_dates(interval)
+        advice = "Give the time_column of [source] one of these types when the files are written."
+        raise SchemaMismatch.type_of(name, "timestamp or date", types[name], self.where, advice)
+
+    def _local_dates(self, interval: Interval) -> tuple[Value, Value]:
+        first, last = (bound.astimezone(self.calendar.zone) for bound in (interval.start, interval.end))
+        if any(self.calendar.instant(bound.date()) != bound for bound in (first, last)):
+            raise UsageError(
+                f"{self.where}: the time column {self.time_column} holds dates, which cannot tell the rows of "
+                f"{interval} from others of its day. Name a timestamp column, or cut intervals by day."
+            )
+        return first.date(), last.date()
+
+    def _files(self, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
+        patterns = list(dict.fromkeys(self._patterns(interval)))
+        found = {file: None for pattern in patterns for file in _glob(connection, pattern)}
+        if not found:
+            listed = patterns[0] if len(patterns) == 1 else f"{patterns[0]}, nor any other up to {patterns[-1]}"
+            raise WarehouseError(
+                f"{self.where}: no file matches {listed}. Check that the files of {interval} have arrived, and the "
+                "parquet path under [source]."
+            )
+        return list(found)
+
+    def _patterns(self, window: Interval) -> Iterator[str]:
+        interval = self.calendar.containing(window.start)
+        while interval.start < window.end:
+            following = self.calendar.containing(interval.end)
+            if self.time_column is None and self._pattern(interval) == self._pattern(following):
+                raise UsageError(
+                    f"{self.where}: {self.path} names one file for several intervals, each of which would read it "
+                    "whole. Write the interval's start into it in full, or name the time_column under [source]."
+                )
+            # Without a time column, an interval that reaches beyond the window would bring rows from outside.
+            if self.time_column is not None or (window.start <= interval.start and interval.end <= window.end):
+                yield self._pattern(interval)
+            interval = following
+
+    def _pattern(self, interval: Interval) -> str:
+        return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
+
+
+def _has_field(path: str, where: str) -> bool:
+    try:
+        fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(path) if name is not None]
+    except ValueError as error:
+        raise UsageError(f"{where}: the path {path} cannot be read: {error}. Double a brace that is meant.") from None
+    if wrong := [name for name, spec in fields if name != _FIELD or not spec]:
+        raise UsageError(
+            f"{where}: the path {path} holds {{{wrong[0]}}}. It may hold {{interval_start:%Y-%m-%d}}, with a format as "
+            "strftime reads it, and no other field."
+        )
+    return bool(fields)
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
+    return connection.sql(sql).fetchall()
+
+
+def _glob(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[str]:
+    return sorted(file for (file,) in _fetch(connection, f"SELECT file FROM glob({_literal(pattern)})"))
+
+
+def _partial(connection: duckdb.DuckDBPyConnection, listed: str) -> list[str]:
+    """The columns that some of the files lack."""
+    sql = (
+        f"SELECT name FROM parquet_schema([{listed}]) GROUP BY name HAVING count(DISTINCT file_name) < "
+        f"(SELECT count(DISTINCT file_name) FROM parquet_schema([{listed}]))"
+    )
+    return [name for (name,) in _fetch(connection, sql)]
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
