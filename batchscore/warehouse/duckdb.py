@@ -1,0 +1,108 @@
+"""DuckDB: one process per file, Arrow straight in, and a checkpoint after each publish.
+
+No table of predictions has a PRIMARY KEY, UNIQUE or any index: DuckDB's log replay has failed on those after a crash
+(duckdb#15836, #18732), and the protocol holds uniqueness without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import sqlalchemy as sa
+from duckdb_engine import ConnectionWrapper
+
+from batchscore.database import Database
+from batchscore.errors import WarehouseError
+from batchscore.warehouse.tables import LiveColumn, make_folder, unwritable
+
+__all__ = ["DuckDB"]
+
+_DTYPES: dict[str, tuple[pl.DataType, ...]] = {
+    "BOOLEAN": (pl.Boolean(),),
+    "SMALLINT": (pl.Int16(),),
+    "INTEGER": (pl.Int32(),),
+    "BIGINT": (pl.Int64(),),
+    "DOUBLE": (pl.Float64(),),
+    "VARCHAR": (pl.String(),),
+    "DATE": (pl.Date(),),
+    "TIMESTAMP": (pl.Datetime("us"),),
+    "TIMESTAMP WITH TIME ZONE": (pl.Datetime("us", "UTC"),),
+}
+
+_COLUMNS = sa.text(
+    """
+    SELECT column_name, data_type, is_nullable = 'NO' AND column_default IS NULL
+    FROM information_schema.columns
+    WHERE table_catalog = current_database()
+        AND lower(table_name) = lower(:table)
+        AND lower(table_schema) = lower(coalesce(:schema, current_schema()))
+    ORDER BY ordinal_position
+    """
+)
+
+
+class DuckDB:
+    """The DuckDB backend."""
+
+    def __init__(self, database: Database, *, read_only: bool) -> None:
+        path = self._path = database.path
+        if not read_only:
+            make_folder(path)
+        with database.translated("opening"):
+            # A verb that only looks at a warehouse that is not there yet sees an empty one.
+            empty = read_only and not Path(path).exists()
+            self._root = duckdb.connect(":memory:" if empty else path, read_only=read_only and not empty)
+            self._root.execute("SET TimeZone = 'UTC'")
+        # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
+        # open the same file in this process; the engine's own connect would give it another.
+        self.engine = sa.create_engine(
+            "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True
+        )
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        cursor = self._root.cursor()
+        cursor.execute("SET TimeZone = 'UTC'")
+        return cursor
+
+    def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
+        rows = connection.execute(_COLUMNS, {"table": table.name, "schema": table.schema})
+        return {name: LiveColumn(declared, _DTYPES.get(declared, ()), required) for name, declared, required in rows}
+
+    def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
+        quote = connection.dialect.identifier_preparer
+        names = ", ".join(quote.quote(name) for name in frame.columns)
+        raw: Any = connection.connection.driver_connection
+        raw.register("batchscore_incoming", frame.to_arrow())
+        connection.exec_driver_sql(
+            f"INSERT INTO {quote.format_table(table)} ({names}) SELECT {names} FROM batchscore_incoming"
+        )
+        # Not when that fails: a rollback takes the view with it, and until then DuckDB refuses every statement.
+        raw.unregister("batchscore_incoming")
+
+    def indexes(self, table: sa.Table) -> list[sa.Index]:
+        return []
+
+    def lock_tables(self, connection: sa.Connection) -> None:
+        """The file admits one process."""
+
+    def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        return unwritable(self._path)
+
+    def settle(self) -> None:
+        try:
+            # With another transaction of this process open it is left to the next checkpoint.
+            with contextlib.suppress(duckdb.TransactionException):
+                self._root.execute("CHECKPOINT")
+        except duckdb.FatalException as error:
+            raise WarehouseError(
+                f"{self._path}: what was written is safe in its log, which could not be folded into the file: {error}. "
+                "Make room on the disk and run the same command again."
+            ) from None
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self._root.close()

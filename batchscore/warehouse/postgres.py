@@ -1,0 +1,117 @@
+"""Postgres: rows go in by COPY, as text that the server reads in each column's own type.
+
+Text is what makes a load type-safe: the server parses every value into the type the live column has, where a binary
+load would take the bits of one type for another's. Shortest-digits floats read back as the very same double.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+from psycopg.sql import SQL, Identifier
+
+from batchscore.database import Database
+from batchscore.warehouse.tables import LiveColumn
+
+__all__ = ["Postgres"]
+
+_DTYPES: dict[str, tuple[pl.DataType, ...]] = {
+    "boolean": (pl.Boolean(),),
+    "smallint": (pl.Int16(),),
+    "integer": (pl.Int32(),),
+    "bigint": (pl.Int64(),),
+    "double precision": (pl.Float64(),),
+    "text": (pl.String(),),
+    "character varying": (pl.String(),),
+    "date": (pl.Date(),),
+    "timestamp without time zone": (pl.Datetime("us"),),
+    "timestamp with time zone": (pl.Datetime("us", "UTC"),),
+}
+
+_VARCHAR = re.compile(r"^character varying\(\d+\)$")
+
+_COLUMNS = sa.text(
+    """
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+    FROM pg_attribute AS a
+    WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum
+    """
+)
+_PRIVILEGES = sa.text(
+    """
+    SELECT
+        has_schema_privilege(coalesce(:schema, current_schema()), 'CREATE') AS "CREATE on the schema (for stages)",
+        to_regclass('batchscore_runs') IS NOT NULL OR has_schema_privilege(current_schema(), 'CREATE')
+            AS "CREATE on the default schema (for the ledger)",
+        has_table_privilege(to_regclass(:table), 'INSERT') AS "INSERT on the output table",
+        has_table_privilege(to_regclass(:table), 'DELETE') AS "DELETE on the output table",
+        has_table_privilege(to_regclass(:table), 'SELECT') AS "SELECT on the output table"
+    """
+)
+# Any number of our own; one process at a time creates tables under it.
+_TABLE_LOCK = 0x62617463
+
+
+class Postgres:
+    """The Postgres backend."""
+
+    def __init__(self, database: Database, *, read_only: bool) -> None:
+        asked = database.url.normalized_query.get("options", ())
+        settings = {"TimeZone": "UTC"} | ({"default_transaction_read_only": "on"} if read_only else {})
+        self.engine = sa.create_engine(
+            database.url.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
+            pool_pre_ping=False,
+            connect_args={
+                "application_name": "batchscore",
+                "connect_timeout": 10,
+                "options": " ".join((*asked, *(f"-c {name}={value}" for name, value in settings.items()))),
+                # A pooling proxy hands each transaction another server session.
+                "prepare_threshold": None,
+            },
+        )
+
+    def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        rows = connection.execute(_COLUMNS, {"name": name})
+        return {column: LiveColumn(declared, _dtypes(declared), required) for column, declared, required in rows}
+
+    def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
+        raw: Any = connection.connection.driver_connection
+        # Quoted by psycopg: the dialect doubles every % in a name, for statements that are formatted.
+        into = Identifier(*([table.schema] if table.schema else []), table.name)
+        names = SQL(", ").join(Identifier(name) for name in frame.columns)
+        text = io.BytesIO()
+        # Only text is quoted, so "" is an empty string and nothing at all is NULL.
+        frame.write_csv(text, include_header=False, quote_style="non_numeric", null_value="")
+        with (
+            raw.cursor() as cursor,
+            cursor.copy(SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(into, names)) as copy,
+        ):
+            copy.write(text.getbuffer())
+
+    def indexes(self, table: sa.Table) -> list[sa.Index]:
+        return [sa.Index(None, table.c.interval_start)]
+
+    def lock_tables(self, connection: sa.Connection) -> None:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLE_LOCK)))
+
+    def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        row = connection.execute(_PRIVILEGES, {"schema": table.schema, "table": name}).mappings().one()
+        return [words for words, granted in row.items() if granted is False]
+
+    def settle(self) -> None:
+        """The server looks after its own log."""
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _dtypes(declared: str) -> tuple[pl.DataType, ...]:
+    return _DTYPES.get(_VARCHAR.sub("character varying", declared), ())

@@ -1,0 +1,178 @@
+"""The output table and the stage in front of it: their columns, and what a live table's columns can take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from batchscore.errors import OutputMismatch, WarehouseError
+from batchscore.schema import TypeName, dtype_of
+
+__all__ = ["STAMP", "LiveColumn", "Output", "OutputColumn", "check_live", "exact", "make_folder", "unwritable"]
+
+# What every published row carries beside what was staged.
+STAMP: Mapping[str, TypeName] = {
+    "model_name": "string",
+    "model_version": "integer",
+    "interval_start": "timestamp_tz",
+    "scored_at": "timestamp_tz",
+    "run_id": "string",
+}
+
+_SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
+    "boolean": sa.Boolean(create_constraint=False),
+    "integer": sa.BigInteger(),
+    "float": sa.Double(),
+    "string": sa.Text(),
+    "date": sa.Date(),
+    "timestamp": sa.DateTime(timezone=False),
+    "timestamp_tz": sa.DateTime(timezone=True),
+}
+
+# Integers go into a narrower or a floating column when every value of theirs does.
+_EXACT_BY_VALUE: dict[TypeName, tuple[pl.DataType, ...]] = {"integer": (pl.Int32(), pl.Int16(), pl.Float64())}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumn:
+    """A column of the output table and its type here."""
+
+    name: str
+    type: TypeName
+
+
+@dataclass(frozen=True, slots=True)
+class LiveColumn:
+    """A column of a table as the database describes it.
+
+    Attributes:
+        declared: The type in the database's own words.
+        dtypes: The Polars types whose every value it holds; empty where batchscore knows none.
+        required: NOT NULL without a default: an INSERT must name it.
+    """
+
+    declared: str
+    dtypes: tuple[pl.DataType, ...]
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output table: the key, the carried columns, the predictions; then the stamp.
+
+    Attributes:
+        table: Name, with its schema before a dot where it has one.
+        columns: What is staged, in order.
+    """
+
+    table: str
+    columns: tuple[OutputColumn, ...]
+
+    @property
+    def all_columns(self) -> tuple[OutputColumn, ...]:
+        """Every column of the output table, in order."""
+        return (*self.columns, *(OutputColumn(name, type_) for name, type_ in STAMP.items()))
+
+    def sql_table(self) -> sa.Table:
+        """The output table for SQLAlchemy."""
+        return _table(self.table, self.all_columns)
+
+    def stage_table(self, name: str) -> sa.Table:
+        """A stage of that name, in the output table's schema."""
+        schema, dot, _ = self.table.rpartition(".")
+        return _table(f"{schema}{dot}{name}", self.columns)
+
+
+def _table(name: str, columns: Sequence[OutputColumn]) -> sa.Table:
+    schema, _, bare = name.rpartition(".")
+    listed = [sa.Column(column.name, _SQL_TYPES[column.type]) for column in columns]
+    return sa.Table(bare, sa.MetaData(), *listed, schema=schema or None)
+
+
+def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, pl.DataType]:
+    """The columns that need a cast before they go into the live table, and the type to cast to.
+
+    Raises:
+        OutputMismatch: A column is missing, cannot take its values exactly, or a foreign column must be filled.
+    """
+    wanted = {column.name: column for column in output.all_columns}
+    faults = [_fault(column, live.get(column.name)) for column in output.all_columns]
+    faults += [
+        f"{name}: is NOT NULL without a default, and batchscore does not fill it"
+        for name, column in live.items()
+        if name not in wanted and column.required
+    ]
+    if any(faults):
+        listed = "\n".join(f"  {fault}" for fault in faults if fault)
+        raise OutputMismatch(
+            f"the table {output.table} exists, but its columns cannot take these predictions:\n{listed}\n"
+            "Alter the table, or name another in [output] table. Nothing was written."
+        )
+    casts = {name: _accepting(column, live[name]) for name, column in wanted.items()}
+    return {name: dtype for name, dtype in casts.items() if dtype is not None and dtype != dtype_of(wanted[name].type)}
+
+
+def _fault(column: OutputColumn, live: LiveColumn | None) -> str | None:
+    if live is None:
+        return f"{column.name}: want {column.type}, got no such column"
+    if _accepting(column, live) is None:
+        return f"{column.name}: want {column.type}, got {live.declared}"
+    return None
+
+
+def _accepting(column: OutputColumn, live: LiveColumn) -> pl.DataType | None:
+    """The type in which the live column takes the column's values exactly; None where it cannot."""
+    for dtype in (dtype_of(column.type), *_EXACT_BY_VALUE.get(column.type, ())):
+        if dtype in live.dtypes:
+            return dtype
+    return None
+
+
+def exact(frame: pl.DataFrame, casts: Mapping[str, pl.DataType], table: str) -> pl.DataFrame:
+    """The frame, shape kept, after checking that every value survives the cast its live column makes.
+
+    Raises:
+        OutputMismatch: A value does not, by column and example.
+    """
+    for name, dtype in casts.items():
+        if name not in frame.columns:
+            continue
+        series = frame[name]
+        survives = series.cast(dtype, strict=False).cast(series.dtype, strict=False).eq_missing(series)
+        if not survives.all():
+            lost = series.filter(~survives)[0]
+            raise OutputMismatch(
+                f"{table}: column {name} is {dtype} and cannot hold {lost!r} exactly. Widen the column."
+            )
+    return frame
+
+
+def make_folder(path: str) -> None:
+    """Make the folder of an embedded database where it is missing.
+
+    Raises:
+        WarehouseError: It cannot be made.
+    """
+    if path == ":memory:":
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WarehouseError(f"the folder of {path} cannot be made: {error}. Give another path.") from None
+
+
+def unwritable(path: str) -> list[str]:
+    """What keeps this user from writing an embedded database, in words; a file that is not there needs its folder."""
+    file = Path(path)
+    if path == ":memory:" or (file.exists() and os.access(file, os.W_OK)):
+        return []
+    if file.exists():
+        return [f"write permission on {file}"]
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    return [] if folder.is_dir() and os.access(folder, os.W_OK) else [f"write permission on {folder}"]

@@ -1,0 +1,185 @@
+"""One transaction at a time against any backend: stage rows, replace an interval, count what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, Self
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+
+from batchscore.database import Database
+from batchscore.warehouse.tables import LiveColumn, Output, check_live, exact
+
+__all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
+
+Stamp = Mapping[str, str | int | datetime]
+
+
+class Backend(Protocol):
+    """What differs between databases."""
+
+    engine: sa.Engine
+
+    def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
+        """The live table's columns by name; empty where there is no such table."""
+
+    def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
+        """Append the frame to the table inside the connection's transaction, by column name."""
+
+    def indexes(self, table: sa.Table) -> list[sa.Index]:
+        """Indexes that a new output table gets."""
+
+    def lock_tables(self, connection: sa.Connection) -> None:
+        """Let one process at a time create tables; released with the transaction."""
+
+    def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        """What the user may not do and a run must, in words."""
+
+    def settle(self) -> None:
+        """Make what is published durable in the database's main file, where it has a log to fold in."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An open transaction. `connection` is for the ledger, which shares it."""
+
+    connection: sa.Connection
+    backend: Backend
+
+    def has_table(self, name: str) -> bool:
+        """Whether a table or view of that name is there, in the default schema unless the name says which."""
+        schema, _, bare = name.rpartition(".")
+        return bool(self.backend.columns(self.connection, sa.Table(bare, sa.MetaData(), schema=schema or None)))
+
+    def stage(self, output: Output, stage: str, casts: Mapping[str, pl.DataType], rows: pl.DataFrame) -> None:
+        """Append scored rows to the run's stage.
+
+        Args:
+            output: The table they are bound for.
+            stage: The stage's name.
+            casts: What `Warehouse.prepare` returned.
+            rows: `output.columns`, shape `(rows, columns)`.
+
+        Raises:
+            OutputMismatch: A value that the live output column would change.
+        """
+        if rows.height:
+            self.backend.load(self.connection, output.stage_table(stage), exact(rows, casts, output.table))
+
+    def load(self, table: sa.Table, rows: pl.DataFrame) -> None:
+        """Append rows to a table by column name; none is no statement."""
+        if rows.height:
+            self.backend.load(self.connection, table, rows)
+
+    def staged(self, output: Output, stage: str) -> int:
+        """How many rows the stage holds."""
+        count = sa.select(sa.func.count()).select_from(output.stage_table(stage))
+        return int(self.connection.execute(count).scalar_one())
+
+    def replace(self, output: Output, stage: str, stamp: Stamp) -> None:
+        """Put the staged rows, stamped, in place of the interval's rows in the output table."""
+        table, staged = output.sql_table(), output.stage_table(stage)
+        self.connection.execute(sa.delete(table).where(table.c.interval_start == stamp["interval_start"]))
+        constants = [sa.literal(value, table.c[name].type).label(name) for name, value in stamp.items()]
+        rows = sa.select(*(staged.c[column.name] for column in output.columns), *constants)
+        names = [*(column.name for column in output.columns), *stamp]
+        self.connection.execute(sa.insert(table).from_select(names, rows))
+
+
+@dataclass(slots=True)
+class Warehouse:
+    """A connected warehouse. One transaction at a time; not shared between threads."""
+
+    database: Database
+    backend: Backend
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def begin(self, where: str = "the warehouse") -> Iterator[Transaction]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        Args:
+            where: What is being done, for an error's message.
+
+        Raises:
+            WarehouseError: The database refused for good.
+            TransientError: It may accept later.
+        """
+        with self.database.translated(where), self.backend.engine.begin() as connection:
+            yield Transaction(connection, self.backend)
+
+    def create(self, metadata: sa.MetaData) -> None:
+        """Create the tables of `metadata` that are not there."""
+        with self.begin("creating the ledger's tables") as tx:
+            missing = [table for table in metadata.sorted_tables if not self.backend.columns(tx.connection, table)]
+            if missing:
+                self._create(tx, missing)
+
+    def prepare(self, output: Output) -> dict[str, pl.DataType]:
+        """Create the output table when it is missing, check it when it is there.
+
+        Returns:
+            The casts that the live columns make, for `Transaction.stage`.
+
+        Raises:
+            OutputMismatch: Some live column cannot take its values exactly.
+        """
+        table = output.sql_table()
+        with self.begin(f"the output table {output.table}") as tx:
+            if not self.backend.columns(tx.connection, table):
+                self._create(tx, [table])
+                for index in self.backend.indexes(table):
+                    tx.connection.execute(CreateIndex(index, if_not_exists=True))
+            return check_live(output, self.backend.columns(tx.connection, table))
+
+    def check(self, output: Output) -> bool:
+        """Whether the output table exists; writes nothing.
+
+        Raises:
+            OutputMismatch: It exists and some column cannot take its values exactly.
+        """
+        with self.begin(f"the output table {output.table}") as tx:
+            live = self.backend.columns(tx.connection, output.sql_table())
+        if live:
+            check_live(output, live)
+        return bool(live)
+
+    def missing_privileges(self, table: str) -> list[str]:
+        """What the user may not do and a run that publishes into `table` must, in words; writes nothing."""
+        schema, _, bare = table.rpartition(".")
+        with self.begin("privileges") as tx:
+            return self.backend.missing_privileges(tx.connection, sa.Table(bare, sa.MetaData(), schema=schema or None))
+
+    def open_stage(self, output: Output, stage: str) -> None:
+        """Create the run's stage when it is missing."""
+        with self.begin(f"the stage {stage}") as tx:
+            self._create(tx, [output.stage_table(stage)])
+
+    def drop_stage(self, output: Output, stage: str) -> None:
+        """Drop the run's stage when it is there, and settle what was published from it."""
+        with self.begin(f"the stage {stage}") as tx:
+            tx.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
+        with self.database.translated("the warehouse"):
+            self.backend.settle()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.backend.close()
+
+    def _create(self, tx: Transaction, tables: list[sa.Table]) -> None:
+        self.backend.lock_tables(tx.connection)
+        for table in tables:
+            tx.connection.execute(CreateTable(table, if_not_exists=True))
