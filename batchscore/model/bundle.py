@@ -1,0 +1,290 @@
+"""A bundle: one model version, whole, in files that vouch for one another.
+
+`bundle.json` is the manifest. It names every other file with its SHA-256 and size, and carries a digest over
+itself, which is the bundle's digest. Bytes are read once, verified, and only then loaded from memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as library_version
+from pickle import PicklingError
+from typing import Any, Literal, Self
+
+import joblib
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
+from batchscore.job import Task
+from batchscore.layout import Layout
+from batchscore.model.features import Features
+from batchscore.model.predictor import Label, Predictor
+from batchscore.profile import Profile
+from batchscore.schema import Schema, TypeName
+
+__all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_here", "pack"]
+
+FORMAT: Literal[1] = 1
+MANIFEST = "bundle.json"
+_LIBRARIES = ("scikit-learn", "numpy", "polars", "joblib", "scipy")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class File(_Table):
+    """One file of a bundle."""
+
+    sha256: str
+    size: int
+
+
+class Training(_Table):
+    """What the pipeline learned from: the window in UTC and its rows."""
+
+    start: str
+    end: str
+    rows: int
+    labelled: int
+    fitted: int
+    tested: int
+
+
+class Manifest(_Table):
+    """The contents of `bundle.json`; `digest` is over all the rest."""
+
+    format: Literal[1]
+    name: str
+    version: int
+    created_at: str
+    batchscore: str
+    job: str
+    task: Task
+    target: str
+    classes: tuple[Label, ...]
+    key: tuple[str, ...]
+    columns: tuple[dict[str, Any], ...]
+    output_types: dict[str, TypeName]
+    training: Training
+    metrics: dict[str, float]
+    libraries: dict[str, str]
+    files: dict[str, File]
+    digest: str = ""
+
+    def sealed(self) -> Self:
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self.computed_digest()})
+
+    def computed_digest(self) -> str:
+        """The SHA-256 over the manifest's content, in hex."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return _sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+    @classmethod
+    def verified(cls, files: Mapping[str, bytes], where: str) -> Self:
+        """The manifest among a bundle's files, once every file is what it says.
+
+        Raises:
+            BundleCorrupt: A file is missing, added or changed, or the manifest is not one.
+        """
+        remedy = "Do not use it: restore the registry from its backup, or retrain."
+        try:
+            manifest = cls.model_validate_json(files[MANIFEST])
+        except KeyError:
+            raise BundleCorrupt(f"{where} has no {MANIFEST}. {remedy}") from None
+        except ValidationError as error:
+            raise BundleCorrupt(f"{where}: {MANIFEST} is not a manifest of format {FORMAT}. {remedy}") from error
+        if manifest.digest != manifest.computed_digest():
+            raise BundleCorrupt(f"{where}: {MANIFEST} was changed after it was written. {remedy}")
+        present = files.keys() - {MANIFEST}
+        if present != manifest.files.keys():
+            odd = sorted(present ^ manifest.files.keys())
+            raise BundleCorrupt(f"{where}: files were added or are gone: {', '.join(odd)}. {remedy}")
+        for name, file in manifest.files.items():
+            if _sha256(files[name]) != file.sha256:
+                raise BundleCorrupt(f"{where}: {name} was changed after it was written. {remedy}")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded bundle, ready to score.
+
+    Attributes:
+        manifest: What it says of itself.
+        schema: The input columns.
+        predictor: The frozen features and the fitted pipeline.
+        sql: The frozen text of the query; None where rows came from Parquet.
+        input_reference: Profile of the training rows.
+        output_reference: Profile of the predictions on held-out rows.
+        golden_rows: Conforming rows, shape `(rows, columns)`.
+        golden_predictions: `prediction` and the scores they had at training.
+    """
+
+    manifest: Manifest
+    schema: Schema
+    predictor: Predictor
+    sql: str | None
+    input_reference: Profile
+    output_reference: Profile
+    golden_rows: pl.DataFrame
+    golden_predictions: pl.DataFrame
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes], where: str) -> Self:
+        """Verify the files, check the libraries, and only then unpickle from those very bytes.
+
+        Raises:
+            BundleCorrupt: The bytes are not those that were written.
+            BundleIncompatible: The scikit-learn here is not the one that fitted the pipeline, or something else that
+                the features or the pipeline need is not installed.
+        """
+        manifest = Manifest.verified(files, where)
+        _check_libraries(manifest, where)
+        features = _features(files["features.py"], where)
+        references = json.loads(files["reference.json"])
+        return cls(
+            manifest=manifest,
+            schema=Schema.from_dicts(manifest.columns),
+            predictor=Predictor(
+                features,
+                _unpickle(files["pipeline.joblib"], where),
+                manifest.task,
+                manifest.classes,
+                manifest.output_types,
+            ),
+            sql=files["rows.sql"].decode() if "rows.sql" in files else None,
+            input_reference=_reference(references["input"]),
+            output_reference=_reference(references["output"]),
+            golden_rows=pl.read_parquet(io.BytesIO(files["golden_rows.parquet"])),
+            golden_predictions=pl.read_parquet(io.BytesIO(files["golden_predictions.parquet"])),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.manifest.name} version {self.manifest.version}"
+
+    def __repr__(self) -> str:
+        # Its rows are somebody's data, and belong in no traceback.
+        return f"Bundle({self})"
+
+    @property
+    def name(self) -> str:
+        """The registry name."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """The version, from 1."""
+        return self.manifest.version
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 over everything, in hex."""
+        return self.manifest.digest
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns of a row's identity."""
+        return self.manifest.key
+
+    def files(self) -> dict[str, bytes]:
+        """Every file but the manifest, as bytes. Golden rows and profiles are written as they are.
+
+        Raises:
+            TrainingError: The pipeline holds what cannot be pickled.
+        """
+        references = {"input": _referenced(self.input_reference), "output": _referenced(self.output_reference)}
+        files = {
+            "features.py": self.predictor.features.source.encode(),
+            "pipeline.joblib": _pickle(self.predictor.pipeline),
+            "reference.json": json.dumps(references, separators=(",", ":"), allow_nan=False).encode(),
+            "golden_rows.parquet": _parquet(self.golden_rows),
+            "golden_predictions.parquet": _parquet(self.golden_predictions),
+        }
+        return files | ({"rows.sql": self.sql.encode()} if self.sql is not None else {})
+
+
+def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
+    """The files of the bundle as that version, manifest and digests included."""
+    files = bundle.files()
+    described = {name: File(sha256=_sha256(data), size=len(data)) for name, data in sorted(files.items())}
+    manifest = bundle.manifest.model_copy(update={"version": version, "files": described}).sealed()
+    return files | {MANIFEST: manifest.model_dump_json(indent=2).encode() + b"\n"}
+
+
+def libraries_here() -> dict[str, str]:
+    """The versions of Python and of the libraries that a pipeline depends on."""
+    return {"python": platform.python_version()} | {name: library_version(name) for name in _LIBRARIES}
+
+
+def _check_libraries(manifest: Manifest, where: str) -> None:
+    here, then = libraries_here()["scikit-learn"], manifest.libraries.get("scikit-learn", "unknown")
+    # scikit-learn promises nothing for a pickle of another minor version, and says so only by a warning.
+    if here.split(".")[:2] != then.split(".")[:2]:
+        raise BundleIncompatible(
+            f"{where} was fitted with scikit-learn {then}, and {here} is installed. "
+            "Use the image it was trained with, or retrain.",
+            want=then,
+            got=here,
+        )
+
+
+def _features(source: bytes, where: str) -> Features:
+    try:
+        return Features.of(source.decode(), f"{where}/features.py")
+    except UsageError as error:
+        # It ran at training, so what it lacks is lacking here.
+        raise BundleIncompatible(f"{error} Install what it needs, or use the image it was trained with.") from error
+
+
+def _pickle(pipeline: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        joblib.dump(pipeline, buffer, compress=("zlib", 3))
+    except (PicklingError, AttributeError, TypeError) as error:
+        raise TrainingError(
+            f"the pipeline cannot be written: {error}. A lambda or a function inside a function cannot be found again: "
+            "define it at the top of the features file, with def."
+        ) from error
+    return buffer.getvalue()
+
+
+def _unpickle(data: bytes, where: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # The versions were compared above, and golden rows gate what a patch release may change.
+            warnings.filterwarnings("ignore", module="sklearn")
+            return joblib.load(io.BytesIO(data))
+    except (ImportError, AttributeError) as error:
+        raise BundleIncompatible(
+            f"{where}: its pipeline needs what is not installed here: {error}. "
+            "Install it, or use the image it was trained with."
+        ) from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _referenced(profile: Profile) -> dict[str, Any]:
+    layouts = {name: layout.to_dict() for name, layout in profile.layouts.items()}
+    return {"layouts": layouts, "profile": profile.to_dict()}
+
+
+def _reference(data: Mapping[str, Any]) -> Profile:
+    layouts = {name: Layout.from_dict(layout) for name, layout in data["layouts"].items()}
+    return Profile.from_dict(data["profile"], layouts)

@@ -1,0 +1,83 @@
+"""Features and pipeline as one: rows in, `prediction` and scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from batchscore.job import Task
+from batchscore.model.features import Features
+from batchscore.schema import TypeName, dtype_of
+
+__all__ = ["Label", "Predictor", "Stage", "StageError"]
+
+Label = bool | int | str
+Stage = Literal["features", "pipeline"]
+
+
+class StageError(Exception):
+    """The user's features or pipeline failed on some rows."""
+
+    def __init__(self, stage: Stage, cause: Exception) -> None:
+        # On one line, as tables and logs have it.
+        super().__init__(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
+        self.stage = stage
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A fitted model.
+
+    Attributes:
+        features: The features module.
+        pipeline: The fitted scikit-learn pipeline.
+        task: What kind of answer it gives.
+        classes: The labels in the order of the pipeline's probabilities; empty for regression.
+        output_types: `prediction` and the score columns with their types, in order.
+    """
+
+    features: Features
+    pipeline: Any
+    task: Task
+    classes: tuple[Label, ...]
+    output_types: Mapping[str, TypeName]
+
+    def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`prediction` and the scores, shape `(rows, 1 + scores)`, of at least one row.
+
+        The predicted class is the one with the highest probability, the first of them where several tie; a binary
+        score is the probability of the second class.
+
+        Raises:
+            StageError: The user's features or pipeline failed.
+        """
+        with _in_stage("features"):
+            features = self.features.transform(rows)
+        with _in_stage("pipeline"):
+            answer = self.pipeline.predict if self.task == "regression" else self.pipeline.predict_proba
+            answers = np.asarray(answer(features), dtype=np.float64)
+            if len(answers) != rows.height:
+                raise ValueError(f"the pipeline gave {len(answers)} predictions for {rows.height} rows")
+        if self.task == "regression":
+            return pl.DataFrame({"prediction": answers})
+        labels = pl.Series("prediction", self.classes, dtype=dtype_of(self.output_types["prediction"]))
+        columns = answers.T[1:] if self.task == "binary" else answers.T
+        names = [name for name in self.output_types if name != "prediction"]
+        scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
+        return pl.DataFrame([labels.gather(answers.argmax(axis=1)), *scores])
+
+
+@contextmanager
+def _in_stage(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        # Too large a chunk is no row's fault.
+        raise
+    except Exception as error:
+        raise StageError(stage, error) from error

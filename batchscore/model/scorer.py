@@ -1,0 +1,154 @@
+"""Rows in, predictions out: pure, and the same for a chunk of any size.
+
+A row that cannot be scored becomes a reject with its reason and leaves the others alone; a failing call is bisected
+to the rows that cause it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import polars.selectors as cs
+
+from batchscore.errors import GoldenRowsDiffer, TooManyRejects
+from batchscore.model.bundle import Bundle
+from batchscore.model.predictor import Stage, StageError
+from batchscore.profile import Profile
+from batchscore.schema import dtype_of
+
+__all__ = ["Scored", "check_golden", "score"]
+
+# How far a score may lie from the one at training, relative to it.
+GOLDEN_TOLERANCE = 1e-9
+
+_REJECTS = {"row": pl.UInt32, "stage": pl.String, "reason": pl.String, "detail": pl.String}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of one chunk.
+
+    Attributes:
+        predictions: The key, the carried columns, `prediction` and the scores; one row for each scored row, in order.
+        rejects: The key's columns, then `stage`, `reason`, `detail` (String); one row for each row not scored.
+        inputs: Profile of every input column, rejected rows included.
+        outputs: Profile of `prediction` and the scores.
+    """
+
+    predictions: pl.DataFrame
+    rejects: pl.DataFrame
+    inputs: Profile
+    outputs: Profile
+
+    @property
+    def rows_read(self) -> int:
+        """Rows scored and rows rejected."""
+        return self.predictions.height + self.rejects.height
+
+
+def score(bundle: Bundle, rows: pl.DataFrame, carry: Sequence[str] = (), *, reject_budget: int = 100) -> Scored:
+    """Score rows that conform to the bundle's schema.
+
+    Args:
+        bundle: The model version.
+        rows: Shape `(rows, columns)`, as `Schema.conform` gives them.
+        carry: Input columns to pass on beside the key.
+        reject_budget: How many rows a failing call may be bisected down to before the whole is given up.
+
+    Raises:
+        TooManyRejects: The features or the pipeline fail on more rows than the budget.
+    """
+    surprises = bundle.schema.surprises(rows).select(
+        "row", pl.lit("input").alias("stage"), "reason", pl.format("column {}", "column").alias("detail")
+    )
+    kept = pl.Series("row", np.setdiff1d(np.arange(rows.height, dtype=np.uint32), surprises["row"]))
+    predicted, failures = _bisected(bundle, rows[kept], reject_budget)
+    rejects = pl.concat([surprises, failures.with_columns(kept.gather(failures["row"]))])
+    passed = rows.select(*bundle.key, *carry)
+    outputs = predicted.drop("row")
+    return Scored(
+        predictions=passed[kept.gather(predicted["row"])].hstack(outputs),
+        rejects=rows.select(bundle.key)[rejects["row"]].hstack(rejects.drop("row")),
+        inputs=Profile.of(rows, bundle.input_reference.layouts),
+        outputs=Profile.of(outputs, bundle.output_reference.layouts),
+    )
+
+
+def check_golden(bundle: Bundle) -> None:
+    """Score the bundle's golden rows and compare with what training got.
+
+    Raises:
+        GoldenRowsDiffer: A label differs, or a score by more than `GOLDEN_TOLERANCE` relative.
+    """
+    remedy = "The libraries or the bundle are not those of training: use the image it was trained with, or retrain."
+    try:
+        now = bundle.predictor.predict(bundle.golden_rows)
+    except StageError as error:
+        raise GoldenRowsDiffer(f"{bundle}: its golden rows fail here in {error.stage} ({error}). {remedy}") from error
+    for then in bundle.golden_predictions.iter_columns():
+        differ = _differ(then, now[then.name])
+        if differ.any():
+            row = int(np.flatnonzero(differ)[0])
+            raise GoldenRowsDiffer(
+                f"{bundle}: {int(differ.sum())} of {len(then)} golden rows have another {then.name} here than at "
+                f"training, for instance {now[then.name][row]!r} instead of {then[row]!r}. {remedy}"
+            )
+
+
+def _differ(then: pl.Series, now: pl.Series) -> npt.NDArray[np.bool_]:
+    if then.dtype == pl.Float64():
+        close: npt.NDArray[np.bool_] = np.isclose(now.to_numpy(), then.to_numpy(), rtol=GOLDEN_TOLERANCE, atol=0.0)
+        return ~close
+    return np.asarray(~then.eq_missing(now))
+
+
+def _bisected(bundle: Bundle, rows: pl.DataFrame, budget: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Predictions with their `row`, and failures; a failing range is halved until single rows are guilty.
+
+    Takes O(guilty · log rows) calls.
+    """
+    done = [_no_predictions(bundle)]
+    failures: list[tuple[int, Stage, str, str]] = []
+    pending = [(0, rows.height)] if rows.height else []
+    while pending:
+        start, stop = pending.pop()
+        try:
+            predicted = bundle.predictor.predict(rows[start:stop])
+            done.append(predicted.with_row_index("row", offset=start))
+        except StageError as error:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                pending += [(middle, stop), (start, middle)]
+                continue
+            failures.append((start, error.stage, f"{error.stage}_failed", str(error)))
+            if len(failures) > budget:
+                raise TooManyRejects(
+                    f"the {error.stage} of {bundle} fails on more than {budget} rows of one chunk; the last error was "
+                    f"{error}. Nothing was published. Mend the rows in the query, or retrain with features that "
+                    "take them."
+                ) from error
+    return _finite(pl.concat(done), pl.DataFrame(failures, schema=_REJECTS, orient="row"))
+
+
+def _finite(predicted: pl.DataFrame, failures: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Move rows whose prediction or score is NaN, infinite or NULL over to the failures."""
+    values = cs.exclude("row")
+    sound = predicted.select(
+        pl.all_horizontal(values.is_not_null(), (values & cs.float()).is_finite(), pl.lit(True))
+    ).to_series()
+    broken = predicted.filter(~sound).select(
+        "row",
+        pl.lit("prediction").alias("stage"),
+        pl.lit("score_not_finite").alias("reason"),
+        pl.lit("the pipeline gave NaN, infinity or nothing").alias("detail"),
+    )
+    return predicted.filter(sound), pl.concat([failures, broken]).sort("row")
+
+
+def _no_predictions(bundle: Bundle) -> pl.DataFrame:
+    types = {name: dtype_of(type_) for name, type_ in bundle.predictor.output_types.items()}
+    return pl.DataFrame(schema={"row": pl.UInt32, **types})

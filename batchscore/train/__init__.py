@@ -1,0 +1,1 @@
+"""Training: rows and labels in, a bundle out."""
