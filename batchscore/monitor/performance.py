@@ -1,0 +1,63 @@
+"""How good published predictions were, once their labels are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import sqlalchemy as sa
+
+from batchscore.interval import Interval
+from batchscore.job import Job
+from batchscore.model.bundle import Bundle
+from batchscore.model.metrics import evaluate
+from batchscore.schema import Schema, dtype_of
+from batchscore.sources import Source, read_frame
+from batchscore.warehouse import Output
+
+__all__ = ["Performance", "performance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Metrics of the predictions of one window.
+
+    Attributes:
+        window: The intervals that start in it.
+        predictions: Published rows.
+        labelled: Those whose label is known; the metrics are of them alone.
+        metrics: By name; empty without labels.
+    """
+
+    window: Interval
+    predictions: int
+    labelled: int
+    metrics: dict[str, float]
+
+
+def performance(
+    tx: sa.Connection, job: Job, bundle: Bundle, output: Output, labels: Source, window: Interval
+) -> Performance:
+    """Join the published predictions of a window with their labels by key, and measure.
+
+    Rows without a label (not known yet, or never: a cancelled flight) count as predictions and are left out of the
+    metrics.
+    """
+    published = _published(tx, output, window)
+    known = read_frame(labels, window, key=job.source.key)
+    keys = Schema(tuple(bundle.schema[name] for name in job.source.key)).conform(known, labels.where)
+    truth = keys.with_columns(known[job.problem.target]).drop_nulls(job.problem.target)
+    joined = published.join(truth, on=list(job.source.key), how="inner")
+    metrics = {}
+    if joined.height:
+        answers = joined.select(list(bundle.predictor.output_types))
+        metrics = evaluate(bundle.predictor.task, joined[job.problem.target], answers, bundle.predictor.classes)
+    return Performance(window, published.height, joined.height, metrics)
+
+
+def _published(tx: sa.Connection, output: Output, window: Interval) -> pl.DataFrame:
+    table = output.sql_table()
+    started = sa.and_(table.c.interval_start >= window.start, table.c.interval_start < window.end)
+    rows = tx.execute(sa.select(*(table.c[column.name] for column in output.columns)).where(started)).all()
+    schema = {column.name: dtype_of(column.type) for column in output.columns}
+    return pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")

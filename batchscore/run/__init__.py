@@ -1,0 +1,1 @@
+"""Runs: which intervals are due, scoring one, publishing it."""

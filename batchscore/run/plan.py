@@ -1,0 +1,113 @@
+"""Which intervals a job has, what became of each, and which are to be scored now. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from batchscore.errors import UsageError
+from batchscore.interval import Interval
+from batchscore.job import Job
+from batchscore.ledger import Run
+
+__all__ = ["Only", "Planned", "State", "plan", "revision_of"]
+
+State = Literal["missing", "unfinished", "failed", "published", "stale-model"]
+Only = Literal["missing", "failed", "stale-model", "all"]
+
+_STATES: dict[Only, tuple[State, ...]] = {
+    "missing": ("missing", "unfinished", "failed"),
+    "failed": ("failed",),
+    "stale-model": ("stale-model",),
+    "all": ("missing", "unfinished", "failed", "published", "stale-model"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One interval of a job.
+
+    Attributes:
+        interval: The interval.
+        state: What became of it: `missing` (never tried), `unfinished` (a process died or is at work), `failed`,
+            `published` by this bundle, or `stale-model`: published by another.
+        run: The run that says so; None when missing.
+    """
+
+    interval: Interval
+    state: State
+    run: Run | None
+
+    def selected_by(self, only: Only) -> bool:
+        """Whether `--only` takes it. `missing` is all that has no published predictions."""
+        return self.state in _STATES[only]
+
+    @property
+    def why(self) -> str:
+        """The state in words."""
+        match self.state:
+            case "missing":
+                return "never scored"
+            case "unfinished":
+                return "begun and not finished; goes on behind its last committed chunk"
+            case "failed":
+                return f"failed: {(self.run.error or '').splitlines()[0] if self.run and self.run.error else ''}"
+            case "published":
+                return f"published by version {self.run.model_version}" if self.run else ""
+            case "stale-model":
+                return f"published by version {self.run.model_version}, which is not the one in use" if self.run else ""
+
+
+def plan(
+    job: Job,
+    history: Sequence[Run],
+    *,
+    first: datetime | None,
+    last: datetime | None,
+    now: datetime,
+    digest: str | None,
+) -> list[Planned]:
+    """Every complete interval of the job in `[first, last)`, oldest first, with what became of it.
+
+    Args:
+        job: The job.
+        history: Its runs, in any order.
+        first: From here; the job's start when None or earlier.
+        last: To here; `now` when None or later, for an interval is scored when it has ended.
+        now: The one clock reading of this process.
+        digest: The bundle in use; None when there is none, and then nothing is stale.
+
+    Raises:
+        UsageError: The job's intervals are cut otherwise than those already published.
+    """
+    runs: defaultdict[Interval, list[Run]] = defaultdict(list)
+    for run in history:
+        runs[run.interval].append(run)
+        if run.status == "published" and job.calendar.containing(run.interval.start) != run.interval:
+            raise UsageError(
+                f"job {job.name}: {run.interval} is published, and [interval] now cuts time otherwise. Overlapping "
+                "intervals would double rows: keep the old [interval], or give the job another name and output table."
+            )
+    first = max(job.start, first) if first else job.start
+    last = min(now, last) if last else now
+    return [_planned(interval, runs[interval], digest) for interval in job.calendar.between(first, last)]
+
+
+def _planned(interval: Interval, runs: Sequence[Run], digest: str | None) -> Planned:
+    published = [run for run in runs if run.status == "published"]
+    if published:
+        stale = digest is not None and published[-1].bundle_digest != digest
+        return Planned(interval, "stale-model" if stale else "published", published[-1])
+    attempted = sorted((run for run in runs if run.status != "superseded"), key=lambda run: run.scored_at)
+    if not attempted:
+        return Planned(interval, "missing", None)
+    return Planned(interval, "failed" if attempted[-1].status == "failed" else "unfinished", attempted[-1])
+
+
+def revision_of(interval: Interval, digest: str, history: Sequence[Run]) -> int:
+    """How many runs of this interval and bundle were published before: the next one is another run."""
+    done = ("published", "superseded")
+    return sum(run.interval == interval and run.bundle_digest == digest and run.status in done for run in history)

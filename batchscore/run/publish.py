@@ -1,0 +1,149 @@
+"""Publish a run: one transaction, after every chunk, that checks before it replaces."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from batchscore import ledger
+from batchscore.errors import TooManyRejects
+from batchscore.ledger import Run, Totals
+from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
+from batchscore.profile import ColumnProfile, Profile
+from batchscore.warehouse import Output, Transaction, Warehouse
+
+__all__ = ["publish"]
+
+
+def publish(warehouse: Warehouse, output: Output, run: Run, bundle: Bundle, reject_limit: float) -> Run:
+    """Replace the interval's rows by the run's staged ones and mark it published, or leave everything as it was.
+
+    Raises:
+        TooManyRejects: More than `reject_limit` of the rows read were rejected.
+        IntervalLeased: Another process took the run up.
+    """
+    now = datetime.now(UTC)
+    with warehouse.begin(f"publishing {run.interval}") as tx:
+        ledger.hold_interval(tx.connection, run)
+        totals = _audited(tx, output, run, reject_limit)
+        profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
+        tx.replace(output, run.stage, _stamp(run))
+        ledger.publish(tx.connection, run, totals, _profile_rows(profiles), now)
+    warehouse.drop_stage(output, run.stage)
+    published = replace(
+        run,
+        status="published",
+        published_at=now,
+        rows_read=totals.rows_read,
+        predictions=totals.predictions,
+        rejects=totals.rejects,
+        chunks=totals.chunks,
+    )
+    _log(published, profiles)
+    return published
+
+
+def _audited(tx: Transaction, output: Output, run: Run, reject_limit: float) -> Totals:
+    totals = ledger.totals_of(tx.connection, run.run_id)
+    staged = tx.staged(output, run.stage)
+    rejected = ledger.rejects_kept(tx.connection, run.run_id)
+    reached = ledger.progress(tx.connection, run.run_id, 0).chunks
+    if (staged, rejected, reached, totals.rows_read) != (
+        totals.predictions,
+        totals.rejects,
+        totals.chunks,
+        totals.predictions + totals.rejects,
+    ):
+        raise AssertionError(
+            f"run {run.run_id}: the stage holds {staged} rows and {rejected} rejects up to chunk {reached}, "
+            f"the ledger says {totals}"
+        )
+    if totals.rejects > totals.rows_read * reject_limit:
+        raise TooManyRejects(
+            f"{totals.rejects} of {totals.rows_read} rows of {run.interval} were rejected, more than limits.rejects = "
+            f"{reject_limit} allows: {_reasons(tx, run)}. Nothing was published. Mend the rows, raise the limit, or "
+            f"retrain; `batchscore runs show {run.run_id[:8]}` lists them."
+        )
+    return totals
+
+
+def _reasons(tx: Transaction, run: Run) -> str:
+    counts = ledger.reject_reasons(tx.connection, run.run_id)
+    return "; ".join(f"{count} x {reason} ({detail})" for reason, detail, count in counts)
+
+
+def _stamp(run: Run) -> dict[str, str | int | datetime]:
+    return {
+        "model_name": run.model_name,
+        "model_version": run.model_version,
+        "interval_start": run.interval.start,
+        "scored_at": run.scored_at,
+        "run_id": run.run_id,
+    }
+
+
+def _merge_chunks(chunks: Sequence[Mapping[str, Any]], bundle: Bundle) -> dict[str, Profile]:
+    """The profiles of the whole run, by role, from those of its chunks."""
+    whole = {
+        "input": Profile.empty(bundle.input_reference.layouts),
+        "output": Profile.empty(bundle.output_reference.layouts),
+    }
+    for chunk in chunks:
+        whole = {role: so_far.merge(Profile.from_dict(chunk[role], so_far.layouts)) for role, so_far in whole.items()}
+    return whole
+
+
+def _profile_rows(profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role,
+            "column_name": name,
+            **_summary(column),
+            "profile": json.dumps(column.to_dict(), allow_nan=False),
+        }
+        for role, profile in profiles.items()
+        for name, column in profile.columns.items()
+    ]
+
+
+def _summary(column: ColumnProfile) -> dict[str, Any]:
+    return {
+        "kind": column.layout.kind,
+        "row_count": column.n,
+        "null_count": column.null,
+        "null_share": column.null_share if column.n else None,
+        "unseen_share": column.unseen_share if column.n and column.layout.kind == "categorical" else None,
+        "mean": _finite(column.mean),
+        "std": _finite(column.std),
+        "minimum": column.minimum,
+        "maximum": column.maximum,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _log(run: Run, profiles: Mapping[str, Profile]) -> None:
+    for role, profile in profiles.items():
+        for name, column in profile.columns.items():
+            log.info(Event.RUN_PROFILE, run_id=run.run_id, role=role, column=name, **_summary(column))
+    log.info(
+        Event.RUN_PUBLISHED,
+        run_id=run.run_id,
+        job=run.job,
+        interval_start=run.interval.start.isoformat(),
+        interval_end=run.interval.end.isoformat(),
+        model_name=run.model_name,
+        model_version=run.model_version,
+        rows_read=run.rows_read,
+        predictions=run.predictions,
+        rejects=run.rejects,
+        chunks=run.chunks,
+        output_table=run.output_table,
+    )
