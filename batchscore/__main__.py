@@ -1,0 +1,6 @@
+"""`python -m batchscore`."""
+
+from batchscore.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The command line: parse, call one function, show the result, turn an error into its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Terminated
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command on the process's arguments and exit with its code."""
+    # OpenMP threads that wait by spinning take the cores from the reader and the writer; where a container has less
+    # than its cores, they take the whole quota. Scoring 50,000 rows beside two busy processes: 2.2 s, and 0.4 s so.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    from batchscore.cli.app import app
+    from batchscore.cli.render import show_bug, show_error
+
+    try:
+        app(prog_name="batchscore")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except BatchscoreError as error:
+        show_error(error)
+        return error.exit_code
+    except Terminated as request:
+        # Threads may still wait for a query; what is committed is committed.
+        sys.stdout.flush()
+        os._exit(request.exit_code)
+    except Exception as bug:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
+        show_bug(bug)
+        return BUG_EXIT_CODE
+    return 0
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    # Once is enough: a second one would interrupt the rollback of the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated

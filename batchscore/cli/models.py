@@ -1,0 +1,85 @@
+"""`batchscore models`."""
+
+from __future__ import annotations
+
+import json
+
+from batchscore.cli.render import Cell, Format, on_terminal, say, show
+from batchscore.cli.session import Session
+from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
+from batchscore.model.scorer import check_golden
+
+__all__ = ["list_", "promote", "show_model", "verify"]
+
+
+def list_(session: Session, format_: Format) -> None:
+    """Print every version of every model."""
+    registry = session.registry
+    rows: list[dict[str, Cell]] = []
+    for name in registry.names():
+        aliases = registry.aliases(name)
+        for version in registry.versions(name):
+            manifest = registry.manifest(name, version)
+            rows.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "aliases": ", ".join(sorted(alias for alias, v in aliases.items() if v == version)),
+                    "task": manifest.task,
+                    "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
+                    "trained_rows": manifest.training.fitted,
+                    "created_at": manifest.created_at,
+                    "digest": manifest.digest[:12],
+                }
+            )
+    show(rows, format_, empty=f"{registry.root} holds no model. Train one: batchscore train <job>")
+
+
+def show_model(session: Session, name: str, use: str, format_: Format) -> None:
+    """Print what a version says of itself."""
+    manifest = session.registry.manifest(name, session.registry.resolve(name, use))
+    if format_ is Format.json:
+        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        return
+    training = manifest.training
+    facts = {
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "created_at": manifest.created_at,
+        "job": manifest.job,
+        "task": f"{manifest.task} on {manifest.target}",
+        "classes": ", ".join(map(str, manifest.classes)),
+        "key": ", ".join(manifest.key),
+        "training": f"{training.start} to {training.end}",
+        "rows": f"{training.rows:,}, of which labelled {training.labelled:,}",
+        "fitted and tested": f"{training.fitted:,} and {training.tested:,}",
+        **{f"metric {metric}": f"{value:.4f}" for metric, value in manifest.metrics.items()},
+        **{f"library {library}": version for library, version in manifest.libraries.items()},
+    }
+    show([{"what": what, "value": str(value)} for what, value in facts.items()], Format.table, title=name)
+    columns = [
+        {"column": c["name"], "type": c["type"], "nullable": c["nullable"], "nan": c["nan"]} for c in manifest.columns
+    ]
+    print()
+    show(columns, Format.table, title="input columns")
+
+
+def verify(session: Session, name: str, use: str) -> None:
+    """Check digests, load, and score the golden rows."""
+    version = session.registry.resolve(name, use)
+    bundle: Bundle = session.registry.load(name, version)
+    check_golden(bundle)
+    log.info(
+        Event.BUNDLE_LOADED, model=name, version=version, digest=bundle.digest, golden_rows=bundle.golden_rows.height
+    )
+    say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
+
+
+def promote(session: Session, name: str, version: int, alias: str) -> None:
+    """Point an alias at a version that is sound."""
+    manifest = session.registry.manifest(name, session.registry.resolve(name, version))
+    session.registry.promote(name, manifest.version, alias)
+    log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias)
+    if on_terminal():
+        say(f"{name} version {version} is now {alias}")

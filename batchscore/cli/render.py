@@ -1,0 +1,158 @@
+"""What people see: tables, progress, errors. In a container the log lines say the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from batchscore.errors import BatchscoreError
+from batchscore.logs import Event, log
+
+__all__ = ["Cell", "Format", "intervals_progress", "on_terminal", "say", "show", "show_bug", "show_error", "step"]
+
+Cell = str | int | float | bool | datetime | None
+_COLORS = {
+    "published": "green",
+    "ok": "green",
+    "steady": "green",
+    "failed": "red",
+    "moved": "yellow",
+    "stale-model": "yellow",
+    "unfinished": "yellow",
+    "missing": "cyan",
+}
+
+
+class Format(StrEnum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+def on_terminal() -> bool:
+    """Whether a person watches standard output."""
+    return sys.stdout.isatty()
+
+
+def say(text: str) -> None:
+    """A sentence for the person at the terminal; a container's log has its own events."""
+    if on_terminal():
+        Console().print(escape(text), highlight=False)
+
+
+def step(text: str) -> None:
+    """What is being done now."""
+    if on_terminal():
+        Console().print(f"[dim]{escape(text)} …[/dim]", highlight=False)
+    else:
+        log.info(Event.TRAINING, doing=text)
+
+
+def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = "", empty: str = "nothing") -> None:
+    """Print rows: a table, or JSON with the very same names.
+
+    Args:
+        rows: One mapping a row, all with the same names in the same order.
+        format_: `table` or `json`, the latter a list of objects.
+        title: Above the table.
+        empty: What to say when there is no row.
+    """
+    if format_ is Format.json:
+        print(json.dumps(list(rows), default=str, indent=2, allow_nan=False))
+        return
+    if not rows:
+        print(empty)
+        return
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name, value in rows[0].items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
+    Console(width=None if on_terminal() else 240).print(table)
+
+
+def _cell(value: Cell) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case int():
+            return f"{value:,}"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%SZ}"
+        case str():
+            text = escape(value)
+            return f"[{_COLORS[value]}]{text}[/]" if value in _COLORS else text
+
+
+@contextmanager
+def intervals_progress(total: int, what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """A progress bar over intervals on a terminal, nothing elsewhere.
+
+    Yields:
+        A function that starts the next interval by its label, and one that adds rows scored.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(), disable=not on_terminal(), transient=False) as bar:
+        task = bar.add_task(what, total=total, rows=0)
+        started = 0
+        scored = 0
+
+        def next_interval(label: str) -> None:
+            nonlocal started
+            bar.update(task, description=f"{what} {label}", completed=started)
+            started += 1
+
+        def more_rows(count: int) -> None:
+            nonlocal scored
+            scored += count
+            bar.update(task, rows=scored)
+
+        yield next_interval, more_rows
+        bar.update(task, description=what, completed=started)
+
+
+def show_error(error: BatchscoreError) -> None:
+    """Tell what stopped the command: in words on a terminal, as one event elsewhere."""
+    if on_terminal():
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    else:
+        log.error(
+            Event.COMMAND_FAILED,
+            error=str(error),
+            kind=type(error).__name__,
+            exit_code=error.exit_code,
+            retryable=error.retryable,
+            **{f"error_{name}": value for name, value in error.context.items()},
+        )
+
+
+def show_bug(bug: Exception) -> None:
+    """A traceback: this is ours to mend."""
+    if on_terminal():
+        Console(stderr=True).print_exception(show_locals=False)
+        Console(stderr=True).print("[bold red]bug[/] This is batchscore's own fault. Please report the lines above.")
+    else:
+        log.critical(Event.COMMAND_FAILED, error=str(bug), kind=type(bug).__name__, exit_code=70, exc_info=bug)

@@ -1,0 +1,150 @@
+"""What one command works with, built from the settings when it is first asked for."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import structlog
+
+from batchscore import ledger
+from batchscore.database import Database
+from batchscore.errors import SourceChanged, UsageError
+from batchscore.job import Job, Rows, read_job
+from batchscore.ledger import Run
+from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
+from batchscore.model.features import Features
+from batchscore.model.registry import Registry
+from batchscore.model.scorer import check_golden
+from batchscore.run.execute import Scoring, prepare
+from batchscore.settings import Settings
+from batchscore.sources import Source, open_source
+from batchscore.warehouse import Warehouse, open_warehouse
+
+__all__ = ["Session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The settings, one reading of the clock, and what they lead to."""
+
+    settings: Settings
+    now: datetime
+
+    @classmethod
+    def of(cls, settings: Settings) -> Session:
+        """A session that begins now."""
+        return cls(settings, datetime.now(UTC))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Where bundles live."""
+        return Registry.at(self.settings.registry_url)
+
+    def job(self, name: str) -> Job:
+        """The job of that name, which every log line carries from now on."""
+        structlog.contextvars.bind_contextvars(job=name)
+        return read_job(name, self.settings.jobs_dir)
+
+    def features(self, job: Job) -> Features:
+        """The features module in the job folder."""
+        return Features.at(self.features_path(job))
+
+    def features_path(self, job: Job) -> Path:
+        """Where the job's features module is."""
+        return self.settings.jobs_dir / f"{job.name}.py"
+
+    def sql(self, rows: Rows) -> str | None:
+        """The text of a query in the SQL folder; None for Parquet.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        if rows.sql is None:
+            return None
+        path = self.settings.sql_dir / rows.sql
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {error}. Paths in a job are relative to {self.settings.sql_dir}/."
+            ) from error
+
+    def source(self, job: Job, rows: Rows) -> Source:
+        """The rows that the job's query or Parquet path gives, now."""
+        database = None if rows.sql is None else Database.at(self.settings.source())
+        where = str(rows.sql or rows.parquet)
+        return open_source(rows, database=database, text=self.sql(rows), where=where, calendar=job.calendar)
+
+    def labels(self, job: Job) -> Source:
+        """The job's labels.
+
+        Raises:
+            UsageError: The job has none.
+        """
+        if job.labels is None:
+            raise UsageError(f"job {job.name} has no [labels].")
+        return self.source(job, job.labels)
+
+    def bundle(self, job: Job) -> Bundle:
+        """The bundle the job uses, verified, with its golden rows scored here."""
+        bundle = self.registry.load(job.model.name, job.model.use)
+        check_golden(bundle)
+        log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
+        path = self.features_path(job)
+        if path.is_file() and path.read_text("utf-8") != bundle.predictor.features.source:
+            log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
+        return bundle
+
+    def warehouse(self, *, read_only: bool = False) -> Warehouse:
+        """The warehouse, connected."""
+        return open_warehouse(Database.at(self.settings.warehouse()), read_only=read_only)
+
+    def scoring(
+        self, job: Job, bundle: Bundle, warehouse: Warehouse, accept: str | None, chunk_rows: int | None
+    ) -> Scoring:
+        """Everything that scoring needs, with the output table made or checked.
+
+        Raises:
+            SourceChanged: The query is not the bundle's, and nobody accepted that.
+        """
+        changed = self.query_change(job, bundle)
+        if changed and accept is None:
+            raise SourceChanged(
+                f"{job.source.sql or job.source.parquet} is not what {bundle} was trained with:\n{changed}\n"
+                f'Retrain (batchscore train {job.name}), or accept it for this run: --accept-sql "why it is the same".'
+            )
+        if changed:
+            log.warning(Event.SQL_ACCEPTED, reason=accept, change=changed)
+        query = self.sql(job.source)
+        digest = hashlib.sha256((query if query is not None else f"parquet {job.source.parquet}").encode()).hexdigest()
+        return prepare(
+            job,
+            bundle,
+            self.source(job, job.source),
+            warehouse,
+            sql_digest=digest,
+            sql_accepted=accept if changed else None,
+            chunk_rows=chunk_rows or job.limits.chunk_rows,
+        )
+
+    def query_change(self, job: Job, bundle: Bundle) -> str:
+        """How the job's query differs from the one the bundle froze; empty when it does not."""
+        now, then = self.sql(job.source), bundle.sql
+        if now == then:
+            return ""
+        if now is None or then is None:
+            return f"  trained on {'Parquet' if then is None else 'SQL'}, now {'Parquet' if now is None else 'SQL'}"
+        lines = difflib.unified_diff(then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql), lineterm="")
+        return "\n".join(f"  {line}" for line in lines)
+
+
+def history_of(warehouse: Warehouse, job: str | None = None, limit: int | None = None) -> list[Run]:
+    """The runs in a warehouse's ledger; none where there is no ledger yet."""
+    with warehouse.begin("the ledger") as tx:
+        return ledger.history(tx.connection, job, limit=limit) if tx.has_table(ledger.RUNS.name) else []

@@ -1,0 +1,54 @@
+"""`batchscore train`."""
+
+from __future__ import annotations
+
+from batchscore.cli.render import Cell, Format, on_terminal, show, step
+from batchscore.cli.session import Session
+from batchscore.errors import GateTripped
+from batchscore.logs import Event, log
+from batchscore.model.scorer import check_golden
+from batchscore.train.workflow import promotable
+from batchscore.train.workflow import train as train_bundle
+
+__all__ = ["train"]
+
+
+def train(session: Session, name: str, *, promote: bool) -> str:
+    """Train, register, and promote when the job's bar is reached and either nothing is in use or `promote` is set.
+
+    Returns:
+        What became of the version, in words.
+
+    Raises:
+        GateTripped: The version is registered, and misses the bar.
+    """
+    job = session.job(name)
+    bundle = train_bundle(
+        job,
+        session.features(job),
+        session.sql(job.source),
+        session.source(job, job.source),
+        session.labels(job),
+        on_step=step,
+    )
+    version = session.registry.register(bundle)
+    # What was written is what will score: read it back, and see that it gives what it gave.
+    stored = session.registry.load(bundle.name, version)
+    check_golden(stored)
+    log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
+    if on_terminal():
+        metrics: list[dict[str, Cell]] = [
+            {"metric": metric, "held out": value} for metric, value in stored.manifest.metrics.items()
+        ]
+        show(metrics, Format.table, title=f"{stored} on {stored.manifest.training.tested:,} rows held out")
+    if (missed := promotable(job, stored)) is not None:
+        raise GateTripped(
+            f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
+            f"same: batchscore models promote {stored.name} {version} --alias {job.model.use}."
+        )
+    if str(job.model.use).isdecimal():
+        return f"{stored} is registered; the job uses version {job.model.use}"
+    if promote or job.model.use not in session.registry.aliases(stored.name):
+        session.registry.promote(stored.name, version, str(job.model.use))
+        return f"{stored} is registered and is now {job.model.use}"
+    return f"{stored} is registered; {job.model.use} stays. Use it: batchscore models promote {stored.name} {version}"

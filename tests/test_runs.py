@@ -1,0 +1,318 @@
+"""The main job on each database: train, score, backfill, resume, publish."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+import toy
+from toy import Project
+
+DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A trained toy project on DuckDB, made once; tests copy its registry."""
+    root = tmp_path_factory.mktemp("trained")
+    project = Project.at(root, f"duckdb:///{root}/warehouse.duckdb")
+    toy.load(project.url, toy.rows())
+    result = project.call("train", "toy")
+    assert result.code == 0, result.out
+    return project
+
+
+@pytest.fixture(params=["duckdb", "sqlite", "postgres"])
+def project(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
+    """The toy project on each database, with the bundle that was trained on DuckDB."""
+    match request.param:
+        case "postgres":
+            url = request.getfixturevalue("postgres_url")
+        case name:
+            url = f"{name}:///{tmp_path}/warehouse.{name}"
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
+    project = Project.at(tmp_path, url)
+    toy.load(url, toy.rows())
+    return project
+
+
+def normal(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """SQLite keeps dates as text and booleans as integers; everything else is told as it is."""
+    return [(id_, str(day), bool(label), score, version) for id_, day, label, score, version in rows]
+
+
+class TestBackfill:
+    def test_every_row_is_predicted_once(self, project: Project) -> None:
+        """A backfill leaves one prediction for each row of its window, and one published run for each interval."""
+        result = project.call("backfill", "toy", *DAYS)
+
+        assert result.code == 0, result.out
+        ids = [row[0] for row in project.table()]
+        assert ids == list(range(3101, 3601))
+        runs = json.loads(project.call("runs", "list", "toy", "--format", "json").out)
+        assert [run["status"] for run in runs] == ["published"] * 5
+        assert [run["predictions"] for run in runs] == [100] * 5
+
+    def test_same_predictions_on_every_database(self, project: Project, trained: Project) -> None:
+        """The bundle gives the same table, bit for bit, whichever database it reads and writes."""
+        project.call("backfill", "toy", *DAYS)
+        if not (trained.root / "done").exists():
+            trained.call("backfill", "toy", *DAYS)
+            (trained.root / "done").touch()
+
+        assert normal(project.table()) == normal(trained.table())
+
+    @pytest.mark.parametrize("chunk_rows", [1, 7, 99, 100, 1000])
+    def test_chunk_size_changes_nothing(self, project: Project, chunk_rows: int) -> None:
+        """Any chunk size gives the same table and the same merged counts."""
+        project.call("backfill", "toy", *DAYS[:3], "2024-02-02", "--chunk-rows", "100000")
+        whole = (project.table(), _counts(project))
+
+        result = project.call(
+            "backfill", "toy", *DAYS[:3], "2024-02-02", "--only", "all", "--chunk-rows", str(chunk_rows)
+        )
+
+        assert result.code == 0, result.out
+        assert (project.table(), _counts(project)) == whole
+
+    def test_again_does_nothing(self, project: Project) -> None:
+        """A second backfill of a published window scores nothing and says so."""
+        project.call("backfill", "toy", *DAYS)
+
+        again = project.call("backfill", "toy", *DAYS)
+
+        assert again.code == 0
+        assert [event["event"] for event in again.events][-1] == "run.nothing_due"
+        assert not again.named("chunk.committed")
+
+    def test_rescoring_replaces_only_its_interval(self, project: Project) -> None:
+        """`--only all` on one day publishes new rows for it, supersedes its run, and leaves the other days alone."""
+        project.call("backfill", "toy", *DAYS)
+        before = project.table(("id", "run_id", "scored_at"))
+
+        project.call("backfill", "toy", "--from", "2024-02-03", "--to", "2024-02-04", "--only", "all")
+
+        after = project.table(("id", "run_id", "scored_at"))
+        assert [row[0] for row in after] == [row[0] for row in before]
+        changed = [old[0] for old, new in zip(before, after, strict=True) if old != new]
+        assert changed == list(range(3301, 3401))
+        runs = json.loads(project.call("runs", "list", "toy", "--format", "json").out)
+        assert sorted(run["status"] for run in runs) == ["published"] * 5 + ["superseded"]
+
+    def test_an_empty_interval_is_published(self, project: Project) -> None:
+        """An interval without rows is published with none, and is not due again."""
+        result = project.call("backfill", "toy", "--from", "2024-03-01", "--to", "2024-03-02")
+
+        assert result.code == 0, result.out
+        assert result.named("run.published")[0]["predictions"] == 0
+        assert project.call("plan", "toy", "--from", "2024-03-01", "--to", "2024-03-02").out.startswith("nothing to do")
+
+
+class TestTable:
+    def test_columns_stand_in_the_documented_order(self, project: Project) -> None:
+        """Key, carried columns, prediction, score, then where they came from: the contract with dashboards."""
+        project.call("backfill", "toy", *DAYS)
+
+        assert toy.columns(project.url, "toy_predictions") == [
+            "id", "day", "prediction", "score",
+            "model_name", "model_version", "interval_start", "scored_at", "run_id",
+        ]  # fmt: skip
+
+    def test_scored_at_is_one_instant_for_a_run(self, project: Project) -> None:
+        """All rows of a run carry the same `scored_at`, however many chunks it took."""
+        project.call("backfill", "toy", *DAYS, "--chunk-rows", "13")
+
+        pairs = toy.query(project.url, "SELECT DISTINCT run_id, scored_at FROM toy_predictions")
+
+        assert len(pairs) == 5
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+    def test_goes_on_behind_the_last_chunk(self, project: Project, how: signal.Signals) -> None:
+        """Killed between chunks, the next run scores the rest only, and the table is that of an undisturbed run."""
+        project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
+        undisturbed = (normal(project.table()), _counts(project))
+        command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
+        _slow_down(project)
+
+        process = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
+        committed = _wait_for_chunks(process, 3)
+        process.send_signal(how)
+        process.communicate(timeout=60)
+        assert process.returncode == (143 if how is signal.SIGTERM else -how)
+        assert (normal(project.table()), _counts(project)) == undisturbed
+
+        again = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")
+
+        assert again.code == 0, again.out
+        resumed = again.named("run.resumed")
+        assert resumed
+        assert resumed[0]["chunks"] >= committed
+        assert len(again.named("chunk.committed")) == 10 - resumed[0]["chunks"]
+        assert [row[0] for row in project.table()] == list(range(3101, 3301))
+        assert again.named("run.published")[0]["rows_read"] == 100
+
+    def test_a_process_that_lost_its_run_cannot_commit(self, project: Project) -> None:
+        """A process paused in mid-run, whose run another has taken up and published, stops and writes nothing."""
+        if project.url.startswith("duckdb"):
+            pytest.skip("DuckDB admits one process to a file: the second cannot open it")
+        command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
+        _slow_down(project)
+        first = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
+        _wait_for_chunks(first, 2)
+        first.send_signal(signal.SIGSTOP)
+        try:
+            second = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")
+        finally:
+            first.send_signal(signal.SIGCONT)
+        out, _ = first.communicate(timeout=60)
+
+        if second.code == 20:
+            pytest.fail(f"the paused process held a lock: {second.out}")
+        assert second.code == 0, second.out
+        assert first.returncode == 21, out
+        assert [row[0] for row in project.table()] == list(range(3201, 3301))
+
+
+class TestRejects:
+    def test_a_few_bad_rows_are_set_aside(self, project: Project) -> None:
+        """Rows with a NULL that training never saw are rejected with key and reason; the others are published."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id IN (3105, 3150)")
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
+
+        assert result.code == 0, result.out
+        published = result.named("run.published")[0]
+        assert (published["rows_read"], published["predictions"], published["rejects"]) == (100, 98, 2)
+        assert {3105, 3150}.isdisjoint(row[0] for row in project.table())
+        shown = json.loads(project.call("runs", "show", published["run_id"][:8], "--format", "json").out)
+        assert [(json.loads(r["row_key"]), r["stage"], r["reason"], r["detail"]) for r in shown["rejects"]] == [
+            ([3105], "input", "unexpected_null", "column a"),
+            ([3150], "input", "unexpected_null", "column a"),
+        ]
+
+    def test_too_many_stop_the_run_unpublished(self, project: Project) -> None:
+        """More rejects than the limit leave the old rows in place, exit 11 and name the column; mended, it runs."""
+        day = (*DAYS[:3], "2024-02-02")
+        project.call("backfill", "toy", *day)
+        before = project.table()
+        toy.execute(
+            project.url, "CREATE TABLE spare AS SELECT id, a FROM toy", "UPDATE toy SET a = NULL WHERE id < 3111"
+        )
+
+        refused = project.call("backfill", "toy", *day, "--only", "all", "--chunk-rows", "30")
+
+        assert refused.code == 11
+        assert "10 of 100 rows" in refused.error
+        assert "column a" in refused.error
+        assert project.table() == before
+        toy.execute(project.url, "UPDATE toy SET a = (SELECT spare.a FROM spare WHERE spare.id = toy.id)")
+        mended = project.call("backfill", "toy", *day, "--only", "all", "--chunk-rows", "30")
+        assert mended.code == 0, mended.out
+        assert mended.named("run.published")[0]["rejects"] == 0
+        assert not mended.named("run.resumed")
+        assert project.table() == before
+
+    def test_a_failing_pipeline_rejects_the_guilty_rows(self, project: Project) -> None:
+        """Values on which the pipeline itself fails cost their own rows and no others, and keep its words."""
+        toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id IN (3101, 3150, 3200)")
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
+
+        assert result.code == 0, result.out
+        published = result.named("run.published")[0]
+        assert (published["predictions"], published["rejects"]) == (97, 3)
+        shown = json.loads(project.call("runs", "show", published["run_id"], "--format", "json").out)
+        assert [(r["row_key"], r["reason"], r["detail"]) for r in shown["rejects"]] == [
+            (f"[{id_}]", "pipeline_failed", "ValueError: a is negative") for id_ in (3101, 3150, 3200)
+        ]
+
+
+class TestSchedule:
+    def test_score_takes_what_is_due_oldest_first(self, project: Project) -> None:
+        """`score` without an interval catches up with the oldest `catch_up` intervals and says what it left."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 3"))
+
+        result = project.call("score", "toy")
+
+        assert result.code == 0, result.out
+        starts = [event["interval_start"] for event in result.named("run.published")]
+        first = date(2024, 2, 1)
+        assert starts == [f"{first + timedelta(days=i)}T00:00:00+00:00" for i in range(3)]
+        assert result.named("plan.intervals_left")[0]["left"] > 100
+
+    def test_an_interval_is_scored_when_it_has_ended(self, project: Project) -> None:
+        """Tomorrow is not due: nothing is scored, and that is no error."""
+        tomorrow = str(date.today() + timedelta(days=1))
+
+        result = project.call("score", "toy", "--interval", tomorrow)
+
+        assert result.code == 0
+        assert result.named("run.nothing_due")
+
+    def test_plan_writes_nothing(self, project: Project) -> None:
+        """`plan` lists the intervals and leaves no table behind."""
+        listed = json.loads(project.call("plan", "toy", *DAYS, "--format", "json").out)
+
+        assert [(row["interval"], row["state"]) for row in listed] == [
+            (f"2024-02-0{i}", "missing") for i in range(1, 6)
+        ]
+        with pytest.raises(Exception, match="batchscore_runs"):
+            toy.query(project.url, "SELECT * FROM batchscore_runs")
+
+    def test_a_new_champion_leaves_published_intervals_alone(self, project: Project, tmp_path: Path) -> None:
+        """Published by the old version, an interval is stale and stays; `--only stale-model` scores it again."""
+        (tmp_path / "var/registry").unlink()
+        assert project.call("train", "toy").code == 0
+        project.call("backfill", "toy", *DAYS)
+        project.edit("jobs/toy.py", ("max_iter=20", "max_iter=5"))
+        assert project.call("train", "toy", "--promote").code == 0
+
+        assert project.call("backfill", "toy", *DAYS).named("run.nothing_due")
+        plan = json.loads(project.call("plan", "toy", *DAYS, "--only", "stale-model", "--format", "json").out)
+        assert len(plan) == 5
+        assert {row[4] for row in project.table()} == {1}
+
+        assert project.call("backfill", "toy", *DAYS, "--only", "stale-model").code == 0
+        assert {row[4] for row in project.table()} == {2}
+        assert [row[0] for row in project.table()] == list(range(3101, 3601))
+
+
+def _counts(project: Project) -> list[tuple[object, ...]]:
+    """Name and counts of the merged profile of the latest published run of the first day, without its sums."""
+    sql = """
+        SELECT p.role, p.column_name, p.row_count, p.null_count, p.profile
+        FROM batchscore_profiles AS p JOIN batchscore_runs AS r ON r.run_id = p.run_id
+        WHERE r.status = 'published' AND r.interval_start < '2024-02-02' ORDER BY 1, 2
+    """
+    return [(*row[:4], json.loads(row[4])["counts"]) for row in toy.query(project.url, sql)]
+
+
+def _slow_down(project: Project) -> None:
+    """Train, into the registry `slow`, a bundle that takes its time: features that sleep for every chunk."""
+    original = (project.root / "jobs/toy.py").read_text()
+    slow = original.replace(
+        "def features(rows):\n",
+        "def features(rows):\n    import time\n    time.sleep(0.15 if os.environ.get('SLOW') else 0)\n",
+    ).replace("import polars as pl\n", "import os\nimport polars as pl\n", 1)
+    (project.root / "jobs/toy.py").write_text(slow)
+    result = project.call("train", "toy", BATCHSCORE_REGISTRY_URL="slow")
+    assert result.code == 0, result.out
+    (project.root / "jobs/toy.py").write_text(original)
+
+
+def _wait_for_chunks(process: object, count: int) -> int:
+    """Read the process's log until so many chunks are committed."""
+    seen = 0
+    deadline = time.monotonic() + 60
+    while seen < count and time.monotonic() < deadline:
+        line = process.stdout.readline()  # type: ignore[attr-defined]
+        assert line, "the process ended before it was interrupted"
+        seen += json.loads(line)["event"] == "chunk.committed"
+    return seen

@@ -1,0 +1,256 @@
+"""A small job of our own invention: a month to learn from, days to score, on any database."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from batchscore.cli import main
+from batchscore.database import Database
+from batchscore.warehouse import open_warehouse
+
+JOB = """
+[job]
+name = "toy"
+
+[problem]
+objective = "Say whether y is above its middle"
+task = "binary"
+target = "y"
+success = {{ metric = "roc_auc", at_least = 0.6 }}
+
+[source]
+{source}
+key = ["id"]
+time_column = "ts"
+
+[interval]
+every = "day"
+start = 2024-02-01
+
+[labels]
+sql = "toy/labels.sql"
+
+[training]
+from = 2024-01-01
+to = 2024-02-01
+split = {{ by = "time", column = "ts", test = 0.25 }}
+
+[model]
+name = "toy"
+
+[output]
+table = "toy_predictions"
+carry = ["day"]
+
+[limits]
+rejects = 0.05
+"""
+
+FEATURES = '''
+import polars as pl
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+
+def log1p(values):
+    """A function of this module inside the pipeline: it must travel with the bundle."""
+    import numpy as np
+
+    if (values.to_numpy() < 0).any():
+        raise ValueError("a is negative")
+    return np.log1p(values)
+
+
+def features(rows):
+    return rows.select("a", pl.col("b").fill_null(-1.0), "c")
+
+
+def pipeline():
+    columns = make_column_transformer(
+        (FunctionTransformer(log1p), ["a"]),
+        ("passthrough", ["b"]),
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["c"]),
+    )
+    return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=20, random_state=0))
+'''
+
+ROWS_SQL = "SELECT id, ts, day, a, b, c FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
+LABELS_SQL = "SELECT id, y FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
+
+COLUMNS = {
+    "id": sa.BigInteger(),
+    "ts": sa.DateTime(timezone=True),
+    "day": sa.Date(),
+    "a": sa.Double(),
+    "b": sa.Double(),
+    "c": sa.Text(),
+    "y": sa.Boolean(),
+}
+
+
+def rows(days: int = 36, a_day: int = 100, first: datetime = datetime(2024, 1, 1, tzinfo=UTC)) -> pl.DataFrame:
+    """Rows spread evenly over `days` days, the same at every call."""
+    count = days * a_day
+    rng = np.random.default_rng(7)
+    instants = [first + timedelta(seconds=i * 86_400 / a_day) for i in range(count)]
+    a, b = rng.exponential(size=count), rng.normal(size=count)
+    kind = rng.integers(0, 3, size=count)
+    signal = np.log1p(a) + 0.5 * b + 0.4 * kind + rng.normal(scale=0.5, size=count)
+    return pl.DataFrame(
+        {
+            "id": np.arange(1, count + 1),
+            "ts": pl.Series(instants, dtype=pl.Datetime("us", "UTC")),
+            "day": [instant.date() for instant in instants],
+            "a": a,
+            "b": pl.Series(b).set(pl.Series(rng.random(count) < 0.1), None),
+            "c": np.array(["x", "y", "z"])[kind],
+            "y": signal > np.median(signal),
+        }
+    )
+
+
+def load(url: str, frame: pl.DataFrame, table: str = "toy", columns: Mapping[str, Any] | None = None) -> None:
+    """Replace a table of the source by the frame's rows."""
+    columns = columns or COLUMNS
+    target = sa.Table(table, sa.MetaData(), *(sa.Column(name, columns[name]) for name in frame.columns))
+    with open_warehouse(Database.at(url)) as warehouse, warehouse.begin() as tx:
+        tx.connection.execute(sa.schema.DropTable(target, if_exists=True))
+        tx.connection.execute(sa.schema.CreateTable(target))
+        tx.load(target, frame)
+
+
+def query(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a query."""
+    with open_warehouse(Database.at(url)) as warehouse, warehouse.begin() as tx:
+        return [tuple(row) for row in tx.connection.execute(sa.text(sql))]
+
+
+def columns(url: str, table: str) -> list[str]:
+    """The names of a table's columns, in order."""
+    with open_warehouse(Database.at(url)) as warehouse, warehouse.begin() as tx:
+        return list(tx.connection.execute(sa.text(f"SELECT * FROM {table}")).keys())
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements in one transaction."""
+    with open_warehouse(Database.at(url)) as warehouse, warehouse.begin() as tx:
+        for statement in statements:
+            tx.connection.execute(sa.text(statement))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The log lines; every line of a command that is not asked for a list must be one."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> str:
+        """The message of the error that ended it."""
+        return next(event["error"] for event in self.events if event["event"] == "command.failed")
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of that event."""
+        return [each for each in self.events if each["event"] == event]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with the toy job in it, and the database it works on."""
+
+    root: Path
+    url: str
+
+    @classmethod
+    def at(cls, root: Path, url: str, source: str = 'sql = "toy/rows.sql"') -> Project:
+        """Write the job's files into a folder."""
+        (root / "jobs").mkdir(parents=True, exist_ok=True)
+        (root / "sql/toy").mkdir(parents=True, exist_ok=True)
+        (root / "jobs/toy.toml").write_text(JOB.format(source=source))
+        (root / "jobs/toy.py").write_text(FEATURES)
+        (root / "sql/toy/rows.sql").write_text(ROWS_SQL)
+        (root / "sql/toy/labels.sql").write_text(LABELS_SQL)
+        return cls(root, url)
+
+    def edit(self, file: str, *changes: tuple[str, str]) -> None:
+        """Replace text in one of the project's files."""
+        path = self.root / file
+        text = path.read_text()
+        for old, new in changes:
+            assert old in text, f"{file} does not hold {old!r}"
+            text = text.replace(old, new)
+        path.write_text(text)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of a command on this project."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("BATCHSCORE_")}
+        return kept | {"BATCHSCORE_WAREHOUSE_URL": self.url} | more
+
+    def run(self, *args: str, timeout: float = 120, **environment: str) -> Result:
+        """Run the real command in a process of its own, in the project's folder."""
+        done = subprocess.run(
+            [sys.executable, "-m", "batchscore", *args],
+            cwd=self.root,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def call(self, *args: str, **environment: str) -> Result:
+        """Run the command in this process: the same `main`, without a second to start."""
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+            for name in [name for name in os.environ if name.startswith("BATCHSCORE_")]:
+                patch.delenv(name)
+            for name, value in ({"BATCHSCORE_WAREHOUSE_URL": self.url} | environment).items():
+                patch.setenv(name, value)
+            patch.chdir(self.root)
+            patch.setattr(sys, "argv", ["batchscore", *args])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, out.getvalue(), "")
+
+    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the real command and leave it running."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "batchscore", *args],
+            cwd=self.root,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def table(
+        self, columns: Sequence[str] = ("id", "day", "prediction", "score", "model_version")
+    ) -> list[tuple[Any, ...]]:
+        """The output table's rows by key."""
+        return query(self.url, f"SELECT {', '.join(columns)} FROM toy_predictions ORDER BY id")
