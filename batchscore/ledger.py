@@ -44,7 +44,6 @@ __all__ = [
     "rejects_kept",
     "rejects_of",
     "run_id_of",
-    "runs_without_drift",
     "save_drift",
     "totals_of",
     "users_of_table",
@@ -435,13 +434,6 @@ def drift_of(tx: sa.Connection, run_ids: Sequence[str]) -> list[Mapping[str, Any
     """What is known of the drift of these runs."""
     query = sa.select(DRIFT).where(DRIFT.c.run_id.in_(run_ids))
     return [dict(row) for row in tx.execute(query.order_by(DRIFT.c.run_id, DRIFT.c.column_name)).mappings()]
-
-
-def runs_without_drift(tx: sa.Connection, job: str) -> list[Run]:
-    """Published runs of a job that were not compared with training: their process died in between."""
-    compared = sa.select(DRIFT.c.run_id).where(DRIFT.c.run_id == RUNS.c.run_id).exists()
-    query = sa.select(RUNS).where(RUNS.c.job == job, RUNS.c.status == "published", RUNS.c.rows_read > 0, ~compared)
-    return [_run(row) for row in tx.execute(query).mappings()]
 
 
 def encode_key(key: Key) -> str:

@@ -117,6 +117,8 @@ def redactor(secrets: Iterable[str]) -> structlog.types.Processor:
                 return clean(repr(value))
 
     def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {key: clean(value) for key, value in event.items()}
+        # What every line has comes first, where an eye looks for it.
+        ordered = {key: event[key] for key in ("timestamp", "level", "event") if key in event} | event
+        return {key: clean(value) for key, value in ordered.items()}
 
     return redact

@@ -48,6 +48,9 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
         stopped.set()
         _drain(waiting)
         thread.join(_JOIN_SECONDS)
+        # A thread that reads these items and outlives its own block must not wait for one more.
+        with contextlib.suppress(queue.Full):
+            waiting.put_nowait(_End())
 
 
 def _produce(items: Iterable[T], waiting: queue.Queue[T | _Failed | _End], stopped: threading.Event) -> None:

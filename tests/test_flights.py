@@ -1,0 +1,185 @@
+"""The main job on real flights, as `batchscore demo` runs it, and the same job on other databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+import sqlalchemy as sa
+import toy
+from toy import Project
+
+from batchscore.cli.flights import flight_tables
+
+ROOT = Path(__file__).parent.parent
+ANSWER = "flight_id, prediction, score"
+OCTOBER = ("--from", "2013-10-01", "--to", "2013-11-01")
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The repository's own job in a folder of its own, after one `batchscore demo`."""
+    root = tmp_path_factory.mktemp("flights")
+    shutil.copytree(ROOT / "jobs", root / "jobs")
+    shutil.copytree(ROOT / "sql", root / "sql")
+    (root / "first.txt").write_text(_demo(root))
+    return Project(root, f"duckdb:///{root}/var/warehouse.duckdb")
+
+
+def _demo(root: Path) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BATCHSCORE_")}
+    command = [sys.executable, "-m", "batchscore", "demo"]
+    done = subprocess.run(command, cwd=root, env=kept, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+class TestDemo:
+    def test_every_flight_of_the_quarter_is_predicted_once(self, flights: Project) -> None:
+        """84,292 flights of October to December, one prediction each, in 92 published runs."""
+        assert toy.query(flights.url, "SELECT count(*), count(DISTINCT flight_id) FROM flight_delay_predictions") == [
+            (84_292, 84_292)
+        ]
+        assert toy.query(
+            flights.url, "SELECT status, count(*), sum(rejects) FROM batchscore_runs GROUP BY 1"
+        ) == [("published", 92, 0)]  # fmt: skip
+
+    def test_it_tells_the_metrics_it_reaches(self, flights: Project) -> None:
+        """Monthly AUC for arr_delay > 15 is at least 0.66, 0.64 and 0.68 on months that were never trained on."""
+        table = re.findall(
+            r"^(2013-1[012])\s+[\d,]+\s+[\d,]+\s+(0\.\d+)", (flights.root / "first.txt").read_text(), re.M
+        )
+
+        reached = {month: float(auc) for month, auc in table}
+
+        assert reached.keys() == {"2013-10", "2013-11", "2013-12"}
+        assert reached["2013-10"] >= 0.66
+        assert reached["2013-11"] >= 0.64
+        assert reached["2013-12"] >= 0.68
+
+    def test_cancelled_flights_are_predicted_and_not_measured(self, flights: Project) -> None:
+        """Flights that never landed have a prediction and no label."""
+        cancelled = "SELECT flight_id FROM flights WHERE arr_delay IS NULL AND flight_date >= '2013-10-01'"
+        count = toy.query(flights.url, f"SELECT count(*) FROM ({cancelled})")[0][0]
+
+        predicted = toy.query(
+            flights.url, f"SELECT count(*) FROM flight_delay_predictions WHERE flight_id IN ({cancelled})"
+        )[0][0]
+
+        assert predicted == count == 84_292 - 82_609
+
+    def test_the_lost_weather_of_31_december_is_seen(self, flights: Project) -> None:
+        """The profile of 31 December has no temperature at all, and its drift says so."""
+        run = "SELECT run_id FROM batchscore_runs WHERE interval_start = TIMESTAMPTZ '2013-12-31 05:00:00+00'"
+        profile = f"SELECT null_count, row_count FROM batchscore_profiles WHERE column_name = 'weather_temp' AND run_id = ({run})"
+        drift = f"SELECT verdict FROM batchscore_drift WHERE column_name = 'weather_temp' AND metric = 'null_share' AND run_id = ({run})"
+
+        assert toy.query(flights.url, profile) == [(776, 776)]
+        assert toy.query(flights.url, drift) == [("moved",)]
+
+    def test_nothing_unknown_at_departure_is_used(self, flights: Project) -> None:
+        """No input of the bundle is one of the columns that are measured on the flight itself."""
+        shown = json.loads(flights.call("models", "show", "flight_delay", "--format", "json").out)
+
+        names = {column["name"] for column in shown["columns"]}
+
+        assert names.isdisjoint({"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "late"})
+        sql = (ROOT / "sql/flight_delay/rows.sql").read_text()
+        code = "\n".join(line.split("--")[0] for line in sql.splitlines())
+        assert not re.search(r"\b(dep_time|dep_delay|arr_time|arr_delay|air_time)\b", code)
+
+    def test_a_second_demo_scores_nothing_and_says_so(self, flights: Project) -> None:
+        """Everything is published: no chunk is scored again, and the same metrics are told."""
+        before = toy.query(flights.url, "SELECT run_id, scored_at FROM batchscore_runs ORDER BY 1")
+
+        second = _demo(flights.root)
+
+        assert second.count("nothing to do") == 2
+        assert toy.query(flights.url, "SELECT run_id, scored_at FROM batchscore_runs ORDER BY 1") == before
+        first = (flights.root / "first.txt").read_text()
+        assert second[second.index("4. ") :].splitlines()[:4] == first[first.index("4. ") :].splitlines()[:4]
+
+
+class TestElsewhere:
+    def test_the_same_bits_from_postgres_in_chunks_of_any_size(
+        self, flights: Project, postgres_url: str, tmp_path: Path
+    ) -> None:
+        """October as one interval in Postgres, in chunks of 1,000, 10,000 and 100,000: DuckDB's predictions, bit for bit."""
+        load_postgres(postgres_url)
+        month = monthly(flights, tmp_path, postgres_url)
+        expected = toy.query(
+            flights.url,
+            f"SELECT {ANSWER} FROM flight_delay_predictions WHERE flight_date < '2013-11-01' ORDER BY flight_id",
+        )
+        counts = []
+
+        for chunk_rows in ("1000", "10000", "100000"):
+            result = month.call("backfill", "monthly", *OCTOBER, "--only", "all", "--chunk-rows", chunk_rows)
+            assert result.code == 0, result.out
+            table = toy.query(month.url, f"SELECT {ANSWER} FROM monthly_predictions ORDER BY flight_id")
+            assert table == expected
+            counts.append(_counts(month.url, result.named("run.published")[0]["run_id"]))
+
+        assert len(expected) == 28_889
+        assert counts[0] == counts[1] == counts[2]
+
+    def test_the_same_bits_from_parquet(self, flights: Project, tmp_path: Path) -> None:
+        """The rows as Parquet files, unsorted, give the very same predictions."""
+        month = monthly(flights, tmp_path, f"duckdb:///{tmp_path}/other.duckdb")
+        sql = (ROOT / "sql/flight_delay/rows.sql").read_text()
+        sql = sql.replace(":interval_start", "TIMESTAMPTZ '2013-10-01 04:00:00+00'")
+        sql = sql.replace(":interval_end", "TIMESTAMPTZ '2013-11-01 04:00:00+00'")
+        with duckdb.connect(str(flights.root / "var/warehouse.duckdb"), read_only=True) as connection:
+            connection.sql(sql).pl().sample(fraction=1.0, shuffle=True, seed=3).write_parquet(
+                tmp_path / "2013-10.parquet"
+            )
+        month.edit(
+            "jobs/monthly.toml",
+            ('sql = "flight_delay/rows.sql"', f'parquet = "{tmp_path}/{{interval_start:%Y-%m}}.parquet"'),
+        )
+
+        result = month.call("backfill", "monthly", *OCTOBER, "--accept-sql", "exported", "--chunk-rows", "10000")
+
+        assert result.code == 0, result.out
+        expected = f"SELECT {ANSWER} FROM flight_delay_predictions WHERE flight_date < '2013-11-01' ORDER BY flight_id"
+        assert toy.query(month.url, f"SELECT {ANSWER} FROM monthly_predictions ORDER BY flight_id") == toy.query(
+            flights.url, expected
+        )
+
+
+def load_postgres(url: str) -> None:
+    """The three tables, with the types a Postgres warehouse would give them."""
+    types = {
+        pl.Int64(): sa.BigInteger(), pl.Int32(): sa.Integer(), pl.Float64(): sa.Double(), pl.String(): sa.Text(),
+        pl.Date(): sa.Date(), pl.Datetime("us", "UTC"): sa.DateTime(timezone=True),
+    }  # fmt: skip
+    for name, frame in flight_tables().items():
+        toy.load(url, frame, name, {column: types[dtype] for column, dtype in frame.schema.items()})
+
+
+def monthly(flights: Project, root: Path, url: str) -> Project:
+    """The same job and bundle, cut by months, on another warehouse."""
+    shutil.copytree(ROOT / "sql", root / "sql")
+    (root / "jobs").mkdir()
+    (root / "var").mkdir()
+    (root / "var/registry").symlink_to(flights.root / "var/registry")
+    text = (ROOT / "jobs/flight_delay.toml").read_text()
+    text = text.replace('[job]\nname = "flight_delay"', '[job]\nname = "monthly"').replace(
+        'every = "day"', 'every = "month"'
+    )
+    (root / "jobs/monthly.toml").write_text(text.replace("flight_delay_predictions", "monthly_predictions"))
+    return Project(root, url)
+
+
+def _counts(url: str, run_id: str) -> list[tuple[object, ...]]:
+    sql = f"SELECT role, column_name, row_count, null_count, profile FROM batchscore_profiles WHERE run_id = '{run_id}' ORDER BY 1, 2"
+    return [(*row[:4], json.loads(row[4])["counts"]) for row in toy.query(url, sql)]
