@@ -56,7 +56,7 @@ class TestDemo:
     def test_it_tells_the_metrics_it_reaches(self, flights: Project) -> None:
         """Monthly AUC for arr_delay > 15 is at least 0.66, 0.64 and 0.68 on months that were never trained on."""
         table = re.findall(
-            r"^(2013-1[012])\s+[\d,]+\s+[\d,]+\s+(0\.\d+)", (flights.root / "first.txt").read_text(), re.M
+            r"^(2013-1[012])\s+[\d,]+\s+[\d,]+\s+(0\.\d+)", (flights.root / "first.txt").read_text(), re.MULTILINE
         )
 
         reached = {month: float(auc) for month, auc in table}
