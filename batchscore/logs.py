@@ -118,7 +118,7 @@ def redactor(secrets: Iterable[str]) -> structlog.types.Processor:
 
     def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # What every line has comes first, where an eye looks for it.
-        ordered = {key: event[key] for key in ("timestamp", "level", "event") if key in event} | event
-        return {key: clean(value) for key, value in ordered.items()}
+        first = [key for key in ("timestamp", "level", "event") if key in event]
+        return {key: clean(event[key]) for key in dict.fromkeys([*first, *event])}
 
     return redact

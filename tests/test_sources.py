@@ -44,6 +44,7 @@ TEXTS = ["a", "B", "ä", "Z", "b", "é", "zz", "A", "", "ß", "z", "漢", "\U000
 
 
 def at(seconds: float = 0) -> datetime:
+    """An instant so many seconds into DAY."""
     return DAY.start + timedelta(seconds=seconds)
 
 
@@ -55,6 +56,7 @@ def numbered(n: int, **columns: Sequence[object]) -> pl.DataFrame:
 
 
 def schema_of(frame: pl.DataFrame) -> Schema:
+    """The frame's columns and types, each allowed to be NULL."""
     return Schema(tuple(Column(c.name, c.type, nullable=True) for c in Schema.of(frame)))
 
 
@@ -188,6 +190,7 @@ def postgres(postgres_url):
 
 
 def chunks(source, frame_or_schema, *, key=("id",), after=None, chunk_rows=1000, on_extra=None, interval=DAY):
+    """Every chunk of an interval, read against a schema or a frame's."""
     schema = schema_of(frame_or_schema) if isinstance(frame_or_schema, pl.DataFrame) else frame_or_schema
     return list(
         read_chunks(
@@ -197,6 +200,7 @@ def chunks(source, frame_or_schema, *, key=("id",), after=None, chunk_rows=1000,
 
 
 def column(parts, name):
+    """One column's values over all chunks."""
     return [value for part in parts for value in part.rows[name]]
 
 
@@ -521,8 +525,23 @@ def test_open_source_checks_the_sql_before_anything_is_connected_to(tmp_path):
         bench.source(f"{NIGHTLY}; DELETE FROM input")
     with pytest.raises(UsageError, match=r":carrier.*\[source\]"):
         bench.source(f"{NIGHTLY} AND carrier = :carrier")
+    rows = JobSource(sql="rows.sql", key=("id",))
     with pytest.raises(UsageError, match="whole table"):
-        bench.source("SELECT * FROM input")
+        open_source(rows, database=bench.database, text="SELECT * FROM input", where="rows.sql", calendar=UTC_DAYS)
+
+
+def test_labels_need_no_time(tmp_path):
+    """Labels are joined by key, so a query or a file that ignores the interval gives them all."""
+    bench = DuckDBBench(tmp_path)
+    bench.load(numbered(3))
+    numbered(3).write_parquet(tmp_path / "labels.parquet")
+
+    from_sql = read_frame(bench.source("SELECT id FROM input"), days(5, 6), key=["id"])
+    rows = Rows(parquet=str(tmp_path / "labels.parquet"))
+    labels = open_source(rows, database=None, text=None, where="labels", calendar=UTC_DAYS)
+    from_files = read_frame(labels, days(5, 6), key=["id"])
+
+    assert from_sql["id"].to_list() == from_files["id"].to_list() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", [DuckDBBench, SQLiteBench])
@@ -782,11 +801,13 @@ def test_any_other_database_needs_its_driver():
 
 
 def parquet(path, *, time_column=None, calendar=UTC_DAYS):
+    """A source over Parquet files."""
     rows = JobSource(parquet=str(path), key=("id",), time_column=time_column)
     return open_source(rows, database=None, text=None, where="rows.parquet", calendar=calendar)
 
 
 def days(first: int, last: int, zone: str = "UTC") -> Interval:
+    """Days of January 2024 in a zone."""
     calendar = Calendar("day", ZoneInfo(zone))
     return Interval(calendar.instant(date(2024, 1, first)), calendar.instant(date(2024, 1, last)))
 

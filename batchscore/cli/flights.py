@@ -44,6 +44,7 @@ def load_flights(path: Path) -> dict[str, int]:
     Raises:
         UsageError: The package that carries the data is not installed.
     """
+    _data_folder()  # before the file is made: a missing package must not leave an empty one
     with duckdb.connect(path) as connection:
         if _row_counts(connection) != ROWS:
             _replace(connection, flight_tables())

@@ -73,7 +73,9 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
     if not rows:
         print(empty)
         return
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if title:
+        print(title)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name, value in rows[0].items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")

@@ -6,6 +6,7 @@ A run is a fold over chunks; a chunk is committed together with its ledger row o
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,6 +122,7 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         IntervalLeased: Another process took the run up.
         WarehouseError, TransientError: See there.
     """
+    begun = time.monotonic()
     planned = _plan_run(scoring, interval, history)
     with scoring.warehouse.begin("the ledger") as tx:
         run = ledger.begin(tx.connection, planned, batchscore.__version__)
@@ -128,7 +130,8 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         return run
     try:
         _score_chunks(scoring, run, on_chunk)
-        return publish(scoring.warehouse, scoring.output, run, scoring.bundle, scoring.job.limits.rejects)
+        limit = scoring.job.limits.rejects
+        return publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=limit, begun=begun)
     except IntervalLeased:
         raise
     except TooManyRejects as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,8 +21,18 @@ from batchscore.warehouse import Output, Transaction, Warehouse
 __all__ = ["publish"]
 
 
-def publish(warehouse: Warehouse, output: Output, run: Run, bundle: Bundle, reject_limit: float) -> Run:
+def publish(
+    warehouse: Warehouse, output: Output, run: Run, bundle: Bundle, *, reject_limit: float, begun: float
+) -> Run:
     """Replace the interval's rows by the run's staged ones and mark it published, or leave everything as it was.
+
+    Args:
+        warehouse: Where it is staged.
+        output: The table it is bound for.
+        run: The run, all of whose chunks are committed.
+        bundle: What scored it.
+        reject_limit: The share of its rows that may be rejected.
+        begun: `time.monotonic()` when this process took the run up, for the log.
 
     Raises:
         TooManyRejects: More than `reject_limit` of the rows read were rejected.
@@ -44,7 +55,7 @@ def publish(warehouse: Warehouse, output: Output, run: Run, bundle: Bundle, reje
         rejects=totals.rejects,
         chunks=totals.chunks,
     )
-    _log(published, profiles)
+    _log(published, profiles, time.monotonic() - begun)
     return published
 
 
@@ -129,7 +140,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _log(run: Run, profiles: Mapping[str, Profile]) -> None:
+def _log(run: Run, profiles: Mapping[str, Profile], seconds: float) -> None:
     for role, profile in profiles.items():
         for name, column in profile.columns.items():
             log.info(Event.RUN_PROFILE, run_id=run.run_id, role=role, column=name, **_summary(column))
@@ -146,4 +157,5 @@ def _log(run: Run, profiles: Mapping[str, Profile]) -> None:
         rejects=run.rejects,
         chunks=run.chunks,
         output_table=run.output_table,
+        seconds=round(seconds, 3),
     )

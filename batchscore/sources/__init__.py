@@ -12,6 +12,7 @@ from batchscore.database import Database
 from batchscore.errors import KeyViolation, SchemaMismatch
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Rows, Value
+from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
 from batchscore.sources import anysql, duckdb, postgres, sqlite
 from batchscore.sources.parquet import ParquetSource
@@ -117,12 +118,14 @@ def open_source(rows: Rows, *, database: Database | None, text: str | None, wher
     Raises:
         UsageError: The SQL is not one query that uses the interval and every parameter, or the path cannot be used.
     """
+    # Labels are joined to the rows by key, so a table of them without a time will do.
+    tied = isinstance(rows, RowsToScore)
     if rows.parquet is not None:
-        return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar)
+        return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar, tied)
     if database is None or text is None:
         raise ValueError("a SQL source needs its database and its text")
     statement = Statement.parse(text, where, database.dialect)
-    statement.require(rows.parameters)
+    statement.require(rows.parameters, tied=tied)
     return SqlSource(database, statement, rows.parameters, _READERS.get(database.dialect, anysql.read))
 
 

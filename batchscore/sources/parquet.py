@@ -41,12 +41,14 @@ class ParquetSource:
         time_column: The column whose time lies in the interval: a timestamp (UTC where it has no zone), or a date
             of the calendar's zone. None takes every row of the files.
         calendar: The job's way of cutting time.
+        tied: Each interval must get rows of its own, as rows to score do. Labels, which are joined by key, need not.
     """
 
     path: str
     where: str
     time_column: str | None
     calendar: Calendar
+    tied: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a path that cannot be filled in, and files that nothing ties to an interval.
@@ -55,7 +57,7 @@ class ParquetSource:
             UsageError: The path has another field, or there is neither `{interval_start}` nor a time column.
         """
         templated = _has_field(self.path, self.where)
-        if not templated and self.time_column is None:
+        if self.tied and not templated and self.time_column is None:
             raise UsageError(
                 f"{self.where}: {self.path} would be read whole for every interval. Write {{interval_start:%Y-%m-%d}} "
                 "into the path, or name the time_column under [source]."
@@ -145,13 +147,14 @@ class ParquetSource:
         interval = self.calendar.containing(window.start)
         while interval.start < window.end:
             following = self.calendar.containing(interval.end)
-            if self.time_column is None and self._pattern(interval) == self._pattern(following):
+            if self.tied and self.time_column is None and self._pattern(interval) == self._pattern(following):
                 raise UsageError(
                     f"{self.where}: {self.path} names one file for several intervals, each of which would read it "
                     "whole. Write the interval's start into it in full, or name the time_column under [source]."
                 )
             # Without a time column, an interval that reaches beyond the window would bring rows from outside.
-            if self.time_column is not None or (window.start <= interval.start and interval.end <= window.end):
+            inside = window.start <= interval.start and interval.end <= window.end
+            if inside or not self.tied or self.time_column is not None:
                 yield self._pattern(interval)
             interval = following
 

@@ -76,8 +76,12 @@ class Statement:
             position = start + 1 + len(name)
         return "".join([*parts, self.text[position:]])
 
-    def require(self, parameters: Collection[str]) -> None:
+    def require(self, parameters: Collection[str], *, tied: bool = True) -> None:
         """Check the placeholders against the job's own parameters and the interval's two.
+
+        Args:
+            parameters: The names the job gives.
+            tied: Each interval must get rows of its own.
 
         Raises:
             UsageError: A placeholder has no parameter, a parameter no placeholder, or the interval is ignored.
@@ -94,7 +98,7 @@ class Statement:
                 f"{self.where}: the job gives the parameter {unused[0]}, and the SQL never uses :{unused[0]}. "
                 "Use it there, or take it out of parameters."
             )
-        if not set(INTERVAL_PARAMETERS) & set(self.names):
+        if tied and not set(INTERVAL_PARAMETERS) & set(self.names):
             raise UsageError(
                 f"{self.where}: the SQL uses neither :interval_start nor :interval_end, so it would read the whole "
                 "table for every interval. Add WHERE <time> >= :interval_start AND <time> < :interval_end."

@@ -72,6 +72,7 @@ SELECT
     w.visib AS weather_visib,
     w.visib_min AS weather_visib_min_6h
 FROM timetable AS f
-LEFT JOIN readings AS w ON w.origin = f.origin AND w.time_hour = f.time_hour
+-- Planes come first because SQLite builds its index on the readings only then.
 LEFT JOIN planes AS p ON p.tailnum = f.tailnum
+LEFT JOIN readings AS w ON w.origin = f.origin AND w.time_hour = f.time_hour
 WHERE f.scheduled_at >= :interval_start AND f.scheduled_at < :interval_end
