@@ -97,6 +97,15 @@ class TestDemo:
         code = "\n".join(line.split("--")[0] for line in sql.splitlines())
         assert not re.search(r"\b(dep_time|dep_delay|arr_time|arr_delay|air_time)\b", code)
 
+    def test_the_readme_shows_what_it_prints(self, flights: Project) -> None:
+        """The output in the README is the demo's own, but for the seconds it took."""
+        shown = re.search(r"```text\n(\n?1\. Data.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        printed = (flights.root / "first.txt").read_text()
+
+        assert shown
+        without_seconds = [re.sub(r"in \d+ s\.", "in N s.", text).strip() for text in (shown[1], printed)]
+        assert without_seconds[0] == without_seconds[1]
+
     def test_a_second_demo_scores_nothing_and_says_so(self, flights: Project) -> None:
         """Everything is published: no chunk is scored again, and the same metrics are told."""
         before = toy.query(flights.url, "SELECT run_id, scored_at FROM batchscore_runs ORDER BY 1")

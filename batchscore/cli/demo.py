@@ -95,9 +95,9 @@ def _tell_performance(session: Session, job: Job, bundle: Bundle, warehouse: War
     print("A cancelled or diverted flight never gets a label: it is predicted, and left out of these metrics.")
 
 
-def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int]:
+def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int | float]:
     names = ("roc_auc", "brier", "base_rate")
-    shown = {name: f"{each.metrics[name]:.3f}" for name in names if name in each.metrics}
+    shown = {name: round(each.metrics[name], 3) for name in names if name in each.metrics}
     month = each.window.start.astimezone(months.zone)
     return {"month": f"{month:%Y-%m}", "predictions": each.predictions, "labelled": each.labelled, **shown}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,8 +82,13 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
+    if on_terminal():
+        Console().print(table)
+        return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
-    Console(width=None if on_terminal() else 240).print(table)
+    text = io.StringIO()
+    Console(file=text, width=240).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
 def _cell(value: Cell) -> str:

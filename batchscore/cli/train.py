@@ -46,9 +46,12 @@ def train(session: Session, name: str, *, promote: bool) -> str:
             f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
             f"same: batchscore models promote {stored.name} {version} --alias {job.model.use}."
         )
+    metric, value = next(iter(stored.manifest.metrics.items()))
+    told = f"{stored} is registered: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
     if str(job.model.use).isdecimal():
-        return f"{stored} is registered; the job uses version {job.model.use}"
+        return f"{told}; the job uses version {job.model.use}"
     if promote or job.model.use not in session.registry.aliases(stored.name):
         session.registry.promote(stored.name, version, str(job.model.use))
-        return f"{stored} is registered and is now {job.model.use}"
-    return f"{stored} is registered; {job.model.use} stays. Use it: batchscore models promote {stored.name} {version}"
+        log.info(Event.BUNDLE_PROMOTED, model=stored.name, version=version, alias=job.model.use)
+        return f"{told}; it is now {job.model.use}"
+    return f"{told}; {job.model.use} stays. To use it: batchscore models promote {stored.name} {version}"
