@@ -219,6 +219,21 @@ class TestRejects:
         assert not mended.named("run.resumed")
         assert project.table() == before
 
+    def test_mended_rows_are_all_read_again(self, project: Project) -> None:
+        """A run that its rows have stopped starts from nothing: mending may have touched rows it had read."""
+        toy.execute(project.url, "UPDATE toy SET id = 3150 WHERE id = 3151")
+        day = (*DAYS[:3], "2024-02-02", "--chunk-rows", "10")
+
+        stopped = project.call("backfill", "toy", *day)
+        toy.execute(project.url, "DELETE FROM toy WHERE id IN (3101, 3150)")
+        mended = project.call("backfill", "toy", *day)
+
+        assert stopped.code == 11
+        assert "3150" in stopped.error
+        assert mended.code == 0, mended.out
+        assert not mended.named("run.resumed")
+        assert mended.named("run.published")[0]["rows_read"] == 97
+
     def test_a_failing_pipeline_rejects_the_guilty_rows(self, project: Project) -> None:
         """Values on which the pipeline itself fails cost their own rows and no others, and keep its words."""
         toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id IN (3101, 3150, 3200)")

@@ -15,7 +15,7 @@ import polars as pl
 
 import batchscore
 from batchscore import ledger
-from batchscore.errors import BatchscoreError, IntervalLeased, SchemaMismatch, SourceChanged, TooManyRejects, UsageError
+from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SchemaMismatch, SourceChanged, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run, Totals
@@ -134,11 +134,9 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         return publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=limit, begun=begun)
     except IntervalLeased:
         raise
-    except TooManyRejects as error:
-        _record_failure(scoring, run, error, start_again=True)
-        raise
     except Exception as error:
-        _record_failure(scoring, run, error, start_again=False)
+        # Rows that must be mended before a run can pass may be rows that earlier chunks have read.
+        _record_failure(scoring, run, error, start_again=isinstance(error, InputError))
         raise
 
 
