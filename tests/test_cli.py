@@ -327,6 +327,15 @@ class TestTraining:
         assert result.named("features.differ")
 
 
+class TestAliases:
+    def test_an_alias_is_a_word(self, project: Project) -> None:
+        """An alias that reads as a version number could never be used, and is refused."""
+        result = project.call("models", "promote", "toy", "1", "--alias", "3")
+
+        assert result.code == 2
+        assert "'3'" in result.error
+
+
 class TestParquet:
     def test_the_same_job_from_files(self, project: Project, tmp_path: Path) -> None:
         """Rows from Parquet files, one a day by name, give the same predictions as from the database."""

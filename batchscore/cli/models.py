@@ -6,6 +6,7 @@ import json
 
 from batchscore.cli.render import Cell, Format, on_terminal, say, show
 from batchscore.cli.session import Session
+from batchscore.errors import UsageError
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import check_golden
@@ -77,7 +78,13 @@ def verify(session: Session, name: str, use: str) -> None:
 
 
 def promote(session: Session, name: str, version: int, alias: str) -> None:
-    """Point an alias at a version that is sound."""
+    """Point an alias at a version that is sound.
+
+    Raises:
+        UsageError: The alias reads as a version number.
+    """
+    if alias.isdecimal():
+        raise UsageError(f"{alias!r} cannot be an alias: it reads as a version. Take a word, such as champion.")
     manifest = session.registry.manifest(name, session.registry.resolve(name, version))
     session.registry.promote(name, manifest.version, alias)
     log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias)

@@ -38,7 +38,8 @@ class Predictor:
         pipeline: The fitted scikit-learn pipeline.
         task: What kind of answer it gives.
         classes: The labels in the order of the pipeline's probabilities; empty for regression.
-        output_types: `prediction` and the score columns with their types, in order.
+        output_types: `prediction`, then `score` (binary) or a `score_<class>` for each class (multiclass: the class in
+            lower case, with `_` for all but ASCII letters and digits), with their types, in order.
     """
 
     features: Features

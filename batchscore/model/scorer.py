@@ -34,7 +34,8 @@ class Scored:
 
     Attributes:
         predictions: The key, the carried columns, `prediction` and the scores; one row for each scored row, in order.
-        rejects: The key's columns, then `stage`, `reason`, `detail` (String); one row for each row not scored.
+        rejects: `key` (Struct of the key's columns), `stage`, `reason`, `detail` (String); one row for each row not
+            scored.
         inputs: Profile of every input column, rejected rows included.
         outputs: Profile of `prediction` and the scores.
     """
@@ -72,7 +73,7 @@ def score(bundle: Bundle, rows: pl.DataFrame, carry: Sequence[str] = (), *, reje
     outputs = predicted.drop("row")
     return Scored(
         predictions=passed[kept.gather(predicted["row"])].hstack(outputs),
-        rejects=rows.select(bundle.key)[rejects["row"]].hstack(rejects.drop("row")),
+        rejects=rows.select(pl.struct(bundle.key).alias("key"))[rejects["row"]].hstack(rejects.drop("row")),
         inputs=Profile.of(rows, bundle.input_reference.layouts),
         outputs=Profile.of(outputs, bundle.output_reference.layouts),
     )

@@ -212,7 +212,7 @@ def _commit(scoring: Scoring, run: Run, number: int, chunk: Chunk, result: Score
     with scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
         ledger.hold(tx.connection, run)
         tx.stage(scoring.output, run.stage, scoring.casts, result.predictions)
-        tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.bundle.key))
+        tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects))
         ledger.complete(
             tx.connection,
             run.run_id,
@@ -226,8 +226,8 @@ def _commit(scoring: Scoring, run: Run, number: int, chunk: Chunk, result: Score
     log.info(Event.CHUNK_COMMITTED, run_id=run.run_id, chunk=number, rows=totals.rows_read, rejects=totals.rejects)
 
 
-def _reject_rows(run: Run, number: int, rejects: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    keys = [ledger.encode_key(row) for row in rejects.select(key).rows()]
+def _reject_rows(run: Run, number: int, rejects: pl.DataFrame) -> pl.DataFrame:
+    keys = [ledger.encode_key(row) for row in rejects["key"].struct.unnest().rows()]
     return rejects.select(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(SHARD, pl.Int64).alias("shard"),

@@ -1,0 +1,187 @@
+"""The metrics are scikit-learn's, for every type of target, and undefined where the labels do not allow them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from batchscore.job import Task
+from batchscore.model.metrics import METRICS, evaluate
+
+CLASSES: dict[str, tuple[tuple[Any, Any, Any], pl.DataType]] = {
+    "integer": ((-1, 3, 20), pl.Int64()),
+    "string": (("a", "b", "z é"), pl.String()),
+}
+BINARY_CLASSES: dict[str, tuple[tuple[Any, Any], pl.DataType]] = {
+    "boolean": ((False, True), pl.Boolean()),
+    "zero and one": ((0, 1), pl.Int64()),
+    "integer": ((7, 9), pl.Int64()),
+    "string": (("late", "on time"), pl.String()),
+}
+CHANCES = st.floats(0, 1).map(lambda chance: round(chance, 3))
+
+
+def binary(truth: list[bool], score: list[float], kind: str = "boolean") -> dict[str, float]:
+    """The metrics of a binary task; `truth` says whether a label is the second class."""
+    classes, dtype = BINARY_CLASSES[kind]
+    predictions = pl.DataFrame(
+        {"prediction": pl.Series([classes[s > 0.5] for s in score], dtype=dtype), "score": score},
+        schema_overrides={"score": pl.Float64},
+    )
+    return evaluate("binary", pl.Series("y", [classes[t] for t in truth], dtype=dtype), predictions, classes)
+
+
+def multiclass(labels: list[Any], scores: np.ndarray, kind: str = "string") -> dict[str, float]:
+    """The metrics of a multiclass task with three classes; the predicted one has the highest score."""
+    classes, dtype = CLASSES[kind]
+    predictions = pl.DataFrame(
+        {"prediction": pl.Series([classes[i] for i in scores.argmax(axis=1)], dtype=dtype)}
+        | {f"score_{i}": scores[:, i] for i in range(3)}
+    )
+    return evaluate("multiclass", pl.Series("y", labels, dtype=dtype), predictions, classes)
+
+
+def same(expected: dict[str, float], actual: dict[str, float]) -> bool:
+    """Whether both have the same names and numbers, NaN being the same as NaN."""
+    return expected.keys() == actual.keys() and all(
+        math.isclose(value, actual[name], rel_tol=1e-12) or (math.isnan(value) and math.isnan(actual[name]))
+        for name, value in expected.items()
+    )
+
+
+class TestBinary:
+    """`evaluate` of a binary task."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.booleans(), CHANCES), min_size=2, max_size=40), st.sampled_from(list(BINARY_CLASSES)))
+    def test_is_scikit_learn(self, rows: list[tuple[bool, float]], kind: str) -> None:
+        """Every metric is scikit-learn's on bare arrays of 0 and 1, the second class being 1, whatever the type."""
+        y = np.array([truth for truth, _ in rows], dtype=int)
+        p = np.array([score for _, score in rows])
+        both = 0 < y.sum() < len(y)
+        expected = {
+            "roc_auc": sk.roc_auc_score(y, p) if both else math.nan,
+            "average_precision": sk.average_precision_score(y, p) if y.any() else math.nan,
+            "brier": np.mean((y - p) ** 2),
+            "log_loss": sk.log_loss(y, p, labels=[0, 1]),
+            "accuracy": np.mean((p > 0.5) == y),
+            "base_rate": y.mean(),
+        }
+
+        assert same(expected, binary([truth for truth, _ in rows], p.tolist(), kind))
+
+    def test_known_values(self) -> None:
+        """Three of four pairs are in order, so the area is 0.75; half of the rows are positive."""
+        measured = binary([False, True, False, True], [0.1, 0.4, 0.6, 0.9])
+
+        assert (0.75, 0.5, 0.5) == (measured["roc_auc"], measured["accuracy"], measured["base_rate"])
+
+    @pytest.mark.parametrize("kind", list(BINARY_CLASSES))
+    def test_only_positives(self, kind: str) -> None:
+        """Where every label is the second class there is no ROC curve; all else is defined."""
+        measured = binary([True, True], [0.2, 0.9], kind)
+
+        assert {"roc_auc"} == {name for name, value in measured.items() if math.isnan(value)}
+        assert (1.0, 0.5) == (measured["base_rate"], measured["accuracy"])
+
+    @pytest.mark.parametrize("kind", list(BINARY_CLASSES))
+    def test_only_negatives(self, kind: str) -> None:
+        """Where every label is the first class there is no precision to average either."""
+        measured = binary([False], [0.2], kind)
+
+        assert {"roc_auc", "average_precision"} == {name for name, value in measured.items() if math.isnan(value)}
+        assert (0.0, 1.0) == (measured["base_rate"], measured["accuracy"])
+
+
+class TestMulticlass:
+    """`evaluate` of a multiclass task."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data(), st.sampled_from(list(CLASSES)), st.integers(1, 30))
+    def test_is_scikit_learn(self, data: st.DataObject, kind: str, n: int) -> None:
+        """Every metric is scikit-learn's on bare arrays of class numbers, classes missing on either side or not."""
+        classes, _ = CLASSES[kind]
+        y = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+        raw = np.random.default_rng(data.draw(st.integers(0, 99))).dirichlet([1, 1, 1], size=n)
+        guess = raw.argmax(axis=1)
+        recalls = [np.mean(guess[y == c] == c) for c in np.unique(y)]
+        expected = {
+            "accuracy": np.mean(y == guess),
+            "balanced_accuracy": np.mean(recalls),
+            "f1_macro": sk.f1_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
+            "log_loss": -np.mean(np.log(raw[np.arange(n), y])),
+        }
+
+        assert same(expected, multiclass([classes[i] for i in y], raw, kind))
+
+    def test_balanced_accuracy(self) -> None:
+        """Balanced accuracy is scikit-learn's function of that name."""
+        scores = np.eye(3)[[0, 0, 1, 2, 2, 1]]
+        labels = ["a", "a", "a", "b", "z é", "z é"]
+        guess = ["a", "a", "b", "z é", "z é", "b"]
+        expected = sk.balanced_accuracy_score(labels, guess)
+
+        assert math.isclose(expected, multiclass(labels, scores)["balanced_accuracy"])
+
+    @pytest.mark.parametrize("kind", list(CLASSES))
+    def test_one_class(self, kind: str) -> None:
+        """Labels of one class are measured without a warning, predictions of other classes among them."""
+        first = CLASSES[kind][0][0]
+        measured = multiclass([first, first], np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]]), kind)
+
+        assert (0.5, 0.5) == (measured["accuracy"], measured["balanced_accuracy"])
+        assert all(math.isfinite(value) for value in measured.values())
+
+    @pytest.mark.parametrize(("kind", "unknown"), [("integer", 4), ("string", "new")])
+    def test_unknown_class(self, kind: str, unknown: Any) -> None:
+        """A label that the model was not fitted on counts as missed; its likelihood is undefined, and no error."""
+        first = CLASSES[kind][0][0]
+        measured = multiclass([first, unknown], np.array([[0.5, 0.3, 0.2], [0.8, 0.1, 0.1]]), kind)
+
+        assert {"log_loss"} == {name for name, value in measured.items() if math.isnan(value)}
+        assert (0.5, 0.5) == (measured["accuracy"], measured["balanced_accuracy"])
+
+
+class TestRegression:
+    """`evaluate` of a regression."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.integers(-100, 100), st.floats(-100, 100)), min_size=2, max_size=30), st.booleans())
+    def test_is_scikit_learn(self, rows: list[tuple[int, float]], whole: bool) -> None:
+        """Every metric is scikit-learn's on bare arrays, for integer and for float targets."""
+        y, guess = (np.array(side, dtype=float) for side in zip(*rows, strict=True))
+        labels = pl.Series("y", y).cast(pl.Int64 if whole else pl.Float64)
+        expected = {
+            "mae": np.mean(np.abs(y - guess)),
+            "rmse": np.sqrt(np.mean((y - guess) ** 2)),
+            "r2": sk.r2_score(y, guess),
+            "median_error": np.median(np.abs(y - guess)),
+        }
+
+        assert same(expected, evaluate("regression", labels, pl.DataFrame({"prediction": guess}), ()))
+
+    def test_one_row(self) -> None:
+        """One row has errors, and no share of variance explained."""
+        measured = evaluate("regression", pl.Series("y", [3.0]), pl.DataFrame({"prediction": [5.0]}), ())
+
+        assert (2.0, 2.0, 2.0) == (measured["mae"], measured["rmse"], measured["median_error"])
+        assert math.isnan(measured["r2"])
+
+
+@pytest.mark.parametrize("task", list(METRICS))
+def test_names(task: Task) -> None:
+    """Every task measures exactly what METRICS says it has, so that a job can name any of it."""
+    measured = {
+        "binary": lambda: binary([True, False], [0.5, 0.5]),
+        "multiclass": lambda: multiclass(["a"], np.array([[0.2, 0.3, 0.5]])),
+        "regression": lambda: evaluate("regression", pl.Series([1.0]), pl.DataFrame({"prediction": [1.0]}), ()),
+    }[task]()
+
+    assert METRICS[task] == tuple(measured)
