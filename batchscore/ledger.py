@@ -97,6 +97,30 @@ RUNS = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("batchscore_version", sa.String(32), nullable=False),
 )
+"""One row for each run.
+
+Attributes:
+    run_id: A UUIDv5 of what decides the run's result.
+    job: The job's name.
+    interval_start: The interval's first instant.
+    interval_end: The first instant behind the interval.
+    model_name: The bundle's name.
+    model_version: The bundle's version.
+    bundle_digest: The bundle's digest.
+    revision: How many runs of this interval by this bundle were published before it.
+    status: `running`, `published`, `failed`, or `superseded`: published once, and replaced since.
+    fence: How many processes have taken the run up; only the last of them may commit.
+    output_table: Where its predictions go.
+    sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
+    scored_at: The one instant that every row of the run carries.
+    published_at: When it was published.
+    rows_read: Predictions and rejects together; NULL until it is published, like the next three.
+    predictions: Rows published.
+    rejects: Rows that could not be scored.
+    chunks: Chunks committed.
+    error: Why it failed.
+    batchscore_version: The version that ran last.
+"""
 
 CHUNKS = sa.Table(
     "batchscore_chunks",
@@ -112,6 +136,20 @@ CHUNKS = sa.Table(
     sa.Column("committed_at", _Instant, nullable=False),
     sa.Column("profile", sa.Text),
 )
+"""One row for each committed chunk: where a run resumes.
+
+Attributes:
+    run_id: The run.
+    shard: 0.
+    chunk: The chunk's number in the run, from 0.
+    key_low: The key of its first row, as JSON.
+    key_high: The key of its last row, as JSON.
+    rows_read: Predictions and rejects together.
+    predictions: Rows staged.
+    rejects: Rows that could not be scored.
+    committed_at: When it was committed.
+    profile: What it saw, as JSON; NULL once the run is published and `batchscore_profiles` has the whole.
+"""
 
 REJECTS = sa.Table(
     "batchscore_rejects",
@@ -124,6 +162,18 @@ REJECTS = sa.Table(
     sa.Column("reason", sa.String(32), nullable=False),
     sa.Column("detail", sa.Text),
 )
+"""One row for each row that could not be scored.
+
+Attributes:
+    run_id: The run.
+    shard: 0.
+    chunk: The chunk that it was in.
+    row_key: Its key, as a JSON list.
+    stage: Where it failed: `input`, `features`, `pipeline` or `prediction`.
+    reason: `unexpected_null`, `unexpected_nan` or `unexpected_infinity`: a column holds what training never saw in it;
+        `features_failed`, `pipeline_failed`: the code raised; `score_not_finite`: the pipeline gave no number.
+    detail: The column, or the exception.
+"""
 
 PROFILES = sa.Table(
     "batchscore_profiles",
@@ -142,6 +192,23 @@ PROFILES = sa.Table(
     sa.Column("maximum", sa.Double),
     sa.Column("profile", sa.Text, nullable=False),
 )
+"""One row for each column that a published run saw or gave.
+
+Attributes:
+    run_id: The run.
+    role: `input`: a column of the source, rejects included; `output`: the prediction or a score.
+    column_name: The column.
+    kind: `numeric`, `categorical`, `boolean`, `datetime` or `text`; fixed by the training rows.
+    row_count: Rows.
+    null_count: Rows with NULL.
+    null_share: Share of rows with NULL or NaN.
+    unseen_share: Share of rows with a category that training never saw; categorical only.
+    mean: Mean of the finite values: microseconds since 1970 for a datetime, characters for a text.
+    std: Their standard deviation.
+    minimum: The smallest.
+    maximum: The largest.
+    profile: All of it as JSON, bins included.
+"""
 
 DRIFT = sa.Table(
     "batchscore_drift",
@@ -158,6 +225,21 @@ DRIFT = sa.Table(
     sa.Column("row_count", sa.BigInteger, nullable=False),
     sa.Column("reference_count", sa.BigInteger, nullable=False),
 )
+"""One row for each metric of each column of a published run.
+
+Attributes:
+    run_id: The run.
+    reference: What it is compared with: `training`.
+    role: `input` or `output`.
+    column_name: The column.
+    metric: The drift metric.
+    value: Its value; NULL where either side has nothing to measure.
+    floor: What chance explains at these row counts.
+    band: The value at which it matters.
+    verdict: `moved`, `steady` or `not enough data`.
+    row_count: What the value is measured over: rows, or rows with a value.
+    reference_count: The same in the reference.
+"""
 
 
 @dataclass(frozen=True, slots=True)

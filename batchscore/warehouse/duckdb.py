@@ -80,7 +80,7 @@ class DuckDB:
         connection.exec_driver_sql(
             f"INSERT INTO {quote.format_table(table)} ({names}) SELECT {names} FROM batchscore_incoming"
         )
-        # Not when that fails: a rollback takes the view with it, and until then DuckDB refuses every statement.
+        # Not after a failure: the rollback takes the view along, and until then DuckDB refuses every statement.
         raw.unregister("batchscore_incoming")
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:

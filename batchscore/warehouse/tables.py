@@ -16,7 +16,6 @@ from batchscore.schema import TypeName, dtype_of
 
 __all__ = ["STAMP", "LiveColumn", "Output", "OutputColumn", "check_live", "exact", "make_folder", "unwritable"]
 
-# What every published row carries beside what was staged.
 STAMP: Mapping[str, TypeName] = {
     "model_name": "string",
     "model_version": "integer",
@@ -24,6 +23,15 @@ STAMP: Mapping[str, TypeName] = {
     "scored_at": "timestamp_tz",
     "run_id": "string",
 }
+"""What every published row carries beside what was staged.
+
+Attributes:
+    model_name: The bundle's name in the registry.
+    model_version: Its version.
+    interval_start: The first instant of the interval that the row belongs to.
+    scored_at: One instant for the whole run.
+    run_id: The run in the ledger.
+"""
 
 _SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
     "boolean": sa.Boolean(create_constraint=False),
