@@ -40,6 +40,7 @@ _DUCKDB_REFUSED = (
     duckdb.ConnectionException,
     duckdb.ConstraintException,
     duckdb.ConversionException,
+    duckdb.FatalException,
     duckdb.InvalidInputException,
     duckdb.InvalidTypeException,
     duckdb.IOException,
@@ -171,7 +172,7 @@ def _kind(error: BaseException) -> type[BatchscoreError] | None:
             return TransientError if code is not None and code & 0xFF in _SQLITE_BUSY else WarehouseError
         case duckdb.Error():
             return _duckdb_kind(error)
-        case sa.exc.NoSuchModuleError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
+        case sa.exc.NoSuchModuleError() | sa.exc.IdentifierError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
             return WarehouseError
         case _:
             return None
@@ -182,7 +183,8 @@ def _postgres_kind(error: psycopg.Error | adbc_driver_manager.Error) -> type[Bat
         if _TRANSIENT_STATES.match(error.sqlstate):
             return TransientError
         return None if error.sqlstate.startswith("XX") else WarehouseError
-    if _REFUSED_AT_LOGIN.search(str(error)):
+    # Without a code the driver itself refused, or the login did.
+    if isinstance(error, psycopg.DataError) or _REFUSED_AT_LOGIN.search(str(error)):
         return WarehouseError
     if isinstance(error, (psycopg.OperationalError, adbc_driver_manager.OperationalError)):
         return TransientError

@@ -50,7 +50,13 @@ class _Table(BaseModel):
 
 
 class Success(_Table):
-    """The metric on held-out rows that a model must reach to be worth scoring with."""
+    """The metric on held-out rows that a model must reach to be worth scoring with.
+
+    Attributes:
+        metric: One of the task's metrics.
+        at_least: The least value that will do, for a metric that should be high.
+        at_most: The largest value that will do, for a metric that should be low.
+    """
 
     metric: str
     at_least: float | None = None
@@ -72,7 +78,14 @@ class Success(_Table):
 
 
 class Problem(_Table):
-    """What the model is for, agreed before any code."""
+    """What the model is for, agreed before any code.
+
+    Attributes:
+        objective: The purpose in one sentence.
+        task: What kind of answer the pipeline gives.
+        target: The column of the labels to predict.
+        success: The bar for `train` to promote a version; without one every version passes.
+    """
 
     objective: str
     task: Task
@@ -84,6 +97,11 @@ class Rows(_Table):
     """Where rows come from: one SQL file, or Parquet files by path or glob.
 
     A Parquet path may hold `{interval_start:%Y-%m-%d}`, the interval's local start, and hive partitions.
+
+    Attributes:
+        sql: A file with one query, relative to the SQL folder.
+        parquet: A path or glob of files, relative to the folder that the command runs in.
+        parameters: Values of the query's own `:name` placeholders, beside `:interval_start` and `:interval_end`.
     """
 
     sql: Path | None = None
@@ -100,14 +118,26 @@ class Rows(_Table):
 
 
 class Source(Rows):
-    """The rows to score, their unique key, and the column of their time."""
+    """The rows to score, their unique key, and the column of their time.
+
+    Attributes:
+        key: The columns that identify a row. Rows are read in their order, and a run resumes behind the last one done.
+        time_column: With `parquet`: the column whose time lies in the interval. A query chooses its rows itself.
+    """
 
     key: tuple[str, ...] = Field(min_length=1)
     time_column: str | None = None
 
 
 class Cut(_Table):
-    """How time is cut into runs."""
+    """How time is cut into runs.
+
+    Attributes:
+        every: The length of an interval; weeks begin on Monday.
+        timezone: The IANA time zone whose hours and days are meant.
+        start: Intervals from here on are scored.
+        catch_up: The most intervals that one `score` takes.
+    """
 
     every: Every
     timezone: str = "UTC"
@@ -129,7 +159,14 @@ class Cut(_Table):
 
 
 class Split(_Table):
-    """Which training rows are held out for the test: the last by time, or a random share."""
+    """Which training rows are held out for the test: the last by time, or a random share.
+
+    Attributes:
+        by: How rows are chosen.
+        column: With `by = "time"`: a date or timestamp column of the rows.
+        test: The share of rows held out.
+        seed: With `by = "random"`: what the draw starts from.
+    """
 
     by: Literal["time", "random"]
     column: str | None = None
@@ -144,7 +181,13 @@ class Split(_Table):
 
 
 class Training(_Table):
-    """The window `[from, to)` of rows to learn from, in the job's time zone."""
+    """The window `[from, to)` of rows to learn from, in the job's time zone.
+
+    Attributes:
+        from_: The window's first instant.
+        to: The first instant behind the window.
+        split: What is held out of it.
+    """
 
     from_: Moment = Field(alias="from")
     to: Moment
@@ -152,14 +195,24 @@ class Training(_Table):
 
 
 class Model(_Table):
-    """Which bundle scores: a registry name, and an alias or version of it."""
+    """Which bundle scores: a registry name, and an alias or version of it.
+
+    Attributes:
+        name: The name in the registry, under which `train` registers too.
+        use: An alias, which `models promote` moves, or a version number, which stays.
+    """
 
     name: Name
     use: str | int = "champion"
 
 
 class Output(_Table):
-    """Where predictions go, and which input columns go with them beside the key."""
+    """Where predictions go, and which input columns go with them beside the key.
+
+    Attributes:
+        table: The table's name, with its schema before a dot where it has one; made when missing.
+        carry: Input columns to pass through.
+    """
 
     table: TableName
     carry: tuple[str, ...] = ()
@@ -181,6 +234,12 @@ class Job(_Table):
     """One job, validated. Paths are relative to the SQL folder."""
 
     class _Identity(_Table):
+        """Which job it is.
+
+        Attributes:
+            name: The name of its files too: lower case letters, digits and underscores, 48 at most.
+        """
+
         name: Name
 
     job: _Identity

@@ -316,7 +316,7 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
         version: batchscore's version, for the record.
 
     Returns:
-        The run as the ledger has it; `published` when another process was quicker.
+        The run as the ledger has it; `published`, or `superseded` since, when another process was quicker.
     """
     record = {"batchscore_version": version}
     # Postgres' INSERT … ON CONFLICT is SQLite's and DuckDB's too. It waits for another that is entering the same run.
@@ -324,7 +324,7 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
     if tx.execute(entered).one_or_none():
         return run
     taken = _run(tx.execute(_locked(sa.select(RUNS).where(RUNS.c.run_id == run.run_id), tx)).mappings().one())
-    if taken.status == "published":
+    if taken.status in ("published", "superseded"):
         return taken
     taken = replace(taken, status="running", fence=taken.fence + 1, error=None, sql_accepted=run.sql_accepted)
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_columns(taken) | record))
@@ -493,9 +493,14 @@ def users_of_table(tx: sa.Connection, table: str) -> set[str]:
 
 
 def rejects_of(tx: sa.Connection, run_id: str, limit: int | None = None) -> list[Mapping[str, Any]]:
-    """The rows of a run that could not be scored, in the order they were met."""
+    """The rows of a run that could not be scored, by chunk and key."""
     c = REJECTS.c
-    query = sa.select(c.row_key, c.stage, c.reason, c.detail).where(c.run_id == run_id).order_by(c.chunk).limit(limit)
+    query = (
+        sa.select(c.row_key, c.stage, c.reason, c.detail)
+        .where(c.run_id == run_id)
+        .order_by(c.chunk, c.row_key)
+        .limit(limit)
+    )
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
@@ -512,10 +517,11 @@ def save_drift(tx: sa.Connection, run_id: str, rows: Iterable[Mapping[str, Any]]
         tx.execute(sa.insert(DRIFT), listed)
 
 
-def drift_of(tx: sa.Connection, run_ids: Sequence[str]) -> list[Mapping[str, Any]]:
-    """What is known of the drift of these runs."""
-    query = sa.select(DRIFT).where(DRIFT.c.run_id.in_(run_ids))
-    return [dict(row) for row in tx.execute(query.order_by(DRIFT.c.run_id, DRIFT.c.column_name)).mappings()]
+def drift_of(tx: sa.Connection, run_id: str) -> list[Mapping[str, Any]]:
+    """How a run's columns compare with training, by role, column and metric."""
+    c = DRIFT.c
+    query = sa.select(DRIFT).where(c.run_id == run_id).order_by(c.role, c.column_name, c.metric)
+    return [dict(row) for row in tx.execute(query).mappings()]
 
 
 def encode_key(key: Key) -> str:

@@ -553,7 +553,8 @@ class TestPublish:
 def staged(warehouse: Warehouse, run_id: str, rows: int) -> Run:
     """A run by a bundle of its own, begun, with rows in its stage."""
     run = begin(warehouse, run_of(run_id, bundle_digest=run_id))
-    warehouse.open_stage(OUTPUT, run.stage)
+    with warehouse.begin() as tx:
+        tx.open_stage(OUTPUT, run.stage)
     with warehouse.begin() as tx:
         tx.stage(OUTPUT, run.stage, {}, pl.DataFrame({"id": range(rows), "prediction": ["yes"] * rows}))
     return run
@@ -729,14 +730,13 @@ class TestDrift:
     }
 
     def test_round_trip(self, warehouse: Warehouse) -> None:
-        """What is saved of a run's drift comes back, by run and column, for the runs asked for."""
+        """What is saved of a run's drift comes back, by column, for the run asked for."""
         unknown = self.ROW | {"metric": "ks", "value": None, "column_name": "a"}
         for run_id in "bca":
             call(warehouse, ledger.save_drift, run_id, [self.ROW, unknown])
 
-        found = call(warehouse, ledger.drift_of, ["b", "a", "z"])
-
-        assert found == [{"run_id": run_id} | row for run_id in "ab" for row in (unknown, self.ROW)]
+        assert call(warehouse, ledger.drift_of, "b") == [{"run_id": "b"} | row for row in (unknown, self.ROW)]
+        assert call(warehouse, ledger.drift_of, "z") == []
 
     def test_again(self, warehouse: Warehouse) -> None:
         """Saving again replaces what was known of that run alone, in one transaction too."""
@@ -746,4 +746,5 @@ class TestDrift:
         call(warehouse, ledger.save_drift, "a", [self.ROW | {"value": 0.5}])
         call(warehouse, ledger.save_drift, "b", [])
 
-        assert call(warehouse, ledger.drift_of, ["a", "b"]) == [{"run_id": "a"} | self.ROW | {"value": 0.5}]
+        assert call(warehouse, ledger.drift_of, "a") == [{"run_id": "a"} | self.ROW | {"value": 0.5}]
+        assert call(warehouse, ledger.drift_of, "b") == []

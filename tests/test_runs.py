@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 import toy
 from toy import Project
+
+from batchscore import ledger
+from batchscore.cli.session import Session
+from batchscore.errors import IntervalLeased
+from batchscore.run.execute import Scoring, _plan_run, _take_up
+from batchscore.settings import load_settings
 
 DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
 
@@ -179,6 +188,26 @@ class TestInterruption:
         assert first.returncode == 21, out
         assert [row[0] for row in project.table()] == list(range(3201, 3301))
 
+    def test_waking_before_the_first_chunk_harms_nobody(self, project: Project) -> None:
+        """A process paused before it made its stage, and overtaken, leaves the stage of the other as it is."""
+        with _scoring(project) as scoring:
+            interval = scoring.job.calendar.at("2024-02-02")
+            planned = _plan_run(scoring, interval, [])
+            with scoring.warehouse.begin() as tx:
+                first = ledger.begin(tx.connection, planned, "0")
+            with scoring.warehouse.begin() as tx:
+                second = ledger.begin(tx.connection, planned, "0")
+            _take_up(scoring, second)
+            rows = pl.DataFrame({"id": [1], "day": [interval.start.date()], "prediction": [True], "score": [0.5]})
+            with scoring.warehouse.begin() as tx:
+                tx.stage(scoring.output, second.stage, scoring.casts, rows)
+
+            with pytest.raises(IntervalLeased):
+                _take_up(scoring, first)
+
+            with scoring.warehouse.begin() as tx:
+                assert tx.staged(scoring.output, second.stage) == 1
+
 
 class TestRejects:
     def test_a_few_bad_rows_are_set_aside(self, project: Project) -> None:
@@ -307,6 +336,18 @@ def _counts(project: Project) -> list[tuple[object, ...]]:
         WHERE r.status = 'published' AND r.interval_start < '2024-02-02' ORDER BY 1, 2
     """
     return [(*row[:4], json.loads(row[4])["counts"]) for row in toy.query(project.url, sql)]
+
+
+@contextmanager
+def _scoring(project: Project) -> Iterator[Scoring]:
+    """What a command has before it scores its first interval."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.root)
+        patch.setenv("BATCHSCORE_WAREHOUSE_URL", project.url)
+        session = Session.of(load_settings())
+        job = session.job("toy")
+        with session.warehouse() as warehouse:
+            yield session.scoring(job, session.bundle(job), warehouse, None, None)
 
 
 def _slow_down(project: Project) -> None:

@@ -12,6 +12,7 @@ WINDOW = "at >= :interval_start AND at < :interval_end"
 
 
 def parse(text, dialect="postgresql"):
+    """A statement of DuckDB's, or another dialect's."""
     return Statement.parse(text, "rows.sql", dialect)
 
 

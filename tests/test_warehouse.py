@@ -302,6 +302,19 @@ def warehouse(bench: Bench) -> Iterator[Warehouse]:
         yield opened
 
 
+def open_stage(warehouse: Warehouse, output: Output, stage: str) -> None:
+    """Create a stage in a transaction of its own."""
+    with warehouse.begin() as tx:
+        tx.open_stage(output, stage)
+
+
+def drop_stage(warehouse: Warehouse, output: Output, stage: str) -> None:
+    """Drop a stage in a transaction of its own, and settle."""
+    with warehouse.begin() as tx:
+        tx.drop_stage(output, stage)
+    warehouse.settle()
+
+
 def frame_of(output: Output, **columns: Sequence[Any]) -> pl.DataFrame:
     """Rows of the output table's own columns; the missing ones are NULL and `id` counts."""
     n = max(len(values) for values in columns.values())
@@ -335,11 +348,11 @@ def publish(
 ) -> None:
     """Prepare, stage, replace: the way of a run."""
     casts = warehouse.prepare(output)
-    warehouse.open_stage(output, "stage")
+    open_stage(warehouse, output, "stage")
     with warehouse.begin() as tx:
         tx.stage(output, "stage", casts, rows)
         tx.replace(output, "stage", stamp(run_id, start))
-    warehouse.drop_stage(output, "stage")
+    drop_stage(warehouse, output, "stage")
 
 
 def published(warehouse: Warehouse, output: Output) -> list[tuple[Any, ...]]:
@@ -471,7 +484,7 @@ class TestPrepare:
         """Preparing what is there changes nothing: rows of the output, the stage and the ledger stay."""
         publish(warehouse, OUTPUT, predictions(3))
         warehouse.create(ledger.METADATA)
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
         with warehouse.begin() as tx:
             tx.stage(OUTPUT, "stage", {}, predictions(2))
             tx.load(ledger.REJECTS, a_reject())
@@ -479,7 +492,7 @@ class TestPrepare:
         for _ in range(2):
             warehouse.create(ledger.METADATA)
             assert warehouse.prepare(OUTPUT) == {}
-            warehouse.open_stage(OUTPUT, "stage")
+            open_stage(warehouse, OUTPUT, "stage")
 
         counts = [count(warehouse, name) for name in ("predictions", "stage", "batchscore_rejects")]
         assert counts == [3, 2, 1]
@@ -496,7 +509,7 @@ class TestPrepare:
                     start.wait()
                     warehouse.create(ledger.METADATA)
                     warehouse.prepare(output)
-                    warehouse.open_stage(output, f"stage_{output.table}")
+                    open_stage(warehouse, output, f"stage_{output.table}")
 
             with ThreadPoolExecutor(4) as pool:
                 for each in [pool.submit(begin) for _ in range(4)]:
@@ -538,7 +551,7 @@ class TestPrepare:
         """The stage is made in the output table's schema, where the run may create tables."""
         bench.run("CREATE SCHEMA analytics")
 
-        warehouse.open_stage(Output("analytics.predictions", OUTPUT.columns), "stage")
+        open_stage(warehouse, Output("analytics.predictions", OUTPUT.columns), "stage")
 
         with warehouse.begin() as tx:
             assert (tx.has_table("analytics.stage"), tx.has_table("stage")) == (True, False)
@@ -598,7 +611,7 @@ class TestValues:
     def test_doubles(self, bench: Bench, warehouse: Warehouse, values: list[float]) -> None:
         """Every double comes back bit for bit; SQLite alone keeps no sign of zero."""
         warehouse.prepare(OUTPUT)
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
         if not bench.negative_zero:
             values = [value or 0.0 for value in values]
 
@@ -619,7 +632,7 @@ class TestValues:
     def test_text(self, bench: Bench, warehouse: Warehouse, values: list[str | None]) -> None:
         """Every text comes back character for character, and neither "" nor any other is NULL."""
         warehouse.prepare(OUTPUT)
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
 
         found = through(warehouse, OUTPUT, frame_of(OUTPUT, label=values))
 
@@ -693,7 +706,7 @@ class TestTransactions:
     def test_stage_is_apart(self, bench: Bench, warehouse: Warehouse) -> None:
         """Staged rows are counted in the stage and are not in the output table."""
         warehouse.prepare(OUTPUT)
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
 
         for rows in (2, 3):
             with warehouse.begin() as tx:
@@ -707,7 +720,7 @@ class TestTransactions:
         """A transaction that raises leaves no row, no record and no table, and the exception is the caller's own."""
         publish(warehouse, OUTPUT, predictions(2), "old")
         warehouse.create(ledger.METADATA)
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
 
         def work() -> None:
             with warehouse.begin() as tx:
@@ -754,14 +767,14 @@ class TestTransactions:
 
     def test_drop_stage(self, bench: Bench, warehouse: Warehouse) -> None:
         """A stage goes with its rows, and dropping one that is not there is nothing."""
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
         with warehouse.begin() as tx:
             tx.stage(OUTPUT, "stage", {}, predictions(2))
 
-        warehouse.drop_stage(OUTPUT, "stage")
-        warehouse.drop_stage(OUTPUT, "stage")
+        drop_stage(warehouse, OUTPUT, "stage")
+        drop_stage(warehouse, OUTPUT, "stage")
 
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
         assert count(warehouse, "stage") == 0
 
     def test_reader(self, bench: Bench, warehouse: Warehouse) -> None:
@@ -805,7 +818,7 @@ class TestTransactions:
         """A connection that the server ends is transient: nothing is written, and the next transaction has another."""
         with postgres.open() as warehouse:
             warehouse.prepare(OUTPUT)
-            warehouse.open_stage(OUTPUT, "stage")
+            open_stage(warehouse, OUTPUT, "stage")
 
             def work() -> None:
                 with warehouse.begin() as tx:
@@ -868,7 +881,7 @@ class TestLiveTable:
             bench.create(output, value=declared)
             fitting = [below + 1, above - 1, 0, None]
             casts = warehouse.prepare(output)
-            warehouse.open_stage(output, "stage")
+            open_stage(warehouse, output, "stage")
 
             for lost in (below, above, 2**63 - 1):
                 with pytest.raises(OutputMismatch, match=rf"column value .* {lost} exactly"), warehouse.begin() as tx:
@@ -950,13 +963,13 @@ class TestReadOnly:
     def test_writes(self, bench: Bench, warehouse: Warehouse) -> None:
         """Every write is refused, rows and tables."""
         publish(warehouse, OUTPUT, predictions(2))
-        warehouse.open_stage(OUTPUT, "stage")
+        open_stage(warehouse, OUTPUT, "stage")
         warehouse.close()
 
         with bench.open(read_only=True) as looking:
             for write in (
-                lambda: looking.open_stage(OUTPUT, "another"),
-                lambda: looking.drop_stage(OUTPUT, "stage"),
+                lambda: open_stage(looking, OUTPUT, "another"),
+                lambda: drop_stage(looking, OUTPUT, "stage"),
                 lambda: looking.create(ledger.METADATA),
                 lambda: stage_one(looking),
             ):
@@ -1071,7 +1084,7 @@ class TestRefusals:
         """A full disk refuses a chunk and a publish; what was published stays whole, and so does what was staged."""
         with embedded_on_it.open() as warehouse:
             publish(warehouse, OUTPUT, predictions(500), "old")
-            warehouse.open_stage(OUTPUT, "stage")
+            open_stage(warehouse, OUTPUT, "stage")
             with warehouse.begin() as tx:
                 tx.stage(OUTPUT, "stage", {}, texts(10_000))
 
@@ -1095,13 +1108,13 @@ class TestRefusals:
         bench = DuckDBBench(f"duckdb:///{small_disk.folder / 'warehouse'}")
         with bench.open() as warehouse:
             warehouse.prepare(OUTPUT)
-            warehouse.open_stage(OUTPUT, "stage")
+            open_stage(warehouse, OUTPUT, "stage")
             with warehouse.begin() as tx:
                 tx.stage(OUTPUT, "stage", {}, texts(20_000))
                 tx.replace(OUTPUT, "stage", stamp("new"))
 
             with small_disk.full(leave=8192), pytest.raises(WarehouseError, match="safe in its log"):
-                warehouse.drop_stage(OUTPUT, "stage")
+                drop_stage(warehouse, OUTPUT, "stage")
 
         with bench.open() as warehouse:
             assert [row[-1] for row in published(warehouse, OUTPUT)] == ["new"] * 20_000
@@ -1144,7 +1157,7 @@ class TestRefusals:
             with postgres.as_role(role).open(read_only=True) as looking:
                 missing = [looking.missing_privileges(name) for name in ("own.predictions", "own.none", "predictions")]
             with postgres.as_role(role).open() as warehouse:
-                for refused in (lambda: warehouse.create(ledger.METADATA), lambda: warehouse.open_stage(output, "s")):
+                for refused in (lambda: warehouse.create(ledger.METADATA), lambda: open_stage(warehouse, output, "s")):
                     with pytest.raises(WarehouseError, match="permission denied for schema"):
                         refused()
 

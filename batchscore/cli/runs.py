@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import Format, show
@@ -37,9 +39,11 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         run = found[0]
         rejects = ledger.rejects_of(tx.connection, run.run_id, _REJECTS_SHOWN)
         profiles = ledger.profiles_of(tx.connection, run.run_id)
-    columns = [{name: row[name] for name in row if name not in ("run_id", "profile")} for row in profiles]
+        drift = ledger.drift_of(tx.connection, run.run_id)
+    columns = [_without(row, "run_id", "profile") for row in profiles]
+    moved = [_without(row, "run_id", "verdict") for row in drift if row["verdict"] == "moved"]
     if format_ is Format.json:
-        content = {"run": _row(run), "error": run.error, "rejects": rejects, "columns": columns}
+        content = {"run": _row(run), "error": run.error, "rejects": rejects, "columns": columns, "moved": moved}
         print(json.dumps(content, default=str, indent=2, allow_nan=False))
         return
     show([{"what": what, "value": str(value)} for what, value in _row(run).items()], Format.table)
@@ -50,6 +54,13 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         show(rejects, Format.table, title=f"rejects, the first {len(rejects)} of {run.rejects or len(rejects)}")
     print()
     show(columns, Format.table, title="what it saw", empty="no profile: the run is not published")
+    if moved:
+        print()
+        show(moved, Format.table, title="what moved")
+
+
+def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
 
 
 def _row(run: Run) -> dict[str, str | int | None]:

@@ -128,6 +128,8 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         run = ledger.begin(tx.connection, planned, batchscore.__version__)
     if run.status == "published":
         return run
+    if run.status == "superseded":
+        raise IntervalLeased(f"{interval} has been scored again by another process since this one looked. Run again.")
     try:
         _score_chunks(scoring, run, on_chunk)
         limit = scoring.job.limits.rejects
@@ -172,18 +174,18 @@ def _score_chunks(scoring: Scoring, run: Run, on_chunk: OnChunk) -> None:
 
 def _take_up(scoring: Scoring, run: Run) -> ledger.Progress:
     """Where the run goes on, with a stage that holds exactly what its committed chunks staged."""
-    with scoring.warehouse.begin("the ledger") as tx:
+    with scoring.warehouse.begin(f"the stage of {run.interval}") as tx:
         ledger.hold(tx.connection, run)
         done = ledger.progress(tx.connection, run.run_id, SHARD)
         if not done.chunks:
+            # A stage without chunks may hold rows of an attempt that was told to start again.
+            tx.drop_stage(scoring.output, run.stage)
             ledger.forget_rejects(tx.connection, run.run_id)
+        tx.open_stage(scoring.output, run.stage)
     if done.chunks:
         log.info(Event.RUN_RESUMED, run_id=run.run_id, chunks=done.chunks, after=done.key_high)
     else:
-        # A stage without chunks may hold rows of an attempt that was told to start again.
-        scoring.warehouse.drop_stage(scoring.output, run.stage)
         log.info(Event.RUN_STARTED, run_id=run.run_id, interval=str(run.interval), model_version=run.model_version)
-    scoring.warehouse.open_stage(scoring.output, run.stage)
     return done
 
 

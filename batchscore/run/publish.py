@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchscore import ledger
-from batchscore.errors import TooManyRejects
+from batchscore.errors import BatchscoreError, TooManyRejects
 from batchscore.ledger import Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
@@ -45,7 +45,7 @@ def publish(
         profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
         tx.replace(output, run.stage, _stamp(run))
         ledger.publish(tx.connection, run, totals, _profile_rows(profiles), now)
-    warehouse.drop_stage(output, run.stage)
+    _clear_up(warehouse, output, run)
     published = replace(
         run,
         status="published",
@@ -57,6 +57,16 @@ def publish(
     )
     _log(published, profiles, time.monotonic() - begun)
     return published
+
+
+def _clear_up(warehouse: Warehouse, output: Output, run: Run) -> None:
+    """Drop the stage of a published run; failing at it is told, for the predictions stand."""
+    try:
+        with warehouse.begin(f"the stage of {run.interval}") as tx:
+            tx.drop_stage(output, run.stage)
+        warehouse.settle()
+    except BatchscoreError as error:
+        log.warning(Event.STAGE_LEFT, run_id=run.run_id, stage=run.stage, error=str(error))
 
 
 def _audited(tx: Transaction, output: Output, run: Run, reject_limit: float) -> Totals:

@@ -56,7 +56,6 @@ class DuckDB:
             # A verb that only looks at a warehouse that is not there yet sees an empty one.
             empty = read_only and not Path(path).exists()
             self._root = duckdb.connect(":memory:" if empty else path, read_only=read_only and not empty)
-            self._root.execute("SET TimeZone = 'UTC'")
         # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
         # open the same file in this process; the engine's own connect would give it another.
         self.engine = sa.create_engine(

@@ -59,6 +59,20 @@ class Transaction:
         schema, _, bare = name.rpartition(".")
         return bool(self.backend.columns(self.connection, sa.Table(bare, sa.MetaData(), schema=schema or None)))
 
+    def create(self, *tables: sa.Table) -> None:
+        """Create the tables that are not there; one process at a time does."""
+        self.backend.lock_tables(self.connection)
+        for table in tables:
+            self.connection.execute(CreateTable(table, if_not_exists=True))
+
+    def open_stage(self, output: Output, stage: str) -> None:
+        """Create the run's stage when it is missing."""
+        self.create(output.stage_table(stage))
+
+    def drop_stage(self, output: Output, stage: str) -> None:
+        """Drop the run's stage when it is there."""
+        self.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
+
     def stage(self, output: Output, stage: str, casts: Mapping[str, pl.DataType], rows: pl.DataFrame) -> None:
         """Append scored rows to the run's stage.
 
@@ -126,7 +140,7 @@ class Warehouse:
         with self.begin("creating the ledger's tables") as tx:
             missing = [table for table in metadata.sorted_tables if not self.backend.columns(tx.connection, table)]
             if missing:
-                self._create(tx, missing)
+                tx.create(*missing)
 
     def prepare(self, output: Output) -> dict[str, pl.DataType]:
         """Create the output table when it is missing, check it when it is there.
@@ -140,7 +154,7 @@ class Warehouse:
         table = output.sql_table()
         with self.begin(f"the output table {output.table}") as tx:
             if not self.backend.columns(tx.connection, table):
-                self._create(tx, [table])
+                tx.create(table)
                 for index in self.backend.indexes(table):
                     tx.connection.execute(CreateIndex(index, if_not_exists=True))
             return check_live(output, self.backend.columns(tx.connection, table))
@@ -163,23 +177,15 @@ class Warehouse:
         with self.begin("privileges") as tx:
             return self.backend.missing_privileges(tx.connection, sa.Table(bare, sa.MetaData(), schema=schema or None))
 
-    def open_stage(self, output: Output, stage: str) -> None:
-        """Create the run's stage when it is missing."""
-        with self.begin(f"the stage {stage}") as tx:
-            self._create(tx, [output.stage_table(stage)])
+    def settle(self) -> None:
+        """Fold what is committed into the database's main file, where it keeps a log beside it.
 
-    def drop_stage(self, output: Output, stage: str) -> None:
-        """Drop the run's stage when it is there, and settle what was published from it."""
-        with self.begin(f"the stage {stage}") as tx:
-            tx.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
+        Raises:
+            WarehouseError: There is no room for it; what is committed stays committed.
+        """
         with self.database.translated("the warehouse"):
             self.backend.settle()
 
     def close(self) -> None:
         """Close every connection."""
         self.backend.close()
-
-    def _create(self, tx: Transaction, tables: list[sa.Table]) -> None:
-        self.backend.lock_tables(tx.connection)
-        for table in tables:
-            tx.connection.execute(CreateTable(table, if_not_exists=True))
