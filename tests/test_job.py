@@ -1,0 +1,478 @@
+"""A job file is read whole, or every fault in it is named."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from batchscore.errors import UsageError
+from batchscore.interval import Interval
+from batchscore.job import Job, Success, read_job
+
+# As the design shows it, and as `batchscore init` will write it.
+EXAMPLE = """
+[job]
+name = "flight_delay"
+
+[problem]                      # the statement of the problem, agreed before any code
+objective = "At departure, say whether a flight will arrive more than 15 minutes late"
+task = "binary"
+target = "late"
+success = { metric = "roc_auc", at_least = 0.65 }
+
+[source]                       # exactly one of sql / parquet
+sql = "flight_delay/rows.sql"
+key = ["flight_id"]
+time_column = "scheduled_at"
+
+[interval]
+every = "day"
+timezone = "America/New_York"
+start = 2013-10-01
+
+[labels]
+sql = "flight_delay/labels.sql"
+
+[training]
+from = 2013-01-01
+to = 2013-10-01
+split = { by = "time", column = "scheduled_at", test = 0.2 }
+
+[model]
+name = "flight_delay"
+use = "champion"
+
+[output]
+table = "flight_delay_predictions"
+carry = ["flight_date"]
+"""
+LIMITS = "\n[limits]\n"
+# The output table's own columns, as dashboards know them.
+OURS = ["prediction", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id"]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    """A folder of jobs."""
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    return folder
+
+
+def read(jobs: Path, *changes: tuple[str, str], more: str = "") -> Job:
+    """The example, with each text that occurs once in it changed to another."""
+    text = EXAMPLE + more
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (jobs / "flight_delay.toml").write_text(text, "utf-8")
+    return read_job("flight_delay", jobs)
+
+
+def faults(jobs: Path, *changes: tuple[str, str], more: str = "") -> list[str]:
+    """The faults of a changed example, one a line, below a line that names the file."""
+    with pytest.raises(UsageError) as caught:
+        read(jobs, *changes, more=more)
+    first, *lines = str(caught.value).splitlines()
+    assert str(jobs / "flight_delay.toml") in first
+    return [line.strip() for line in lines]
+
+
+class TestExample:
+    """What the example says is what is read."""
+
+    def test_the_design_s_example(self, jobs):
+        """Every value of the example arrives, in the type it has, and what it leaves out has its default."""
+        job = read(jobs)
+
+        assert job.name == "flight_delay"
+        assert (job.problem.task, job.problem.target) == ("binary", "late")
+        assert str(job.problem.success) == "roc_auc at least 0.65"
+        assert (job.source.sql, job.source.parquet) == (Path("flight_delay/rows.sql"), None)
+        assert (job.source.key, job.source.time_column) == (("flight_id",), "scheduled_at")
+        assert job.labels is not None
+        assert job.labels.sql == Path("flight_delay/labels.sql")
+        assert job.training is not None
+        assert (job.training.split.by, job.training.split.column, job.training.split.test) == (
+            "time",
+            "scheduled_at",
+            0.2,
+        )
+        assert (job.model.name, job.model.use) == ("flight_delay", "champion")
+        assert (job.output.table, job.output.carry) == ("flight_delay_predictions", ("flight_date",))
+        assert (job.interval.catch_up, job.limits.rejects, job.limits.chunk_rows) == (31, 0.01, 50_000)
+
+    def test_dates_are_local(self, jobs):
+        """Start and training window are midnights of the job's zone, in UTC, and the calendar cuts there."""
+        job = read(jobs)
+
+        assert job.start == datetime(2013, 10, 1, 4, tzinfo=UTC)
+        assert job.training_window() == Interval(
+            datetime(2013, 1, 1, 5, tzinfo=UTC), datetime(2013, 10, 1, 4, tzinfo=UTC)
+        )
+        assert job.calendar.label(job.calendar.containing(job.start)) == "2013-10-01"
+
+    @pytest.mark.parametrize(
+        ("text", "instant"),
+        [
+            ("2013-10-01T06:00:00", datetime(2013, 10, 1, 10, tzinfo=UTC)),
+            ("2013-10-01T06:00:00Z", datetime(2013, 10, 1, 6, tzinfo=UTC)),
+            ("2013-10-01T06:00:00+05:45", datetime(2013, 10, 1, 0, 15, tzinfo=UTC)),
+            ('"2013-10-01"', datetime(2013, 10, 1, 4, tzinfo=UTC)),
+        ],
+    )
+    def test_a_start_may_be_an_instant(self, jobs, text, instant):
+        """A start with a time is local without an offset, and what it says with one."""
+        assert read(jobs, ("start = 2013-10-01", f"start = {text}")).start == instant
+
+    @pytest.mark.parametrize("every", ["hour", "day", "week", "month"])
+    @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+    def test_every_cut_and_task(self, jobs, every, task):
+        """Each way to cut time goes with each kind of problem."""
+        job = read(jobs, ('every = "day"', f'every = "{every}"'), ('task = "binary"', f'task = "{task}"'))
+
+        assert (job.calendar.every, job.problem.task) == (every, task)
+        assert job.calendar.zone.key == "America/New_York"
+
+    def test_the_least_job(self, jobs):
+        """Labels, training, limits, success, time column, zone and carried columns may be left out."""
+        (jobs / "least.toml").write_text(
+            """
+            job.name = "least"
+            problem = {objective = "o", task = "regression", target = "y"}
+            source = {parquet = "rows/*.parquet", key = ["a", "b"]}
+            interval = {every = "month", start = 2024-01-01}
+            model = {name = "least", use = 3}
+            output.table = "scores.least"
+            """
+        )
+        job = read_job("least", jobs)
+
+        assert job.interval.timezone == "UTC"
+        assert job.problem.success is None
+        assert job.source.parquet == "rows/*.parquet"
+        assert job.model.use == 3
+        with pytest.raises(UsageError, match=r"job least cannot be trained.*\[training\].*\[labels\]"):
+            job.training_window()
+
+    @pytest.mark.parametrize("missing", ["labels", "training"])
+    def test_training_needs_both_of_its_parts(self, jobs, missing):
+        """A job with only one of training and labels cannot be trained."""
+        text = EXAMPLE.replace(f"[{missing}]", f"[{missing}]#").split("\n\n")
+        (jobs / "flight_delay.toml").write_text("\n\n".join(part for part in text if f"[{missing}]" not in part))
+
+        with pytest.raises(UsageError, match="cannot be trained"):
+            read_job("flight_delay", jobs).training_window()
+
+    def test_the_champion_scores_unless_said_otherwise(self, jobs):
+        """A job that names only its model uses the champion."""
+        assert read(jobs, ('use = "champion"\n', "")).model.use == "champion"
+
+    def test_a_random_split(self, jobs):
+        """A random split has a share and a seed, which are 0.2 and 0 unless given: the same job trains the same model."""
+        split = '{ by = "time", column = "scheduled_at", test = 0.2 }'
+        plain = read(jobs, (split, '{ by = "random" }')).training
+        given = read(jobs, (split, '{ by = "random", test = 0.3, seed = 7 }')).training
+
+        assert plain is not None
+        assert given is not None
+        assert (plain.split.column, plain.split.test, plain.split.seed) == (None, 0.2, 0)
+        assert (given.split.test, given.split.seed) == (0.3, 7)
+
+    def test_parameters_keep_their_types(self, jobs):
+        """The user's own parameters arrive as TOML types them."""
+        job = read(
+            jobs,
+            more='[source.parameters]\na = 1\nb = 1.5\nc = "x"\nd = true\ne = 2013-10-01\nf = 2013-10-01T06:00:00\n',
+        )
+
+        found: dict[str, Any] = dict(job.source.parameters)
+        assert found == {"a": 1, "b": 1.5, "c": "x", "d": True, "e": date(2013, 10, 1), "f": datetime(2013, 10, 1, 6)}
+        assert [type(value) for value in found.values()] == [int, float, str, bool, date, datetime]
+
+    def test_a_job_is_frozen(self, jobs):
+        """A job that was read does not change."""
+        with pytest.raises(ValidationError, match="frozen"):
+            read(jobs).limits.rejects = 1.0  # type: ignore[misc]
+
+
+class TestSuccess:
+    """The bar that a model must reach."""
+
+    @pytest.mark.parametrize(
+        ("bar", "value", "met"),
+        [
+            ({"at_least": 0.65}, 0.65, True),
+            ({"at_least": 0.65}, 0.6499, False),
+            ({"at_least": 0.65}, math.nan, False),
+            ({"at_most": 3.0}, 3.0, True),
+            ({"at_most": 3.0}, 3.0001, False),
+            ({"at_most": 3.0}, math.nan, False),
+            ({"at_most": 0.0}, 0.0, True),
+            ({"at_least": 0.0}, -0.1, False),
+        ],
+    )
+    def test_met_by(self, bar, value, met):
+        """The bound itself meets the bar, NaN never does, and 0 is a bound like any other."""
+        assert Success(metric="m", **bar).met_by(value) is met
+
+    def test_it_reads_as_a_sentence(self):
+        """The bar says which way it goes."""
+        assert str(Success(metric="rmse", at_most=3.0)) == "rmse at most 3.0"
+
+
+UNKNOWN = [
+    (("[model]\n", "[modle]\n"), "modle", "model"),
+    (('name = "flight_delay"\n\n[problem]', 'name = "flight_delay"\nnmae = "x"\n[problem]'), "job.nmae", "name"),
+    (('target = "late"', 'target = "late"\nobjectve = "x"'), "problem.objectve", "objective"),
+    (("at_least = 0.65", "at_least = 0.65, at_lest = 1"), "problem.success.at_lest", "at_least"),
+    (("time_column =", "time_colum ="), "source.time_colum", "time_column"),
+    (("timezone =", "time_zone ="), "interval.time_zone", "timezone"),
+    (("[labels]\n", "[labels]\nsqll = 1\n"), "labels.sqll", "sql"),
+    (("[training]\n", "[training]\nform = 2013-01-01\n"), "training.form", "from"),
+    (("[training]\n", "[training]\nfrom_ = 2013-01-01\n"), "training.from_", "from"),
+    (("test = 0.2", "tset = 0.2"), "training.split.tset", "test"),
+    (("use =", "uses ="), "model.uses", "use"),
+    (("carry =", "cary ="), "output.cary", "carry"),
+]
+# A change, where the fault is, and what is said of it.
+WRONG = [
+    (('task = "binary"', 'task = "ternary"'), "problem.task", "'binary', 'multiclass'"),
+    (('every = "day"', 'every = "minute"'), "interval.every", "'hour', 'day', 'week' or 'month' (it says 'minute')"),
+    (('by = "time"', 'by = "times"'), "training.split.by", "'time' or 'random' (it says 'times')"),
+    (("time_column", 'parquet = "x"\ntime_column'), "source", "exactly one of sql and parquet"),
+    (('sql = "flight_delay/rows.sql"', ""), "source", "exactly one of sql and parquet"),
+    (('sql = "flight_delay/labels.sql"', ""), "labels", "exactly one of sql and parquet"),
+    (('sql = "flight_delay/rows.sql"', 'parquet = "x"\nparameters = {a = 1}'), "source", "parameters belong to sql"),
+    (("at_least = 0.65", "at_least = 0.65, at_most = 1"), "problem.success", "exactly one of at_least and at_most"),
+    ((", at_least = 0.65", ""), "problem.success", "exactly one of at_least and at_most"),
+    ((', column = "scheduled_at"', ""), "training.split", "column goes with by = 'time'"),
+    (('by = "time"', 'by = "random"'), "training.split", "column goes with by = 'time'"),
+    (("test = 0.2", "test = 0.0"), "training.split.test", "greater than 0 (it says 0.0)"),
+    (("test = 0.2", "test = 1.0"), "training.split.test", "less than 1 (it says 1.0)"),
+    (("America/New_York", "America/New_Yrok"), "interval.timezone", "'America/New_Yrok' is no IANA time zone"),
+    (("America/New_York", "../etc/passwd"), "interval.timezone", "no IANA time zone"),
+    (("America/New_York", "America"), "interval.timezone", "no IANA time zone"),
+    (("America/New_York", ""), "interval.timezone", "no IANA time zone"),
+    (("flight_delay_predictions", "x; drop table y"), "output.table", "(it says 'x; drop table y')"),
+    (("flight_delay_predictions", "a.b.c"), "output.table", "(it says 'a.b.c')"),
+    (("flight_delay_predictions", "1st"), "output.table", "(it says '1st')"),
+    (("flight_delay_predictions", "t" * 64), "output.table", "pattern"),
+    (("flight_delay_predictions", ""), "output.table", "pattern"),
+    (('["flight_id"]', "[]"), "source.key", "at least 1 item"),
+    (('["flight_id"]', '"flight_id"'), "source.key", "(it says 'flight_id')"),
+    (("start = 2013-10-01", "start = 2013"), "interval.start", "write a date, such as 2013-10-01 (it says 2013)"),
+    (("start = 2013-10-01", "start = 1.5"), "interval.start", "write a date"),
+    (("start = 2013-10-01", "start = true"), "interval.start", "write a date"),
+    (("start = 2013-10-01", 'start = "soon"'), "interval.start", "(it says 'soon')"),
+    (("start = 2013-10-01", "start = 06:00:00"), "interval.start", "valid date"),
+    (("start = 2013-10-01", "start = 9999-12-31"), "interval", "9999-12-31 is outside the years 2 to 9998"),
+    (("from = 2013-01-01", "from = 20130101"), "training.from", "write a date"),
+    (("to = 2013-10-01", "to = 2013"), "training.to", "write a date"),
+    (("from = 2013-01-01", "from = 0001-01-01"), "the file", "0001-01-01 is outside the years"),
+    (("to = 2013-10-01", "to = 2013-01-01"), "the file", "training.from must be before training.to"),
+    (('every = "day"', 'every = "day"\ncatch_up = 0'), "interval.catch_up", "greater than or equal to 1 (it says 0)"),
+    (('name = "flight_delay"\n\n', 'name = "Flight-Delay"\n\n'), "job.name", "(it says 'Flight-Delay')"),
+    (('name = "flight_delay"\nuse', 'name = "no/model"\nuse'), "model.name", "(it says 'no/model')"),
+]
+OUT_OF_RANGE = [
+    ("rejects = 1.01", "limits.rejects", "less than or equal to 1 (it says 1.01)"),
+    ("rejects = -0.1", "limits.rejects", "greater than or equal to 0"),
+    ("rejects = nan", "limits.rejects", "less than or equal to 1"),
+    ("chunk_rows = 0", "limits.chunk_rows", "greater than or equal to 1 (it says 0)"),
+    ("chunk_rows = 1.5", "limits.chunk_rows", "integer"),
+]
+NEEDED = [
+    ('name = "flight_delay"\n\n', "job.name"),
+    ('objective = "At departure, say whether a flight will arrive more than 15 minutes late"', "problem.objective"),
+    ('task = "binary"', "problem.task"),
+    ('target = "late"', "problem.target"),
+    ('metric = "roc_auc", ', "problem.success.metric"),
+    ('key = ["flight_id"]', "source.key"),
+    ('every = "day"', "interval.every"),
+    ("start = 2013-10-01", "interval.start"),
+    ("from = 2013-01-01", "training.from"),
+    ("\nto = 2013-10-01", "training.to"),
+    ('split = { by = "time", column = "scheduled_at", test = 0.2 }', "training.split"),
+    ('by = "time", ', "training.split.by"),
+    ('name = "flight_delay"\nuse', "model.name"),
+    ('table = "flight_delay_predictions"', "output.table"),
+]
+
+
+class TestFaults:
+    """Every fault is named with the file, its place, and what to write."""
+
+    @pytest.mark.parametrize(("change", "place", "near"), UNKNOWN, ids=[place for _, place, _ in UNKNOWN])
+    def test_an_unknown_key_names_the_nearest(self, jobs, change, place, near):
+        """A key that nobody reads is an error at every level, with the nearest of those known there."""
+        (line,) = [line for line in faults(jobs, change) if line.startswith(f"{place}: ")]
+
+        assert line.startswith(f"{place}: unknown key. Did you mean {near}? Known here: ")
+
+    def test_an_unknown_limit_names_the_nearest(self, jobs):
+        """So it is in the table of limits, which may be left out."""
+        (line,) = faults(jobs, more=f"{LIMITS}reject = 0.5\n")
+
+        assert line == "limits.reject: unknown key. Did you mean rejects? Known here: rejects, chunk_rows."
+
+    def test_a_strange_key_lists_the_known(self, jobs):
+        """Where nothing is near, the known keys are listed all the same."""
+        (line,) = faults(jobs, ('every = "day"', 'every = "day"\nzzz = 1'))
+
+        assert line == "interval.zzz: unknown key. Known here: every, timezone, start, catch_up."
+
+    @pytest.mark.parametrize(("line", "place"), NEEDED, ids=[place for _, place in NEEDED])
+    def test_a_missing_key_is_named(self, jobs, line, place):
+        """A key that is needed and not there is named by its full place."""
+        rest = "use" if line.endswith("use") else ""
+
+        assert f"{place}: missing. Add it." in faults(jobs, (line, rest))
+
+    def test_an_empty_file_lacks_every_table(self, jobs):
+        """The tables that a job needs are all named at once."""
+        (jobs / "flight_delay.toml").write_text("")
+
+        with pytest.raises(UsageError) as caught:
+            read_job("flight_delay", jobs)
+
+        for table in ("job", "problem", "source", "interval", "model", "output"):
+            assert f"\n  {table}: missing. Add it." in str(caught.value)
+        assert "labels" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("change", "place", "told"), WRONG, ids=[f"{place}: {new[:20]}" for (_, new), place, _ in WRONG]
+    )
+    def test_a_wrong_value_is_named(self, jobs, change, place, told):
+        """A value that breaks a rule is named by place, rule and what it says."""
+        found = faults(jobs, change)
+
+        assert any(line.startswith(place) and told in line for line in found), found
+        assert not any("Value error" in line for line in found)
+
+    @pytest.mark.parametrize(("line", "place", "told"), OUT_OF_RANGE, ids=[line for line, _, _ in OUT_OF_RANGE])
+    def test_limits_have_bounds(self, jobs, line, place, told):
+        """A limit out of its range is named with the bound."""
+        (found,) = faults(jobs, more=f"{LIMITS}{line}\n")
+
+        assert found.startswith(f"{place}: ")
+        assert told in found
+
+    @pytest.mark.parametrize("line", ["rejects = 0", "rejects = 1.0", "rejects = 1", "chunk_rows = 1"])
+    def test_the_bounds_are_allowed(self, jobs, line):
+        """The ends of each range are inside it."""
+        read(jobs, more=f"{LIMITS}{line}\n")
+
+    @pytest.mark.parametrize("name", [*OURS, "score_", "score_AA"])
+    def test_our_own_columns_are_taken(self, jobs, name):
+        """No key and no carried column has the name of a column that batchscore writes, score_<class> included."""
+        for change in (('["flight_date"]', f'["flight_date", "{name}"]'), ('["flight_id"]', f'["{name}"]')):
+            (line,) = faults(jobs, change)
+
+            assert f"column {name} has the name of a column batchscore writes" in line
+
+    @pytest.mark.parametrize("name", ["scores", "my_score", "predictions", "run_ids"])
+    def test_names_that_only_look_like_ours_are_free(self, jobs, name):
+        """A name that merely contains one of ours may be carried."""
+        assert read(jobs, ("flight_date", name)).output.carry == (name,)
+
+    @pytest.mark.parametrize(
+        "change", [('["flight_date"]', '["late"]'), ('["flight_id"]', '["flight_id", "late"]')], ids=["carry", "key"]
+    )
+    def test_the_target_is_not_passed_through(self, jobs, change):
+        """The target is no key and no carried column: it is not known when a row is scored."""
+        (line,) = faults(jobs, change)
+
+        assert "the target late cannot be a key or carried column" in line
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            ('["flight_date"]', '["flight_id"]'),
+            ('["flight_id"]', '["flight_id", "flight_id"]'),
+            ('["flight_date"]', '["a", "a"]'),
+        ],
+    )
+    def test_a_column_is_passed_through_once(self, jobs, change):
+        """A column named twice in key and carry is named."""
+        (line,) = faults(jobs, change)
+
+        assert "is named twice in source.key and output.carry" in line
+
+    def test_every_fault_is_listed(self, jobs):
+        """Faults in several tables come in one message."""
+        found = faults(jobs, ('every = "day"', 'every = "year"'), ("use =", "uses ="), ('task = "binary"', ""))
+
+        assert [line.split(":")[0] for line in found] == ["problem.task", "interval.every", "model.uses"]
+
+
+class TestFile:
+    """The file itself."""
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b"[job\n", "line 1"),
+            (b'[job]\nname = "a"\n[job]\nname = "b"\n', "line 3"),
+            (b"\xff\xfe[job]", "utf-8"),
+            (b'[job]\nname = "caf\xe9"', "utf-8"),
+        ],
+    )
+    def test_what_is_not_toml_in_utf8(self, jobs, content, told):
+        """A file that is not TOML, or not UTF-8, is named with the place of the fault."""
+        (jobs / "broken.toml").write_bytes(content)
+
+        with pytest.raises(UsageError, match="is not TOML") as caught:
+            read_job("broken", jobs)
+
+        assert str(jobs / "broken.toml") in str(caught.value)
+        assert told in str(caught.value)
+
+    def test_its_name_is_the_job_s(self, jobs):
+        """A file that holds a job of another name says both names."""
+        (jobs / "delays.toml").write_text(EXAMPLE)
+
+        with pytest.raises(
+            UsageError, match=r"job\.name = 'flight_delay'.*flight_delay\.toml or the job 'delays'"
+        ) as caught:
+            read_job("delays", jobs)
+
+        assert str(jobs / "delays.toml") in str(caught.value)
+
+    def test_a_job_that_is_not_there(self, jobs):
+        """A name without a file names the folder, the nearest job and all there are."""
+        read(jobs)
+        (jobs / "churn.toml").write_text("")
+        (jobs / "churn.py").write_text("")
+
+        with pytest.raises(UsageError) as caught:
+            read_job("flight_dealy", jobs)
+
+        assert str(caught.value) == (
+            f"there is no job 'flight_dealy' in {jobs}/. Did you mean flight_delay? It holds: churn, flight_delay."
+        )
+
+    def test_nothing_near(self, jobs):
+        """Without a near name there is no guess."""
+        read(jobs)
+
+        with pytest.raises(UsageError, match=r"no job 'zzz' in .*jobs/\. It holds: flight_delay\."):
+            read_job("zzz", jobs)
+
+    def test_a_folder_without_jobs(self, jobs):
+        """An empty folder, or none at all, says how to name another."""
+        for folder in (jobs, jobs / "nowhere"):
+            with pytest.raises(UsageError, match="holds no job; set BATCHSCORE_JOBS_DIR or --jobs-dir"):
+                read_job("flight_delay", folder)
+
+    def test_what_cannot_be_read(self, jobs):
+        """A file that the system does not let us read is an error of use, and says why."""
+        (jobs / "folder.toml").mkdir()
+
+        with pytest.raises(UsageError, match=r"folder\.toml cannot be read: Is a directory"):
+            read_job("folder", jobs)

@@ -1,0 +1,336 @@
+"""A log line is one JSON object, and holds no secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import structlog
+
+from batchscore.logs import Event, LogFormat, configure, log, redactor
+
+CANARY = "canary-p4ssw0rd"
+URL = f"postgresql://reader:{CANARY}@db/warehouse"
+
+
+class Terminal(io.StringIO):
+    """A stream that people watch."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Opaque:
+    """An object that no renderer knows, with a secret in its repr."""
+
+    def __repr__(self) -> str:
+        return f"Opaque({CANARY})"
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """The logging of the surrounding process is as it was."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines() -> Callable[..., list[dict[str, Any]]]:
+    """What a call logs as JSON, parsed."""
+
+    def logged(call: Callable[[], object], *secrets: str) -> list[dict[str, Any]]:
+        stream = io.StringIO()
+        configure("json", secrets, stream=stream)
+        call()
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    return logged
+
+
+def fail(message: str) -> None:
+    """Raise, with a secret among the locals of the frame."""
+    connection_string = URL.replace(CANARY, f"local-{CANARY}")
+    raise RuntimeError(message, len(connection_string))
+
+
+def failing(message: str) -> None:
+    """Log an exception with its traceback."""
+    try:
+        fail(message)
+    except RuntimeError:
+        log.exception(Event.COMMAND_FAILED)
+
+
+class TestLines:
+    """JSON for machines, words for people."""
+
+    def test_one_object_a_line(self, lines):
+        """Each event is one line of JSON with its name, level, time in UTC and values, newlines and all."""
+        first, second = lines(
+            lambda: (log.info(Event.RUN_STARTED, rows=7, note="two\nlines"), log.warning(Event.RUN_DRIFT, psi=0.3))
+        )
+
+        assert (first["event"], first["level"], first["rows"], first["note"]) == (
+            "run.started",
+            "info",
+            7,
+            "two\nlines",
+        )
+        assert (second["event"], second["level"], second["psi"]) == ("run.drift", "warning", 0.3)
+        assert datetime.fromisoformat(first["timestamp"]).utcoffset() is not None
+        assert first["timestamp"].endswith("Z")
+
+    def test_what_every_line_has_comes_first(self, lines):
+        """Time, level and event begin each line, where an eye looks for them."""
+        (line,) = lines(lambda: log.info(Event.RUN_STARTED, alpha=1))
+
+        assert list(line) == ["timestamp", "level", "event", "alpha"]
+
+    def test_values_of_any_kind_are_written(self, lines):
+        """What JSON lacks is written as its repr, and what JSON has stays what it is."""
+        (line,) = lines(
+            lambda: log.info(
+                Event.RUN_STARTED, path=Path("a"), when=datetime(2013, 10, 1), n=None, yes=True, parts=(1, 2.5)
+            )
+        )
+
+        assert (line["n"], line["yes"], line["parts"]) == (None, True, [1, 2.5])
+        assert (line["path"], line["when"]) == (repr(Path("a")), repr(datetime(2013, 10, 1)))
+
+    def test_bound_context_is_written(self, lines):
+        """What was bound for the run stands on each of its lines."""
+
+        def call() -> None:
+            with structlog.contextvars.bound_contextvars(run_id="r1"):
+                log.info(Event.CHUNK_COMMITTED)
+
+        assert lines(call)[0]["run_id"] == "r1"
+
+    def test_debug_is_not_written(self, lines):
+        """Below info nothing is written."""
+        assert lines(lambda: log.debug(Event.RUN_STARTED)) == []
+
+    def test_auto_is_json_where_nobody_watches(self):
+        """In a container, or a pipe, `auto` writes JSON."""
+        stream = io.StringIO()
+        configure("auto", stream=stream)
+        log.info(Event.RUN_PUBLISHED, rows=7)
+
+        assert json.loads(stream.getvalue())["rows"] == 7
+
+    def test_auto_is_silent_on_a_terminal(self):
+        """On a terminal the commands speak for themselves, and `auto` writes nothing, errors included."""
+        stream = Terminal()
+        configure("auto", stream=stream)
+        log.info(Event.RUN_PUBLISHED)
+        log.error(Event.RUN_FAILED)
+        log.critical(Event.RUN_FAILED)
+
+        assert stream.getvalue() == ""
+
+    @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+    def test_silent_never_writes(self, stream):
+        """Who asks for silence gets it anywhere, errors included."""
+        out = stream()
+        configure("silent", stream=out)
+        log.critical(Event.RUN_FAILED)
+
+        assert out.getvalue() == ""
+
+    def test_quiet_is_errors_only(self):
+        """A quiet command writes what failed and nothing else."""
+        stream = io.StringIO()
+        configure("json", quiet=True, stream=stream)
+        log.warning(Event.RUN_DRIFT)
+        log.error(Event.RUN_FAILED)
+
+        assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["run.failed"]
+
+    @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+    def test_json_is_json_on_a_terminal_too(self, stream):
+        """Who asks for JSON gets it anywhere."""
+        out = stream()
+        configure("json", stream=out)
+        log.info(Event.RUN_PUBLISHED)
+
+        assert json.loads(out.getvalue())["event"] == "run.published"
+
+    @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+    def test_console_is_for_people(self, stream):
+        """Who asks for the console gets words anywhere, and colours only where somebody watches."""
+        out = stream()
+        configure("console", stream=out)
+        log.info(Event.RUN_PUBLISHED, rows=7)
+
+        assert "run.published" in out.getvalue()
+        assert "rows" in out.getvalue()
+        assert ("\x1b[" in out.getvalue()) is (stream is Terminal)
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(out.getvalue())
+
+    def test_standard_output_is_the_default(self, capsys):
+        """Without a stream, lines go to standard output, as a container's log is."""
+        configure("json")
+        log.info(Event.RUN_PUBLISHED)
+
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["event"] == "run.published"
+        assert captured.err == ""
+
+    def test_a_later_configuration_is_in_force(self):
+        """The logger of a module follows the settings that are read after its import."""
+        first, second = io.StringIO(), io.StringIO()
+        configure("json", stream=first)
+        log.info(Event.RUN_STARTED)
+        configure("json", [CANARY], stream=second)
+        log.info(Event.RUN_STARTED, note=CANARY)
+
+        assert len(first.getvalue().splitlines()) == 1
+        assert json.loads(second.getvalue())["note"] == "***"
+
+
+NESTED = [
+    CANARY,
+    f"before {CANARY} after",
+    [CANARY],
+    (CANARY, 1),
+    {"inner": {"deep": [{"deeper": (f"x{CANARY}y",)}]}},
+    {CANARY},
+    frozenset([CANARY]),
+    RuntimeError(CANARY),
+    Path(f"/{CANARY}"),
+    CANARY.encode(),
+    Opaque(),
+    [Opaque()],
+    {"key": ValueError({"url": URL})},
+]
+
+
+class TestRedaction:
+    """Secrets go, everything else stays."""
+
+    @pytest.mark.parametrize("format_", ["json", "console"])
+    @pytest.mark.parametrize("value", NESTED, ids=repr)
+    def test_no_secret_in_any_value(self, format_, value):
+        """A secret is masked wherever it stands in a value, in objects that only the renderer would have written too."""
+        stream = io.StringIO()
+        configure(format_, [CANARY], stream=stream)
+        log.info(Event.RUN_STARTED, value=value)
+
+        assert CANARY not in stream.getvalue()
+        assert "***" in stream.getvalue()
+
+    def test_keys_and_the_rest_stay(self, lines):
+        """Only the secret goes: the names of values, and what stands around it, are written."""
+        (line,) = lines(lambda: log.info(Event.RUN_STARTED, url=f"at {CANARY}.", inner={CANARY: 1, "n": None}), CANARY)
+
+        assert line["url"] == "at ***."
+        assert line["inner"] == {CANARY: 1, "n": None}
+        assert line["event"] == "run.started"
+
+    def test_the_event_itself(self, lines):
+        """A secret in the event's own text is masked."""
+        assert lines(lambda: log.info(f"connected with {CANARY}"), CANARY)[0]["event"] == "connected with ***"
+
+    def test_the_longest_secret_goes_first(self):
+        """A secret that is part of another does not leave the rest of it behind."""
+        assert redactor(["abc", "abcdef"])(None, "info", {"x": "abcdef abc"})["x"] == "*** ***"
+
+    def test_an_empty_secret_is_none(self):
+        """A setting that is empty masks nothing."""
+        assert redactor([""])(None, "info", {"x": "plain"})["x"] == "plain"
+
+    @pytest.mark.parametrize(
+        ("text", "masked"),
+        [
+            (URL, "postgresql://reader:***@db/warehouse"),
+            (
+                f"see {URL}, and {URL}",
+                "see postgresql://reader:***@db/warehouse, and postgresql://reader:***@db/warehouse",
+            ),
+            ("postgresql+psycopg://u:p%40%2F@h:5432/d?x=1", "postgresql+psycopg://u:***@h:5432/d?x=1"),
+            ("postgresql://u:p/q@h/d", "postgresql://u:***@h/d"),
+            ("postgresql://u:p@q@h/d", "postgresql://u:***@h/d"),
+            ("postgresql://:p@h/d", "postgresql://:***@h/d"),
+            ("postgresql://u@h/d", "postgresql://u@h/d"),
+            ("https://host:8080/path", "https://host:8080/path"),
+            ("duckdb:////data/w.duckdb", "duckdb:////data/w.duckdb"),
+            ("mail me: a@b.c", "mail me: a@b.c"),
+        ],
+    )
+    def test_passwords_in_urls(self, text, masked):
+        """A password inside a URL is masked though nobody named it, whatever stands in it; a URL without one stays."""
+        assert redactor([])(None, "info", {"x": [text]})["x"] == [masked]
+
+
+class TestExceptions:
+    """A traceback tells where, and not with which values."""
+
+    @pytest.mark.parametrize("format_", ["json", "console"])
+    def test_no_locals_and_no_secrets(self, format_):
+        """The traceback has message and frames; locals, secrets and passwords of URLs are not in it."""
+        stream = io.StringIO()
+        configure(format_, ["other-secret"], stream=stream)
+        failing(f"cannot reach {URL} with other-secret")
+        text = stream.getvalue()
+
+        assert "RuntimeError" in text
+        assert "cannot reach postgresql://reader:***@db/warehouse with ***" in text
+        assert f"local-{CANARY}" not in text
+        assert CANARY not in text
+        assert "other-secret" not in text
+
+    def test_json_s_frames(self, lines):
+        """In JSON the exception is a list with class, message and frames, on the event's one line."""
+        (line,) = lines(lambda: failing("broken"))
+
+        (raised,) = line["exception"]
+        assert raised["exc_type"] == "RuntimeError"
+        assert "broken" in raised["exc_value"]
+        assert [frame["name"] for frame in raised["frames"]] == ["failing", "fail"]
+        assert not any("locals" in frame for frame in raised["frames"])
+
+    def test_causes_are_redacted(self, lines):
+        """The exception behind an exception is redacted too."""
+
+        def call() -> None:
+            try:
+                try:
+                    fail(URL)
+                except RuntimeError as error:
+                    raise ValueError("outer") from error
+            except ValueError:
+                log.exception(Event.COMMAND_FAILED)
+
+        (line,) = lines(call)
+        assert [each["exc_type"] for each in line["exception"]] == ["ValueError", "RuntimeError"]
+        assert CANARY not in json.dumps(line)
+
+
+class TestEvents:
+    """The names that dashboards and alerts rely on."""
+
+    def test_names_are_dotted_and_unique(self):
+        """Every event is `subject.what`, and no two members share a value, which an enum would take for an alias."""
+        values = [member.value for member in Event.__members__.values()]
+
+        assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", value) for value in values)
+        assert len(set(values)) == len(values) == len(Event)
+
+    def test_an_event_is_its_name(self, lines):
+        """In a line an event is its plain value."""
+        assert [line["event"] for line in lines(lambda: [log.info(event) for event in Event])] == [
+            e.value for e in Event
+        ]
+
+    def test_every_format_can_be_configured(self):
+        """Each format that the type names is one that `configure` takes."""
+        for format_ in get_args(LogFormat):
+            configure(format_, stream=io.StringIO())
+            log.info(Event.RUN_STARTED)
