@@ -137,12 +137,7 @@ class Calendar:
             while (boundary := self._floor(probe)) <= start:
                 probe += _SHORTEST_HOUR
             return boundary
-        day = start.astimezone(self.zone).date()
-        while True:
-            day = self._next_day(day)
-            # A zone that crossed the date line has a day without instants: its two midnights are one.
-            if (boundary := self._utc(day)) > start:
-                return boundary
+        return self._utc(self._next_day(start.astimezone(self.zone).date()))
 
     def _next_day(self, day: date) -> date:
         if self.every == "month":

@@ -77,7 +77,7 @@ def configure(
         stream: Where lines go; standard output by default, as a container's log is.
     """
     stream = stream or sys.stdout
-    people = format_ == "console" or (format_ == "auto" and stream.isatty())
+    people = format_ == "console"
     # At a terminal the commands speak for themselves, with progress bars that log lines would tear.
     silent = format_ == "silent" or (format_ == "auto" and stream.isatty())
     renderer: Any = (

@@ -1,7 +1,7 @@
 """The column types batchscore knows, and the exact casts between them.
 
 Seven types carry every row, whichever database or file it came from, so that one bundle reads the same values
-everywhere. `canonical` takes Arrow to them at a source's edge; `Schema.conform` takes them to what a bundle declares.
+everywhere. Sources give them; `Schema.conform` takes them to what a bundle declares.
 
 | type         | Polars               | comes from                                                        |
 |--------------|----------------------|-------------------------------------------------------------------|
@@ -17,17 +17,15 @@ everywhere. `canonical` takes Arrow to them at a source's edge; `Schema.conform`
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 import polars as pl
-import pyarrow as pa
 
 from batchscore.errors import SchemaMismatch
 
-__all__ = ["Column", "Schema", "TypeName", "canonical", "column_types", "dtype_of", "type_name"]
+__all__ = ["Column", "Schema", "TypeName", "column_types", "dateable", "dtype_of", "type_name"]
 
 TypeName = Literal["boolean", "integer", "float", "string", "date", "timestamp", "timestamp_tz"]
 
@@ -168,93 +166,10 @@ class Schema:
         return marked.filter(pl.col("reason").is_not_null())
 
 
-def canonical(batch: pa.RecordBatch | pa.Table, where: str) -> pl.DataFrame:
-    """Arrow columns of any width as canonical columns, shape kept.
-
-    Raises:
-        SchemaMismatch: A column has a type outside the seven (interval, JSON, list, binary …), an unsigned integer
-            or timestamp that does not fit, or its name occurs twice.
-    """
-    if doubled := [name for name, n in Counter(batch.schema.names).items() if n > 1]:
-        raise SchemaMismatch(f"{where} gives column {doubled[0]} twice. Name every column once, with AS.")
-    columns = []
-    for field, values in zip(batch.schema, batch.columns, strict=True):
-        columns.append(_canonical(field.name, values, where))
-    return pl.DataFrame(columns)
-
-
-def _canonical(name: str, values: pa.Array | pa.ChunkedArray, where: str) -> pl.Series:
-    got = str(values.type)
-    try:
-        series, numeric = _polars(name, values)
-        target = pl.Float64() if numeric else _target(series.dtype)
-        if target is not None:
-            return _dated(series if series.dtype == target else series.cast(target, strict=True))
-    except (pl.exceptions.PolarsError, pa.ArrowException, ValueError) as error:
-        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it in the query: {error}") from error
-    supported = ", ".join(get_args(TypeName))
-    raise SchemaMismatch.type_of(name, f"one of {supported}", got, where, "Cast it in the query.")
-
-
-def _polars(name: str, values: pa.Array | pa.ChunkedArray) -> tuple[pl.Series, bool]:
-    """The column in Polars, and whether it is text that spells decimals."""
-    type_ = values.type
-    if isinstance(type_, pa.BaseExtensionType):
-        return _extension(name, values)
-    if pa.types.is_dictionary(type_):
-        return _polars(name, values.cast(type_.value_type))
-    # Polars panics on these, past every `except Exception`.
-    if pa.types.is_interval(type_) or pa.types.is_duration(type_):
-        raise ValueError("an interval is not a column type here; EXTRACT(epoch FROM …) gives its seconds")
-    if pa.types.is_nested(type_):
-        raise ValueError("a list or record is not a column type here; give each of its parts a column")
-    if pa.types.is_decimal256(type_) or (pa.types.is_decimal(type_) and type_.scale < 0):
-        return pl.Series(name, values.cast(pa.string())), True
-    # Arrow refuses a time that does not fit, or would lose digits; Polars wraps it round or cuts it off.
-    if pa.types.is_timestamp(type_):
-        values = values.cast(pa.timestamp("us", "UTC" if type_.tz else None))
-    elif pa.types.is_date64(type_):
-        values = values.cast(pa.date32())
-    return pl.Series(name, values), False
-
-
-def _extension(name: str, values: pa.Array | pa.ChunkedArray) -> tuple[pl.Series, bool]:
-    type_ = values.type
-    if isinstance(type_, pa.OpaqueType):
-        # ADBC hands over what Arrow cannot name: Postgres NUMERIC as its digits, everything else as bytes or text.
-        if type_.type_name == "numeric":
-            return pl.Series(name, _storage(values).cast(pa.string())), True
-        raise ValueError(f"{type_.vendor_name} type {type_.type_name} has no column type here")
-    if isinstance(type_, pa.UuidType):
-        raw = pl.Series(name, _storage(values).cast(pa.binary())).bin.encode("hex")
-        return raw.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}"), False
-    raise ValueError(f"extension type {type_} has no column type here")
-
-
-def _dated(series: pl.Series) -> pl.Series:
-    """The column, if its dates are ones that Python has; Polars panics when it shows another."""
-    if isinstance(series.dtype, (pl.Date, pl.Datetime)) and not _dateable(series.drop_nulls()).all():
-        raise ValueError("it holds infinity, or a year outside 1 to 9999; NULLIF(…, 'infinity') makes that NULL")
-    return series
-
-
-def _dateable(series: pl.Series) -> pl.Series:
+def dateable(series: pl.Series) -> pl.Series:
+    """Which dates or timestamps lie in the years 1 to 9999, shape kept, Boolean; NULL where NULL."""
     days = series.to_physical() // (1 if series.dtype == pl.Date() else _MICROSECONDS_A_DAY)
     return days.is_between(*_DAYS)
-
-
-def _storage(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    return values.storage
-
-
-def _target(dtype: pl.DataType) -> pl.DataType | None:
-    if dtype.is_integer():
-        return pl.Int64()
-    if dtype.is_float() or dtype.is_decimal():
-        return pl.Float64()
-    return dtype if dtype in _NAMES or dtype == pl.Null() else None
 
 
 def _observed(series: pl.Series) -> Column:
@@ -335,7 +250,6 @@ def _text_to_timestamp(series: pl.Series) -> pl.Series:
 
 def _text_to_timestamp_tz(series: pl.Series) -> pl.Series:
     text = _matching(series, f"^{_ISO_DATE}[T ]{_ISO_TIME}({_ISO_OFFSET})?$").str.replace("T", " ", literal=True)
-    text = text.str.replace("Z$", "+0000")
     zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%#z", time_unit="us", strict=False, exact=True)
     bare = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
     return _within_calendar(
@@ -350,7 +264,7 @@ def _matching(series: pl.Series, pattern: str) -> pl.Series:
 
 def _within_calendar(series: pl.Series) -> pl.Series:
     """The dates that Python has, NULL for all others: an offset may carry the last day of the year 9999 past it."""
-    return series.set(~_dateable(series), None)
+    return series.set(~dateable(series), None)
 
 
 _EXACT_CASTS: dict[tuple[str, TypeName], Callable[[pl.Series], pl.Series]] = {

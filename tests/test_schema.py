@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from batchscore.errors import SchemaMismatch
-from batchscore.schema import Column, Schema, TypeName, canonical, dtype_of, type_name
+from batchscore.schema import Column, Schema, TypeName, dtype_of, type_name
+from batchscore.sources.arrow import canonical
 
 TYPES = get_args(TypeName)
 EXACT = {

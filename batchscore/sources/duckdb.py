@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from batchscore.job import Value
-from batchscore.schema import canonical
+from batchscore.sources.arrow import canonical
 from batchscore.sources.statement import Page, Query
 
 __all__ = ["marker", "read", "stream"]

@@ -13,7 +13,7 @@ from adbc_driver_manager._reader import AdbcRecordBatchReader
 from adbc_driver_postgresql import dbapi
 
 from batchscore.job import Value
-from batchscore.schema import canonical
+from batchscore.sources.arrow import canonical
 from batchscore.sources.statement import Query
 
 __all__ = ["read"]
