@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from batchscore.cli import main
 from batchscore.database import Database
@@ -233,8 +234,12 @@ class Project:
                 patch.setenv(name, value)
             patch.chdir(self.root)
             patch.setattr(sys, "argv", ["batchscore", *args])
-            with pytest.raises(SystemExit) as ended:
-                main()
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                # What a command binds to its log lines ends with its process; here the process goes on.
+                structlog.contextvars.clear_contextvars()
         assert isinstance(ended.value.code, int)
         return Result(ended.value.code, out.getvalue(), "")
 
