@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 JOB = """
 [job]
@@ -149,7 +150,7 @@ def run(folder: Path, uri: str, rows: int, rounds: int) -> None:
     environment = os.environ | {"BATCHSCORE_WAREHOUSE_URL": uri}
     ours = [sys.executable, "-m", "batchscore"]
     measure([*ours, "train", "bench"], folder, environment)
-    scoring = [*ours, "backfill", "bench", "--only", "all", "--from"]
+    scoring = [*ours, "backfill", "bench", "--from"]
     (folder / "peer.py").write_text(PEER)
     peer_uri = uri.replace("postgresql://", "postgresql+psycopg://")
     bundle = str(folder / "var/registry/bench/1/pipeline.joblib")
@@ -159,8 +160,9 @@ def run(folder: Path, uri: str, rows: int, rounds: int) -> None:
     for _ in range(rounds):
         small.append(measure([*scoring, "2024-02-01", "--to", "2024-02-02"], folder, environment))
         theirs.append(measure(peer, folder, environment))
+        check(uri, rows)
+        forget(uri)
     large = measure([*scoring, "2024-02-02", "--to", "2024-02-03"], folder, environment)
-    check(uri, rows)
     tell("batchscore", rows, small)
     tell("pandas read_sql, predict_proba, to_sql", rows, theirs)
     tell("batchscore", 4 * rows, [large])
@@ -186,6 +188,16 @@ def prepare(folder: Path, uri: str, rows: int) -> None:
         connection.execute("CREATE INDEX ON bench (ts)")
         connection.execute("VACUUM ANALYZE bench")
     print("| | rows | seconds, median (min to max) | rows/s | peak memory, MB |\n|---|---|---|---|---|", flush=True)
+
+
+def forget(uri: str) -> None:
+    """Drop the output and the ledger, so that every round publishes for the first time, as a night does."""
+    with psycopg.connect(uri) as connection:
+        found = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE tablename LIKE 'batchscore%' OR tablename = 'bench_predictions'"
+        )
+        for (name,) in found.fetchall():
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
 
 
 def check(uri: str, rows: int) -> None:
