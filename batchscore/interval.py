@@ -95,6 +95,21 @@ class Calendar:
             )
         return interval
 
+    def window(self, first: str | None, last: str | None) -> tuple[datetime | None, datetime | None]:
+        """The instants of `--from` and `--to`, each as `parse` reads it; None where it is not given.
+
+        Raises:
+            UsageError: One of them is no date, or `first` is not before `last`.
+        """
+        start = None if first is None else self.parse(first)
+        end = None if last is None else self.parse(last)
+        if start is not None and end is not None and start >= end:
+            raise UsageError(
+                f"--from {first} is not before --to {last}, so there is no interval between them. --to is the first "
+                "instant left out: for one day write --from 2013-10-01 --to 2013-10-02."
+            )
+        return start, end
+
     def instant(self, value: date | datetime) -> datetime:
         """A date (its local midnight) or datetime (local unless aware) as an instant in UTC.
 

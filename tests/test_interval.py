@@ -417,6 +417,25 @@ class TestText:
         assert calendar.instant(datetime(2013, 10, 1, 6)) == calendar.parse("2013-10-01T06:00")
         assert calendar.instant(datetime(2013, 10, 1, 6, tzinfo=UTC)) == datetime(2013, 10, 1, 6, tzinfo=UTC)
 
+    def test_a_window_is_two_instants_in_order(self):
+        """Each side is read as a text is, and a side that is not given stays open."""
+        calendar = Calendar("day", ZoneInfo("America/New_York"))
+        first, last = calendar.parse("2013-10-01"), calendar.parse("2013-10-02")
+
+        assert calendar.window("2013-10-01", "2013-10-02") == (first, last)
+        assert calendar.window("2013-10-01", None) == (first, None)
+        assert calendar.window(None, "2013-10-02") == (None, last)
+        assert calendar.window(None, None) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("first", "last"),
+        [("2013-10-02", "2013-10-01"), ("2013-10-01", "2013-10-01"), ("2013-10-01", "2013-10-01T04:00Z")],
+    )
+    def test_a_window_without_an_instant_is_refused(self, first, last):
+        """`--from` on or behind `--to`, however each is written, is an error of use that repeats both."""
+        with pytest.raises(UsageError, match=f"--from {first} is not before --to {last}"):
+            Calendar("day", ZoneInfo("America/New_York")).window(first, last)
+
     @pytest.mark.parametrize("value", [date.min, date.max, datetime.min, datetime.max])
     def test_values_outside_time_are_refused(self, value):
         """The first and the last year are a ValueError, never an overflow later."""
