@@ -295,7 +295,7 @@ def _output_table() -> Iterator[str]:
 
 def _ledger() -> Iterator[str]:
     yield f"{_first_paragraph(ledger)} They are made by the first run, in the default schema."
-    documented = _strings_behind(ast.parse(inspect.getsource(ledger)))
+    documented = _strings_behind(ast.parse(inspect.getsource(ledger.tables)))
     texts = {table: documented[name] for name, table in vars(ledger).items() if isinstance(table, sa.Table)}
     for table, text in texts.items():
         attributes = _attributes(text)

@@ -125,7 +125,7 @@ class TestRoundTrip:
         rows = trips(30, seed=9)
 
         assert made.schema == loaded.schema
-        assert made.sql == loaded.sql == SQL
+        assert made.query == loaded.query == SQL
         assert made.predictor.features.source == loaded.predictor.features.source
         assert (made.predictor.task, made.predictor.classes) == (loaded.predictor.task, loaded.predictor.classes)
         assert list(made.predictor.output_types.items()) == list(loaded.predictor.output_types.items())
@@ -150,13 +150,6 @@ class TestRoundTrip:
         """A traceback that shows a bundle shows none of the rows in it."""
         assert "Bundle(trips version 0)" == repr(made)
 
-    def test_without_sql(self, made: Bundle) -> None:
-        """A bundle of rows that came from Parquet has no query, and no file for one."""
-        files = pack(replace(made, sql=None), 1)
-
-        assert "rows.sql" not in files
-        assert Bundle.load(files, "here").sql is None
-
     @pytest.mark.parametrize("values", [(0, 1), (False, True), ("no", "yes"), ("0", "1")])
     def test_classes_keep_their_type(self, values: tuple[Any, Any]) -> None:
         """Classes come back with their type: 1 is not True, and neither is the text 1."""
@@ -169,11 +162,11 @@ class TestRoundTrip:
     def test_text_of_any_kind(self, made: Bundle) -> None:
         """Features and SQL come back to the character, line ends and accents too."""
         source = CLASSIFIER + "# é\r\n\n"
-        odd = replace(made, sql="SELECT 'é'\r\n\t-- 𝄞\n")
+        odd = replace(made, query="SELECT 'é'\r\n\t-- 𝄞\n")
         odd = replace(odd, predictor=replace(odd.predictor, features=Features.of(source, "f.py")))
         loaded = Bundle.load(pack(odd, 1), "here")
 
-        assert (odd.sql, source) == (loaded.sql, loaded.predictor.features.source)
+        assert (odd.query, source) == (loaded.query, loaded.predictor.features.source)
 
     def test_unwritable_pipeline(self, made: Bundle) -> None:
         """A pipeline with a lambda in it is refused when it is packed, with what to write instead."""
@@ -205,8 +198,8 @@ class TestDigest:
         variants = [
             pack(made, 1),
             pack(made, 2),
-            pack(replace(made, sql=SQL + " "), 1),
-            pack(replace(made, sql=None), 1),
+            pack(replace(made, query=SQL + " "), 1),
+            pack(replace(made, query=""), 1),
             pack(replace(made, predictor=replace(made.predictor, features=other.predictor.features)), 1),
             pack(replace(made, predictor=replace(made.predictor, pipeline=other.predictor.pipeline)), 1),
             pack(replace(made, golden_predictions=made.golden_predictions.reverse()), 1),

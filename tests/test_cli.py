@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,8 @@ import pytest
 import sqlalchemy as sa
 import toy
 from toy import Project
+
+from batchscore.model.registry import Registry
 
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
 
@@ -165,6 +168,58 @@ class TestBadInput:
         run = result.named("run.published")[0]["run_id"]
         shown = json.loads(project.call("runs", "show", run, "--format", "json").out)
         assert shown["run"]["sql_accepted"] == "a comment only"
+
+    def test_other_parameters_are_another_query(self, project: Project) -> None:
+        """A changed value of a query's own parameter is told like changed SQL, and makes other runs."""
+        clause = "ts >= :interval_start AND ts < :interval_end"
+        project.edit("sql/toy/rows.sql", (clause, f"{clause} AND a >= :least"))
+        project.edit("jobs/toy.toml", ('sql = "toy/rows.sql"', 'sql = "toy/rows.sql"\nparameters = { least = 0 }'))
+        trained = project.call("train", "toy", "--promote", BATCHSCORE_REGISTRY_URL="own")
+        assert trained.code == 0, trained.out
+        first = project.call("backfill", "toy", *DAY, BATCHSCORE_REGISTRY_URL="own")
+        project.edit("jobs/toy.toml", ("least = 0", "least = 1"))
+
+        refused = project.call("backfill", "toy", *DAY, "--only", "all", BATCHSCORE_REGISTRY_URL="own")
+        accepted = project.call(
+            "backfill", "toy", *DAY, "--only", "all", "--accept-sql", "less", BATCHSCORE_REGISTRY_URL="own"
+        )
+
+        assert refused.code == 10
+        assert re.search(r"-- parameter least = 0\n.*\+-- parameter least = 1", refused.error)
+        assert accepted.code == 0, accepted.out
+        run, other = (result.named("run.published")[0] for result in (first, accepted))
+        assert run["run_id"] != other["run_id"]
+        assert run["predictions"] > other["predictions"] > 0
+
+    def test_golden_rows_that_differ_stop_everything(self, project: Project) -> None:
+        """A sound bundle that gives other predictions here than at training exits 10, and the warehouse stays as it was."""
+        registry = Registry.at(str(project.root / "var/registry"))
+        bundle = registry.load("toy", 1)
+        moved = bundle.golden_predictions.with_columns(pl.col("score") * (1 + 1e-8))
+        registry.register(replace(bundle, golden_predictions=moved))
+        project.call("models", "promote", "toy", "2")
+        before = toy.tables(project.url)
+
+        result = project.call("backfill", "toy", *DAY)
+
+        assert result.code == 10
+        assert "golden rows have another score here than at training" in result.error
+        assert toy.tables(project.url) == before
+
+    @pytest.mark.parametrize("name", ["TOY_predictions", "main.toy_predictions"])
+    def test_a_table_of_another_job_under_another_name(self, project: Project, name: str) -> None:
+        """Neither case nor a schema that goes without saying lets two jobs share a table."""
+        assert project.call("backfill", "toy", *DAY).code == 0
+        for file in ("toml", "py"):
+            text = (project.root / f"jobs/toy.{file}").read_text()
+            (project.root / f"jobs/second.{file}").write_text(
+                text.replace('[job]\nname = "toy"', '[job]\nname = "second"').replace("toy_predictions", name)
+            )
+
+        result = project.call("backfill", "second", *DAY)
+
+        assert result.code == 2
+        assert f"job toy has published into {name}" in result.error
 
     def test_a_tampered_bundle_is_refused(self, project: Project) -> None:
         """One changed byte anywhere in a bundle exits 10, before the warehouse is touched."""

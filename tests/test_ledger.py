@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
@@ -134,7 +136,17 @@ def rejects(
 class TestRunId:
     """`run_id_of`."""
 
-    PARTS = ("flights", DAY, "bundle", "sql", "table", 0)
+    PARTS = MappingProxyType(
+        {
+            "job": "flights",
+            "interval": DAY,
+            "bundle_digest": "bundle",
+            "query_digest": "query",
+            "table": "table",
+            "carry": ("a", "b"),
+            "revision": 0,
+        }
+    )
 
     def test_same_everywhere(self) -> None:
         """The same work has the same id in every process, whatever its hash seed, zone or version of batchscore."""
@@ -143,31 +155,35 @@ class TestRunId:
             "from batchscore.interval import Interval\n"
             "from batchscore.ledger import run_id_of\n"
             "day = Interval(datetime(2013, 10, 1, 4, tzinfo=UTC), datetime(2013, 10, 2, 4, tzinfo=UTC))\n"
-            "print(run_id_of('flights', day, 'bundle', 'sql', 'table', 0))"
+            "print(run_id_of('flights', day, bundle_digest='bundle', query_digest='query', table='table',"
+            " carry=['a', 'b'], revision=0))"
         )
         environment = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
         other = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
         )
 
-        assert other.stdout.strip() == run_id_of(*self.PARTS) == "08296770-c9a1-523e-9c8c-23dd8bdfdf58"
+        assert other.stdout.strip() == run_id_of(**self.PARTS) == "e9608235-6e51-5220-968d-2b4efc395d7b"
 
     @pytest.mark.parametrize(
         "changed",
         [
-            ("flight", DAY, "bundle", "sql", "table", 0),
-            ("flights", NEXT_DAY, "bundle", "sql", "table", 0),
-            ("flights", Interval(DAY.start, NEXT_DAY.end), "bundle", "sql", "table", 0),
-            ("flights", DAY, "bundl", "esql", "table", 0),
-            ("flights", DAY, "bundle", "sql2", "table", 0),
-            ("flights", DAY, "sql", "bundle", "table", 0),
-            ("flights", DAY, "bundle", "sql", "other.table", 0),
-            ("flights", DAY, "bundle", "sql", "table", 1),
+            {"job": "flight"},
+            {"interval": NEXT_DAY},
+            {"interval": Interval(DAY.start, NEXT_DAY.end)},
+            {"bundle_digest": "bundl", "query_digest": "equery"},
+            {"query_digest": "query2"},
+            {"bundle_digest": "query", "query_digest": "bundle"},
+            {"table": "other.table"},
+            {"carry": ("a",)},
+            {"carry": ("b", "a")},
+            {"carry": ("ab",)},
+            {"revision": 1},
         ],
     )
-    def test_every_part_counts(self, changed: tuple[Any, ...]) -> None:
+    def test_every_part_counts(self, changed: dict[str, Any]) -> None:
         """Other work has another id, whichever part is other."""
-        assert run_id_of(*changed) != run_id_of(*self.PARTS)
+        assert run_id_of(**(self.PARTS | changed)) != run_id_of(**self.PARTS)
 
 
 class TestBegin:
@@ -303,6 +319,18 @@ class TestChunks:
         assert call(warehouse, ledger.progress, "a", 1) == Progress(1, (0, "high"))
         assert call(warehouse, ledger.progress, "a", 2) == Progress(0, None)
 
+    def test_failures(self, warehouse: Warehouse) -> None:
+        """Rows on which the features or the pipeline failed are counted over the run; other rejects are not."""
+        stages = ["features", "pipeline", "input", "prediction", "pipeline"]
+        frame = pl.DataFrame({"stage": stages}).select(
+            pl.lit("a").alias("run_id"), pl.lit(0).alias("shard"), pl.lit(0).alias("chunk"),
+            pl.lit("[1]").alias("row_key"), "stage", pl.lit("why").alias("reason"), pl.lit(None, pl.String).alias("detail"),
+        )  # fmt: skip
+        with warehouse.begin() as tx:
+            tx.load(ledger.REJECTS, frame)
+
+        assert [call(warehouse, ledger.progress, run_id, 0).failures for run_id in "ab"] == [3, 0]
+
     def test_totals(self, warehouse: Warehouse) -> None:
         """The totals are sums over every shard of one run, and zero before the first chunk."""
         run = begin(warehouse, run_of())
@@ -433,22 +461,27 @@ class TestPublish:
     """`publish` and `hold_interval`."""
 
     def test_supersedes(self, warehouse: Warehouse) -> None:
-        """Exactly the published run of the same job and interval is superseded."""
-        publish(warehouse, run_of("old"))
+        """Every other run of the same job, interval and table is superseded; those never published are told."""
+        publish(warehouse, run_of("old", output_table="main.predictions"))
         publish(warehouse, run_of("beside", NEXT_DAY))
         publish(warehouse, run_of("elsewhere", job="trains"))
+        publish(warehouse, run_of("aside", output_table="other"))
         for name in ("failed", "running"):
-            begin(warehouse, run_of(name))
+            complete(warehouse, begin(warehouse, run_of(name)), 0)
         call(warehouse, ledger.fail, "failed", "why")
+        new = begin(warehouse, run_of("new"))
 
-        publish(warehouse, run_of("new"))
+        overtaken = call(warehouse, ledger.publish, new, Totals(0, 0, 0, 0), [], NOW)
 
+        assert {run.run_id for run in overtaken} == {"failed", "running"}
+        assert [call(warehouse, ledger.progress, name, 0).chunks for name in ("failed", "running")] == [0, 0]
         assert statuses(warehouse) == {
             "old": "superseded",
             "beside": "published",
             "elsewhere": "published",
-            "failed": "failed",
-            "running": "running",
+            "aside": "published",
+            "failed": "superseded",
+            "running": "superseded",
             "new": "published",
         }
 
@@ -515,7 +548,7 @@ class TestPublish:
 
     @many_writers
     def test_one_waits(self, database: Database, warehouse: Warehouse) -> None:
-        """A second publisher of an interval waits for the first, and replaces its rows, all of them."""
+        """A second publisher of an interval waits for the first, finds itself overtaken, and writes nothing."""
         with open_warehouse(database) as other, ThreadPoolExecutor(1) as pool:
             warehouse.prepare(OUTPUT)
             first, second = staged(warehouse, "a", 100), staged(warehouse, "b", 70)
@@ -524,8 +557,8 @@ class TestPublish:
                 publishing = waiting(pool.submit(publish_in_turn, other, second))
             publishing.result()
 
-        assert statuses(warehouse) == {"a": "superseded", "b": "published"}
-        assert output_rows(warehouse) == {"b": 70}
+        assert statuses(warehouse) == {"a": "published", "b": "superseded"}
+        assert output_rows(warehouse) == {"a": 100}
 
     @many_writers
     def test_at_once(self, database: Database, warehouse: Warehouse) -> None:
@@ -578,7 +611,8 @@ def publish_in_turn(warehouse: Warehouse, run: Run, start: threading.Barrier | N
     """Publish a staged run, starting with others."""
     if start:
         start.wait()
-    with warehouse.begin() as tx:
+    # Whoever comes second has been overtaken.
+    with contextlib.suppress(IntervalLeased), warehouse.begin() as tx:
         publish_staged(tx, run)
 
 

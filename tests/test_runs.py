@@ -7,18 +7,24 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 import toy
 from toy import Project
 
 from batchscore import ledger
 from batchscore.cli.session import Session
-from batchscore.errors import IntervalLeased
-from batchscore.run.execute import Scoring, _plan_run, _take_up
+from batchscore.errors import IntervalLeased, UsageError, WarehouseError
+from batchscore.ledger import Run
+from batchscore.run import execute
+from batchscore.run.execute import Scoring, _commit, _plan_run, _read, _score, _take_up, score_interval
+from batchscore.run.publish import publish
 from batchscore.settings import load_settings
 
 DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
@@ -66,6 +72,7 @@ class TestBackfill:
         runs = json.loads(project.call("runs", "list", "toy", "--format", "json").out)
         assert [run["status"] for run in runs] == ["published"] * 5
         assert [run["predictions"] for run in runs] == [100] * 5
+        assert not [name for name in toy.tables(project.url) if "stage" in name]
 
     def test_same_predictions_on_every_database(self, project: Project, trained: Project) -> None:
         """The bundle gives the same table, bit for bit, whichever database it reads and writes."""
@@ -119,6 +126,7 @@ class TestBackfill:
 
         assert result.code == 0, result.out
         assert result.named("run.published")[0]["predictions"] == 0
+        assert [event["level"] for event in result.named("run.empty")] == ["warning"]
         assert project.call("plan", "toy", "--from", "2024-03-01", "--to", "2024-03-02").out.startswith("nothing to do")
 
 
@@ -208,6 +216,96 @@ class TestInterruption:
             with scoring.warehouse.begin() as tx:
                 assert tx.staged(scoring.output, second.stage) == 1
 
+    def test_an_overtaken_run_leaves_nothing(self, project: Project) -> None:
+        """A run that stopped, and whose interval another run has published, leaves no stage, chunk or reject."""
+        day = (*DAYS[:3], "2024-02-02", "--chunk-rows", "10")
+        toy.execute(project.url, "UPDATE toy SET id = 3150 WHERE id = 3151")
+        assert project.call("backfill", "toy", *day).code == 11
+        assert [name for name in toy.tables(project.url) if "stage" in name]
+
+        project.edit("sql/toy/rows.sql", ("FROM toy WHERE", "FROM toy WHERE id <> 3150 AND"))
+        other = project.call("backfill", "toy", *day, "--accept-sql", "without the doubled row")
+
+        assert other.code == 0, other.out
+        assert not [name for name in toy.tables(project.url) if "stage" in name]
+        runs = toy.query(project.url, "SELECT run_id, status FROM batchscore_runs ORDER BY status")
+        assert [status for _, status in runs] == ["published", "superseded"]
+        assert {(runs[0][0],)} == set(toy.query(project.url, "SELECT DISTINCT run_id FROM batchscore_chunks"))
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            "DROP TABLE {stage}",
+            "DELETE FROM {stage} WHERE id = 3101",
+            "INSERT INTO {stage} SELECT * FROM {stage} WHERE id = 3101",
+            "ALTER TABLE {stage} ADD COLUMN more INTEGER",
+            "DELETE FROM batchscore_rejects",
+        ],
+    )
+    def test_a_spoilt_stage_is_made_anew(self, project: Project, spoil: str) -> None:
+        """What is not as the chunks committed it is never gone on with: the run starts from nothing and says so."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id = 3105")
+        with _scoring(project) as scoring:
+            run = _two_chunks_in(scoring)
+        toy.execute(project.url, spoil.format(stage=run.stage))
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
+
+        assert result.code == 0, result.out
+        assert result.named("run.spoilt")
+        assert not result.named("run.resumed")
+        published = result.named("run.published")[0]
+        assert published["run_id"] == run.run_id
+        assert (published["rows_read"], published["rejects"]) == (100, 1)
+        assert [row[0] for row in project.table()] == [id_ for id_ in range(3101, 3201) if id_ != 3105]
+
+    def test_a_stage_spoilt_at_the_last_moment_is_not_published(self, project: Project) -> None:
+        """Rows that another hand takes from the stage stop the publish with 12: nothing reaches the output table."""
+        with _scoring(project) as scoring:
+            run = _two_chunks_in(scoring)
+            toy_rows = f"DELETE FROM {run.stage} WHERE id = 3101"
+            with scoring.warehouse.begin() as tx:
+                tx.connection.execute(sa.text(toy_rows))
+
+            with pytest.raises(WarehouseError, match=f"{run.stage} or batchscore_rejects does not hold"):
+                publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=1.0, begun=0.0)
+
+        assert project.table() == []
+
+    def test_two_jobs_that_begin_together_do_not_share_a_table(self, project: Project) -> None:
+        """Of two jobs that found a table free and publish into it, the second stops with nothing of it published."""
+        for file in ("toml", "py"):
+            text = (project.root / f"jobs/toy.{file}").read_text()
+            (project.root / f"jobs/second.{file}").write_text(
+                text.replace('[job]\nname = "toy"', '[job]\nname = "second"')
+            )
+        with _scoring(project, "second") as second:
+            assert project.call("backfill", "toy", *DAYS[:3], "2024-02-02").code == 0
+            before = project.table(("id", "run_id"))
+
+            with pytest.raises(UsageError, match="job toy has published into toy_predictions"):
+                score_interval(second, second.job.calendar.at("2024-02-01"), [], lambda _: None)
+
+        assert project.table(("id", "run_id")) == before
+
+    def test_drift_that_nobody_lived_to_record_is_recorded_by_the_next(self, project: Project) -> None:
+        """A process that died between publishing and comparing leaves the comparing to the next command."""
+        project.call("backfill", "toy", *DAYS)
+        drift = "SELECT run_id, role, column_name, metric, value, verdict FROM batchscore_drift ORDER BY 1, 2, 3, 4"
+        whole = toy.query(project.url, drift)
+        assert len({row[0] for row in whole}) == 5
+        toy.execute(
+            project.url,
+            "DELETE FROM batchscore_drift WHERE run_id IN "
+            "(SELECT run_id FROM batchscore_runs WHERE interval_start < '2024-02-03')",
+        )
+
+        again = project.call("backfill", "toy", *DAYS)
+
+        assert again.code == 0
+        assert not again.named("run.published")
+        assert toy.query(project.url, drift) == whole
+
 
 class TestRejects:
     def test_a_few_bad_rows_are_set_aside(self, project: Project) -> None:
@@ -263,6 +361,22 @@ class TestRejects:
         assert not mended.named("run.resumed")
         assert mended.named("run.published")[0]["rows_read"] == 97
 
+    @pytest.mark.parametrize("chunk_rows", ["1", "10", "100"])
+    def test_failing_rows_are_counted_over_the_run(
+        self, project: Project, chunk_rows: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How many rows may fail before bisecting is given up does not depend on the size of a chunk."""
+        monkeypatch.setattr(execute, "MOST_FAILURES", 3)
+        day = (*DAYS[:3], "2024-02-02", "--chunk-rows", chunk_rows)
+        toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id IN (3101, 3150, 3200)")
+        assert project.call("backfill", "toy", *day).code == 0
+        toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id = 3151")
+
+        stopped = project.call("backfill", "toy", *day, "--only", "all")
+
+        assert stopped.code == 11
+        assert "a is negative" in stopped.error
+
     def test_a_failing_pipeline_rejects_the_guilty_rows(self, project: Project) -> None:
         """Values on which the pipeline itself fails cost their own rows and no others, and keep its words."""
         toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id IN (3101, 3150, 3200)")
@@ -290,6 +404,29 @@ class TestSchedule:
         first = date(2024, 2, 1)
         assert starts == [f"{first + timedelta(days=i)}T00:00:00+00:00" for i in range(3)]
         assert result.named("plan.intervals_left")[0]["left"] > 100
+
+    def test_bad_rows_do_not_hold_up_the_days_behind_them(self, project: Project) -> None:
+        """`score` goes on past an interval whose rows break the contract, and exits with 11 when it is through."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 3"))
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id BETWEEN 3101 AND 3150")
+
+        result = project.call("score", "toy")
+
+        assert result.code == 11
+        starts = [event["interval_start"][:10] for event in result.named("run.published")]
+        assert starts == ["2024-02-02", "2024-02-03"]
+
+    def test_another_output_table_is_another_history(self, project: Project) -> None:
+        """A job that names another output table is due from its start, and what it published before stays published."""
+        project.call("backfill", "toy", *DAYS)
+        project.edit("jobs/toy.toml", ('table = "toy_predictions"', 'table = "elsewhere"'))
+
+        moved = project.call("backfill", "toy", *DAYS)
+
+        assert len(moved.named("run.published")) == 5
+        assert len(project.table()) == 500
+        statuses = toy.query(project.url, "SELECT DISTINCT status FROM batchscore_runs")
+        assert statuses == [("published",)]
 
     def test_an_interval_is_scored_when_it_has_ended(self, project: Project) -> None:
         """Tomorrow is not due: nothing is scored, and that is no error."""
@@ -338,14 +475,26 @@ def _counts(project: Project) -> list[tuple[object, ...]]:
     return [(*row[:4], json.loads(row[4])["counts"]) for row in toy.query(project.url, sql)]
 
 
+def _two_chunks_in(scoring: Scoring) -> Run:
+    """The first day's run, taken up and left after the first two of its chunks of ten rows."""
+    scoring = replace(scoring, chunk_rows=10)
+    interval = scoring.job.calendar.at("2024-02-01")
+    with scoring.warehouse.begin() as tx:
+        run = ledger.begin(tx.connection, _plan_run(scoring, interval, []), "0")
+    done = _take_up(scoring, run)
+    for number, (chunk, result) in enumerate(_score(scoring, islice(_read(scoring, run, done.key_high), 2), 0)):
+        _commit(scoring, run, number, chunk, result)
+    return run
+
+
 @contextmanager
-def _scoring(project: Project) -> Iterator[Scoring]:
+def _scoring(project: Project, name: str = "toy") -> Iterator[Scoring]:
     """What a command has before it scores its first interval."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
         patch.setenv("BATCHSCORE_WAREHOUSE_URL", project.url)
         session = Session.of(load_settings())
-        job = session.job("toy")
+        job = session.job(name)
         with session.warehouse() as warehouse:
             yield session.scoring(job, session.bundle(job), warehouse, None, None)
 

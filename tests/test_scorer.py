@@ -230,20 +230,23 @@ class TestScore:
 
     @pytest.mark.parametrize(("budget", "given_up"), [(2, True), (3, False), (4, False)])
     def test_budget(self, fragile: Bundle, budget: int, given_up: bool) -> None:
-        """One failing row more than the budget gives the chunk up, in the words of the user's error."""
+        """One failing row more than the run may still have gives it up, in the words of the user's error."""
         rows = marked(50, dict.fromkeys((4, 5, 40), BAD_STEP) | {6: None, 7: NAN_SCORE})
         if given_up:
-            with pytest.raises(TooManyRejects, match=r"the pipeline of trips version 0 .* 2 rows .* 'unknown road'"):
-                score(fragile, rows, reject_budget=budget)
+            with pytest.raises(
+                TooManyRejects, match=r"the pipeline of trips version 0 .* 10,000 rows .* 'unknown road'"
+            ):
+                score(fragile, rows, failures_left=budget)
         else:
-            assert 5 == score(fragile, rows, reject_budget=budget).rejects.height
+            scored = score(fragile, rows, failures_left=budget)
+            assert (5, 3) == (scored.rejects.height, scored.failures)
 
     def test_budget_bounds_the_calls(self, fragile: Bundle) -> None:
         """A chunk in which every row fails is given up after the budget's share of calls."""
         calls = fragile.predictor.features.module.CALLS
         calls.clear()
         with pytest.raises(TooManyRejects, match="no trip is that long"):
-            score(fragile, with_distances([BAD_FEATURE] * 4_096), reject_budget=10)
+            score(fragile, with_distances([BAD_FEATURE] * 4_096), failures_left=10)
 
         assert len(calls) <= 2 * (10 + 12)
 

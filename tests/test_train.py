@@ -244,7 +244,7 @@ class TestTrain:
         assert begun <= datetime.fromisoformat(manifest.created_at) <= datetime.now(UTC)
         assert rows.columns == made.schema.names == [column["name"] for column in manifest.columns]
         assert ["carrier"] == [column.name for column in made.schema if column.nullable]
-        assert (ROWS_SQL, CLASSIFIER) == (made.sql, made.predictor.features.source)
+        assert (ROWS_SQL, CLASSIFIER) == (made.query, made.predictor.features.source)
 
     def test_references(self, trained: Train) -> None:
         """The reference of the inputs is of all rows read; that of the predictions is of the rows held out."""

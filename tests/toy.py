@@ -149,6 +149,16 @@ def columns(url: str, table: str) -> list[str]:
         return list(tx.connection.execute(sa.text(f"SELECT * FROM {table}")).keys())
 
 
+def tables(url: str) -> list[str]:
+    """The names of all tables, sorted."""
+    listed = (
+        "SELECT name FROM sqlite_master"
+        if url.startswith("sqlite")
+        else "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('main', 'public')"
+    )
+    return sorted(name for (name,) in query(url, listed))
+
+
 def execute(url: str, *statements: str) -> None:
     """Run statements in one transaction."""
     with open_warehouse(Database.at(url)) as warehouse, warehouse.begin() as tx:

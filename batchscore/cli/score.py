@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchscore import ledger
 from batchscore.cli.render import Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
-from batchscore.errors import BatchscoreError, BundleNotFound
+from batchscore.errors import BatchscoreError, BundleNotFound, InputError
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
@@ -17,6 +18,8 @@ from batchscore.run.plan import Only, Planned, plan
 from batchscore.warehouse import Warehouse
 
 __all__ = ["backfill", "score", "show_plan"]
+
+Failure = tuple[Planned, BatchscoreError]
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:
@@ -47,7 +50,9 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
 
 
 def score(session: Session, name: str, interval: str | None, chunk_rows: int | None, accept_sql: str | None) -> str:
-    """Score one interval, or what is due, oldest first, up to the job's `catch_up`; stops at the first failure.
+    """Score one interval, or what is due, oldest first, up to the job's `catch_up`.
+
+    An interval whose rows break the contract does not stop those behind it; anything else would stop them too.
 
     Returns:
         What was done, in words.
@@ -63,19 +68,18 @@ def score(session: Session, name: str, interval: str | None, chunk_rows: int | N
             if each.selected_by("missing") and wanted in (None, each.interval)
         ]
         chosen = due if interval else due[: job.interval.catch_up]
+        _watch_again(warehouse, bundle, job)
         if not chosen:
             return _nothing_due(session, job, interval)
         scoring = session.scoring(job, bundle, warehouse, accept_sql, chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, stop_at_failure=True)
+        told, failures = _score_all(scoring, chosen, history, go_on_past=InputError)
     if left := due[len(chosen) :]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
         told += (
             f"\n{len(left)} more interval(s) are due; catch_up is {job.interval.catch_up}. Run again, or: batchscore "
             f"backfill {name} --from {job.calendar.label(left[0].interval)} --to <date>"
         )
-    if failures:
-        raise failures[0][1]
-    return told
+    return _told(job, told, failures, len(chosen))
 
 
 def backfill(
@@ -97,31 +101,20 @@ def backfill(
         history = history_of(warehouse, name)
         planned = _plan(session, job, history, bundle.digest, *window)
         chosen = [each for each in planned if each.selected_by(only)]
+        _watch_again(warehouse, bundle, job)
         if not chosen:
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
             return f"nothing to do: {len(planned)} complete interval(s) in the window, none of them {only}"
         scoring = session.scoring(job, bundle, warehouse, accept_sql, chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, stop_at_failure=False)
-    if failures:
-        if on_terminal():
-            rows = [{"interval": job.calendar.label(each.interval), "error": str(e)} for each, e in failures]
-            show(rows, Format.table, title=f"{len(failures)} of {len(chosen)} interval(s) failed")
-        say(told)
-        raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
-    return told
+        told, failures = _score_all(scoring, chosen, history, go_on_past=BatchscoreError)
+    return _told(job, told, failures, len(chosen))
 
 
 def _plan(
     session: Session, job: Job, history: Sequence[Run], digest: str | None, first: str | None, last: str | None
 ) -> list[Planned]:
-    return plan(
-        job,
-        history,
-        first=job.calendar.parse(first) if first else None,
-        last=job.calendar.parse(last) if last else None,
-        now=session.now,
-        digest=digest,
-    )
+    begin, end = job.calendar.window(first, last)
+    return plan(job, history, first=begin, last=end, now=session.now, digest=digest)
 
 
 def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
@@ -134,19 +127,22 @@ def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
     elif asked.start < job.start:
         why = f"{interval} is before the job's start, {job.interval.start}"
     else:
-        why = f"{interval} is published. To score it again: batchscore backfill {job.name} --only all"
+        label = job.calendar.label
+        again = f"--from {label(asked)} --to {label(job.calendar.containing(asked.end))} --only all"
+        why = f"{interval} is published. To score it again: batchscore backfill {job.name} {again}"
     return f"nothing to do: {why}"
 
 
 def _score_all(
-    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], *, stop_at_failure: bool
-) -> tuple[str, list[tuple[Planned, BatchscoreError]]]:
+    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], *, go_on_past: type[BatchscoreError]
+) -> tuple[str, list[Failure]]:
     """Score the intervals in turn and compare each with training.
 
     Returns:
         What was done, in words; and what failed and why. A bug is no such failure: it flies.
     """
-    failures: list[tuple[Planned, BatchscoreError]] = []
+    failures: list[Failure] = []
+    done = 0
     rows = rejects = 0
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
         for each in chosen:
@@ -155,14 +151,38 @@ def _score_all(
                 run = score_interval(scoring, each.interval, history, more_rows)
             except BatchscoreError as error:
                 failures.append((each, error))
-                if stop_at_failure:
+                if not isinstance(error, go_on_past):
                     break
                 continue
+            done += 1
             rows, rejects = rows + (run.predictions or 0), rejects + (run.rejects or 0)
             _watch(scoring.warehouse, scoring.bundle, run)
-    done = len(chosen) - len(failures)
     told = f"{done} interval(s) published into {scoring.output.table}: {rows:,} predictions, {rejects:,} rejects"
     return told, failures
+
+
+def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
+    """What was done, in words.
+
+    Raises:
+        BatchscoreError: The failure whose exit code tells most, after all of them were shown.
+    """
+    if not failures:
+        return told
+    if on_terminal() and tried > 1:
+        rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
+        show(rows, Format.table, title=f"{len(failures)} of {tried} interval(s) failed")
+    say(told)
+    raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
+
+
+def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
+    """Compare with training what a process published and did not live to compare."""
+    with warehouse.begin("the drift of earlier runs") as tx:
+        known = all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT))
+        runs = ledger.runs_without_drift(tx.connection, job.name, bundle.digest) if known else []
+    for run in runs:
+        _watch(warehouse, bundle, run)
 
 
 def _watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> None:

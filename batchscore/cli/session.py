@@ -59,6 +59,22 @@ class Session:
         """Where the job's features module is."""
         return self.settings.jobs_dir / f"{job.name}.py"
 
+    def query(self, job: Job) -> str:
+        """All that decides which rows there are, as a bundle freezes it: the SQL and its parameters, or the path.
+
+        Raises:
+            UsageError: The file of the SQL cannot be read.
+        """
+        text = self.sql(job.source)
+        if text is None:
+            return f"-- parquet = {job.source.parquet!r}\n-- time_column = {job.source.time_column!r}"
+        given = sorted(job.source.parameters.items())
+        shown = [
+            f"-- parameter {name} = {value!r}" if isinstance(value, str) else f"-- parameter {name} = {value}"
+            for name, value in given
+        ]
+        return "\n".join([text, *shown])
+
     def sql(self, rows: Rows) -> str | None:
         """The text of a query in the SQL folder; None for Parquet.
 
@@ -97,7 +113,7 @@ class Session:
         check_golden(bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
         path = self.features_path(job)
-        if path.is_file() and path.read_text("utf-8") != bundle.predictor.features.source:
+        if path.is_file() and path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
             log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
         return bundle
 
@@ -121,26 +137,24 @@ class Session:
             )
         if changed:
             log.warning(Event.SQL_ACCEPTED, reason=accept, change=changed)
-        query = self.sql(job.source)
-        digest = hashlib.sha256((query if query is not None else f"parquet {job.source.parquet}").encode()).hexdigest()
         return prepare(
             job,
             bundle,
             self.source(job, job.source),
             warehouse,
-            sql_digest=digest,
+            query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
             sql_accepted=accept if changed else None,
             chunk_rows=chunk_rows or job.limits.chunk_rows,
         )
 
     def query_change(self, job: Job, bundle: Bundle) -> str:
         """How the job's query differs from the one the bundle froze; empty when it does not."""
-        now, then = self.sql(job.source), bundle.sql
+        now, then = self.query(job), bundle.query
         if now == then:
             return ""
-        if now is None or then is None:
-            return f"  trained on {'Parquet' if then is None else 'SQL'}, now {'Parquet' if now is None else 'SQL'}"
-        lines = difflib.unified_diff(then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql), lineterm="")
+        lines = difflib.unified_diff(
+            then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql or job.source.parquet), lineterm=""
+        )
         return "\n".join(f"  {line}" for line in lines)
 
 

@@ -26,7 +26,7 @@ def train(session: Session, name: str, *, promote: bool) -> str:
     bundle = train_bundle(
         job,
         session.features(job),
-        session.sql(job.source),
+        session.query(job),
         session.source(job, job.source),
         session.labels(job),
         on_step=step,

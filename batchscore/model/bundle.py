@@ -122,7 +122,7 @@ class Bundle:
         manifest: What it says of itself.
         schema: The input columns.
         predictor: The frozen features and the fitted pipeline.
-        sql: The frozen text of the query; None where rows came from Parquet.
+        query: The frozen text of what gave its rows.
         input_reference: Profile of the training rows.
         output_reference: Profile of the predictions on held-out rows.
         golden_rows: Conforming rows, shape `(rows, columns)`.
@@ -132,7 +132,7 @@ class Bundle:
     manifest: Manifest
     schema: Schema
     predictor: Predictor
-    sql: str | None
+    query: str
     input_reference: Profile
     output_reference: Profile
     golden_rows: pl.DataFrame
@@ -161,7 +161,7 @@ class Bundle:
                 manifest.classes,
                 manifest.output_types,
             ),
-            sql=files["rows.sql"].decode() if "rows.sql" in files else None,
+            query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),
             output_reference=_reference(references["output"]),
             golden_rows=pl.read_parquet(io.BytesIO(files["golden_rows.parquet"])),
@@ -202,14 +202,14 @@ class Bundle:
             TrainingError: The pipeline holds what cannot be pickled.
         """
         references = {"input": _referenced(self.input_reference), "output": _referenced(self.output_reference)}
-        files = {
+        return {
+            "rows.sql": self.query.encode(),
             "features.py": self.predictor.features.source.encode(),
             "pipeline.joblib": _pickle(self.predictor.pipeline),
             "reference.json": json.dumps(references, separators=(",", ":"), allow_nan=False).encode(),
             "golden_rows.parquet": _parquet(self.golden_rows),
             "golden_predictions.parquet": _parquet(self.golden_predictions),
         }
-        return files | ({"rows.sql": self.sql.encode()} if self.sql is not None else {})
 
 
 def pack(bundle: Bundle, version: int) -> dict[str, bytes]:

@@ -20,7 +20,11 @@ from batchscore.model.predictor import Stage, StageError
 from batchscore.profile import Profile
 from batchscore.schema import dtype_of
 
-__all__ = ["Scored", "check_golden", "score"]
+__all__ = ["MOST_FAILURES", "Scored", "check_golden", "score"]
+
+# On more rows of a run than this nothing is bisected: it is the features or the pipeline that must be mended, and
+# finding each row takes a score of calls. Counted over the run, so that the size of a chunk changes nothing.
+MOST_FAILURES = 10_000
 
 # How far a score may lie from the one at training, relative to it.
 GOLDEN_TOLERANCE = 1e-9
@@ -46,28 +50,35 @@ class Scored:
     outputs: Profile
 
     @property
+    def failures(self) -> int:
+        """Rows on which the features or the pipeline failed: those that took a bisection."""
+        return int(self.rejects["stage"].is_in(["features", "pipeline"]).sum())
+
+    @property
     def rows_read(self) -> int:
         """Rows scored and rows rejected."""
         return self.predictions.height + self.rejects.height
 
 
-def score(bundle: Bundle, rows: pl.DataFrame, carry: Sequence[str] = (), *, reject_budget: int = 100) -> Scored:
+def score(
+    bundle: Bundle, rows: pl.DataFrame, carry: Sequence[str] = (), *, failures_left: int = MOST_FAILURES
+) -> Scored:
     """Score rows that conform to the bundle's schema.
 
     Args:
         bundle: The model version.
         rows: Shape `(rows, columns)`, as `Schema.conform` gives them.
         carry: Input columns to pass on beside the key.
-        reject_budget: How many rows a failing call may be bisected down to before the whole is given up.
+        failures_left: On how many rows the features and the pipeline may still fail before the whole is given up.
 
     Raises:
-        TooManyRejects: The features or the pipeline fail on more rows than the budget.
+        TooManyRejects: They fail on more.
     """
     surprises = bundle.schema.surprises(rows).select(
         "row", pl.lit("input").alias("stage"), "reason", pl.format("column {}", "column").alias("detail")
     )
     kept = pl.Series("row", np.setdiff1d(np.arange(rows.height, dtype=np.uint32), surprises["row"]))
-    predicted, failures = _bisected(bundle, rows[kept], reject_budget)
+    predicted, failures = _bisected(bundle, rows[kept], failures_left)
     rejects = pl.concat([surprises, failures.with_columns(kept.gather(failures["row"]))])
     passed = rows.select(*bundle.key, *carry)
     outputs = predicted.drop("row")
@@ -107,7 +118,7 @@ def _differ(then: pl.Series, now: pl.Series) -> npt.NDArray[np.bool_]:
     return np.asarray(~then.eq_missing(now))
 
 
-def _bisected(bundle: Bundle, rows: pl.DataFrame, budget: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _bisected(bundle: Bundle, rows: pl.DataFrame, failures_left: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions with their `row`, and failures; a failing range is halved until single rows are guilty.
 
     Takes O(guilty · log rows) calls.
@@ -126,11 +137,11 @@ def _bisected(bundle: Bundle, rows: pl.DataFrame, budget: int) -> tuple[pl.DataF
                 pending += [(middle, stop), (start, middle)]
                 continue
             failures.append((start, error.stage, f"{error.stage}_failed", str(error)))
-            if len(failures) > budget:
+            if len(failures) > failures_left:
                 raise TooManyRejects(
-                    f"the {error.stage} of {bundle} fails on more than {budget} rows of one chunk; the last error was "
-                    f"{error}. Nothing was published. Mend the rows in the query, or retrain with features that "
-                    "take them."
+                    f"the {error.stage} of {bundle} fails on more than {MOST_FAILURES:,} rows of the run; the last "
+                    f"error was {error}. Nothing was published. Mend the rows in the query, or retrain with "
+                    "features that take them."
                 ) from error
     return _finite(pl.concat(done), pl.DataFrame(failures, schema=_REJECTS, orient="row"))
 

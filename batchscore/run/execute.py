@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,16 +15,16 @@ import polars as pl
 
 import batchscore
 from batchscore import ledger
-from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SchemaMismatch, SourceChanged, UsageError
+from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SchemaMismatch, SourceChanged
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
-from batchscore.model.scorer import Scored, score
+from batchscore.model.scorer import MOST_FAILURES, Scored, score
 from batchscore.run.ahead import ahead
 from batchscore.run.plan import revision_of
-from batchscore.run.publish import publish
+from batchscore.run.publish import audit, publish, refuse_shared_table
 from batchscore.sources import Chunk, Source, read_chunks
 from batchscore.warehouse import Output, OutputColumn, Warehouse
 
@@ -42,7 +42,7 @@ class Scoring:
 
     Attributes:
         casts: What the live output table's columns make of ours.
-        sql_digest: SHA-256 of the query that runs.
+        query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
     """
 
@@ -52,7 +52,7 @@ class Scoring:
     warehouse: Warehouse
     output: Output
     casts: Mapping[str, pl.DataType]
-    sql_digest: str
+    query_digest: str
     sql_accepted: str | None
     chunk_rows: int
 
@@ -81,7 +81,7 @@ def prepare(
     source: Source,
     warehouse: Warehouse,
     *,
-    sql_digest: str,
+    query_digest: str,
     sql_accepted: str | None,
     chunk_rows: int,
 ) -> Scoring:
@@ -95,14 +95,9 @@ def prepare(
     output = output_of(job, bundle)
     warehouse.create(ledger.METADATA)
     with warehouse.begin("the ledger") as tx:
-        others = ledger.users_of_table(tx.connection, output.table) - {job.name}
-    if others:
-        raise UsageError(
-            f"job {min(others)} has published into {output.table}. Two jobs would replace each other's intervals: "
-            f"name another table in [output] of job {job.name}."
-        )
+        refuse_shared_table(tx, job.name, output.table)
     casts = warehouse.prepare(output)
-    return Scoring(job, bundle, source, warehouse, output, casts, sql_digest, sql_accepted, chunk_rows)
+    return Scoring(job, bundle, source, warehouse, output, casts, query_digest, sql_accepted, chunk_rows)
 
 
 def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run], on_chunk: OnChunk) -> Run:
@@ -131,7 +126,8 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
     if run.status == "superseded":
         raise IntervalLeased(f"{interval} has been scored again by another process since this one looked. Run again.")
     try:
-        _score_chunks(scoring, run, on_chunk)
+        if not _score_chunks(scoring, run, on_chunk):
+            log.warning(Event.RUN_EMPTY, run_id=run.run_id, interval=str(run.interval))
         limit = scoring.job.limits.rejects
         return publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=limit, begun=begun)
     except IntervalLeased:
@@ -145,9 +141,17 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
 def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> Run:
     job, bundle = scoring.job, scoring.bundle
     revision = revision_of(interval, bundle.digest, history)
-    identity = (job.name, interval, bundle.digest, scoring.sql_digest, scoring.output.table, revision)
+    run_id = ledger.run_id_of(
+        job.name,
+        interval,
+        bundle_digest=bundle.digest,
+        query_digest=scoring.query_digest,
+        table=scoring.output.table,
+        carry=job.output.carry,
+        revision=revision,
+    )
     return Run(
-        run_id=ledger.run_id_of(*identity),
+        run_id=run_id,
         job=job.name,
         interval=interval,
         model_name=bundle.name,
@@ -160,28 +164,39 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
     )
 
 
-def _score_chunks(scoring: Scoring, run: Run, on_chunk: OnChunk) -> None:
-    """Read, score and commit, each one chunk ahead of the next."""
+def _score_chunks(scoring: Scoring, run: Run, on_chunk: OnChunk) -> int:
+    """Read, score and commit, each one chunk ahead of the next.
+
+    Returns:
+        How many chunks the run has.
+    """
     done = _take_up(scoring, run)
+    number = done.chunks
     with (
         ahead(_read(scoring, run, done.key_high)) as chunks,
-        ahead((chunk, _score(scoring, chunk)) for chunk in chunks) as scored,
+        ahead(_score(scoring, chunks, done.failures)) as scored,
     ):
-        for number, (chunk, result) in enumerate(scored, start=done.chunks):
+        for chunk, result in scored:
             _commit(scoring, run, number, chunk, result)
             on_chunk(result.rows_read)
+            number += 1
+    return number
 
 
 def _take_up(scoring: Scoring, run: Run) -> ledger.Progress:
     """Where the run goes on, with a stage that holds exactly what its committed chunks staged."""
     with scoring.warehouse.begin(f"the stage of {run.interval}") as tx:
         ledger.hold(tx.connection, run)
-        done = ledger.progress(tx.connection, run.run_id, SHARD)
-        if not done.chunks:
-            # A stage without chunks may hold rows of an attempt that was told to start again.
+        sound = audit(tx, scoring.output, run) is not None
+        spoilt = not sound and ledger.progress(tx.connection, run.run_id, SHARD).chunks > 0
+        if not sound:
             tx.drop_stage(scoring.output, run.stage)
+            ledger.forget_chunks(tx.connection, run.run_id)
             ledger.forget_rejects(tx.connection, run.run_id)
-        tx.open_stage(scoring.output, run.stage)
+            tx.open_stage(scoring.output, run.stage)
+        done = ledger.progress(tx.connection, run.run_id, SHARD)
+    if spoilt:
+        log.warning(Event.RUN_SPOILT, run_id=run.run_id, stage=run.stage)
     if done.chunks:
         log.info(Event.RUN_RESUMED, run_id=run.run_id, chunks=done.chunks, after=done.key_high)
     else:
@@ -204,9 +219,12 @@ def _read(scoring: Scoring, run: Run, after: tuple[object, ...] | None) -> Itera
     )
 
 
-def _score(scoring: Scoring, chunk: Chunk) -> Scored:
-    budget = max(100, int(chunk.rows.height * scoring.job.limits.rejects))
-    return score(scoring.bundle, chunk.rows, scoring.job.output.carry, reject_budget=budget)
+def _score(scoring: Scoring, chunks: Iterable[Chunk], failures: int) -> Iterator[tuple[Chunk, Scored]]:
+    """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
+    for chunk in chunks:
+        result = score(scoring.bundle, chunk.rows, scoring.job.output.carry, failures_left=MOST_FAILURES - failures)
+        failures += result.failures
+        yield chunk, result
 
 
 def _commit(scoring: Scoring, run: Run, number: int, chunk: Chunk, result: Scored) -> None:

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchscore import ledger
-from batchscore.errors import BatchscoreError, TooManyRejects
+from batchscore.errors import BatchscoreError, TooManyRejects, UsageError, WarehouseError
 from batchscore.ledger import Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.profile import ColumnProfile, Profile
 from batchscore.warehouse import Output, Transaction, Warehouse
 
-__all__ = ["publish"]
+__all__ = ["audit", "publish", "refuse_shared_table"]
 
 
 def publish(
@@ -37,15 +37,27 @@ def publish(
     Raises:
         TooManyRejects: More than `reject_limit` of the rows read were rejected.
         IntervalLeased: Another process took the run up.
+        UsageError: Another job has published into the same table since this one looked.
+        WarehouseError: The stage or the rejects are not what the chunks committed: another hand was in them.
     """
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
         ledger.hold_interval(tx.connection, run)
-        totals = _audited(tx, output, run, reject_limit)
+        if run.job not in ledger.users_of_table(tx.connection, output.table):
+            # Two jobs that publish into a table for the first time see each other only one by one.
+            tx.one_at_a_time()
+            refuse_shared_table(tx, run.job, output.table)
+        totals = audit(tx, output, run)
+        if totals is None:
+            raise WarehouseError(
+                f"run {run.run_id} of {run.interval}: {run.stage} or batchscore_rejects does not hold what the run "
+                "committed; something else has changed it. Nothing was published. Run again: it starts from nothing."
+            )
+        _check_rejects(tx, run, totals, reject_limit)
         profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
         tx.replace(output, run.stage, _stamp(run))
-        ledger.publish(tx.connection, run, totals, _profile_rows(profiles), now)
-    _clear_up(warehouse, output, run)
+        overtaken = ledger.publish(tx.connection, run, totals, _profile_rows(profiles), now)
+    _clear_up(warehouse, output, [run, *overtaken])
     published = replace(
         run,
         status="published",
@@ -59,38 +71,50 @@ def publish(
     return published
 
 
-def _clear_up(warehouse: Warehouse, output: Output, run: Run) -> None:
-    """Drop the stage of a published run; failing at it is told, for the predictions stand."""
+def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:
+    """Refuse an output table that another job publishes into.
+
+    Raises:
+        UsageError: There is such a job.
+    """
+    if others := ledger.users_of_table(tx.connection, table) - {job}:
+        raise UsageError(
+            f"job {min(others)} has published into {table}. Two jobs would replace each other's intervals: "
+            f"name another table in [output] of job {job}."
+        )
+
+
+def _clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
+    """Drop the stages that a publish has left over; failing at it is told, for the predictions stand."""
     try:
-        with warehouse.begin(f"the stage of {run.interval}") as tx:
-            tx.drop_stage(output, run.stage)
+        with warehouse.begin(f"the stage of {runs[0].interval}") as tx:
+            for run in runs:
+                tx.drop_stage(output, run.stage)
         warehouse.settle()
     except BatchscoreError as error:
-        log.warning(Event.STAGE_LEFT, run_id=run.run_id, stage=run.stage, error=str(error))
+        stages = [run.stage for run in runs]
+        log.warning(Event.STAGE_LEFT, run_id=runs[0].run_id, stages=stages, error=str(error))
 
 
-def _audited(tx: Transaction, output: Output, run: Run, reject_limit: float) -> Totals:
+def audit(tx: Transaction, output: Output, run: Run) -> Totals | None:
+    """Sums over the run's chunks; None where the stage or the rejects do not hold exactly what those committed."""
     totals = ledger.totals_of(tx.connection, run.run_id)
+    if not tx.has_stage(output, run.stage):
+        return None
     staged = tx.staged(output, run.stage)
     rejected = ledger.rejects_kept(tx.connection, run.run_id)
     reached = ledger.progress(tx.connection, run.run_id, 0).chunks
-    if (staged, rejected, reached, totals.rows_read) != (
-        totals.predictions,
-        totals.rejects,
-        totals.chunks,
-        totals.predictions + totals.rejects,
-    ):
-        raise AssertionError(
-            f"run {run.run_id}: the stage holds {staged} rows and {rejected} rejects up to chunk {reached}, "
-            f"the ledger says {totals}"
-        )
+    held = (staged, rejected, reached, staged + rejected)
+    return totals if held == (totals.predictions, totals.rejects, totals.chunks, totals.rows_read) else None
+
+
+def _check_rejects(tx: Transaction, run: Run, totals: Totals, reject_limit: float) -> None:
     if totals.rejects > totals.rows_read * reject_limit:
         raise TooManyRejects(
             f"{totals.rejects} of {totals.rows_read} rows of {run.interval} were rejected, more than limits.rejects = "
             f"{reject_limit} allows: {_reasons(tx, run)}. Nothing was published. Mend the rows, raise the limit, or "
             f"retrain; `batchscore runs show {run.run_id[:8]}` lists them."
         )
-    return totals
 
 
 def _reasons(tx: Transaction, run: Run) -> str:

@@ -32,13 +32,13 @@ GOLDEN_ROWS = 200
 Step = Callable[[str], None]
 
 
-def train(job: Job, features: Features, sql: str | None, rows: Source, labels: Source, on_step: Step) -> Bundle:
+def train(job: Job, features: Features, query: str, rows: Source, labels: Source, on_step: Step) -> Bundle:
     """Fit the job's pipeline on its training window and test it on the rows held out.
 
     Args:
         job: The job; it has `[training]` and `[labels]`.
         features: The job's features module, which the bundle freezes.
-        sql: The text of the query, which the bundle freezes; None for Parquet.
+        query: Everything that decides which rows `rows` gives, as text, which the bundle freezes.
         rows: What the query gives.
         labels: The key and the target, one row for each row whose label is known.
         on_step: Told in words what is being done.
@@ -101,7 +101,7 @@ def train(job: Job, features: Features, sql: str | None, rows: Source, labels: S
         ),
         schema=schema,
         predictor=predictor,
-        sql=sql,
+        query=query,
         input_reference=Profile.of(given, Profile.layouts_of(given)),
         output_reference=Profile.of(predictions, {c.name: _output_layout(c) for c in predictions.iter_columns()}),
         golden_rows=golden,

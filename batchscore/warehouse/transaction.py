@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Indexes that a new output table gets."""
 
     def lock_tables(self, connection: sa.Connection) -> None:
-        """Let one process at a time create tables; released with the transaction."""
+        """Let one process at a time create or claim tables; released with the transaction."""
 
     def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         """What the user may not do and a run must, in words."""
@@ -61,9 +61,18 @@ class Transaction:
 
     def create(self, *tables: sa.Table) -> None:
         """Create the tables that are not there; one process at a time does."""
-        self.backend.lock_tables(self.connection)
+        self.one_at_a_time()
         for table in tables:
             self.connection.execute(CreateTable(table, if_not_exists=True))
+
+    def one_at_a_time(self) -> None:
+        """Wait for, and from now to the end of the transaction keep out, every other process that asks for this."""
+        self.backend.lock_tables(self.connection)
+
+    def has_stage(self, output: Output, stage: str) -> bool:
+        """Whether the run's stage is there, with the columns that the output table wants of it."""
+        live = self.backend.columns(self.connection, output.stage_table(stage))
+        return list(live) == [column.name for column in output.columns]
 
     def open_stage(self, output: Output, stage: str) -> None:
         """Create the run's stage when it is missing."""

@@ -1,0 +1,170 @@
+"""Chunks and rejects: how far a run has come, and what it could not score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchscore.ledger.tables import CHUNKS, REJECTS
+
+__all__ = [
+    "Key",
+    "Progress",
+    "Totals",
+    "chunk_profiles",
+    "complete",
+    "decode_key",
+    "encode_key",
+    "forget_chunks",
+    "forget_rejects",
+    "progress",
+    "reject_reasons",
+    "rejects_kept",
+    "rejects_of",
+    "totals_of",
+]
+
+Key = Sequence[int | str | bool | date | datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one shard of a run has come.
+
+    Attributes:
+        chunks: Chunks committed.
+        key_high: The last key committed; None before the first chunk.
+        failures: Rows of the run on which the features or the pipeline failed.
+    """
+
+    chunks: int
+    key_high: tuple[Any, ...] | None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the committed chunks of a run."""
+
+    chunks: int
+    rows_read: int
+    predictions: int
+    rejects: int
+
+
+def complete(
+    tx: sa.Connection,
+    run_id: str,
+    *,
+    shard: int,
+    chunk: int,
+    keys: tuple[Key, Key],
+    totals: Totals,
+    profile: Mapping[str, Any],
+    committed_at: datetime,
+) -> None:
+    """Record a chunk as done, in the transaction that stages its rows."""
+    values = {
+        "run_id": run_id,
+        "shard": shard,
+        "chunk": chunk,
+        "key_low": encode_key(keys[0]),
+        "key_high": encode_key(keys[1]),
+        "rows_read": totals.rows_read,
+        "predictions": totals.predictions,
+        "rejects": totals.rejects,
+        "committed_at": committed_at,
+        "profile": json.dumps(profile, separators=(",", ":"), allow_nan=False),
+    }
+    tx.execute(sa.insert(CHUNKS).values(values))
+
+
+def progress(tx: sa.Connection, run_id: str, shard: int) -> Progress:
+    """Where the shard goes on."""
+    query = sa.select(CHUNKS.c.chunk, CHUNKS.c.key_high).where(CHUNKS.c.run_id == run_id, CHUNKS.c.shard == shard)
+    last = tx.execute(query.order_by(CHUNKS.c.chunk.desc()).limit(1)).one_or_none()
+    failed = sa.and_(REJECTS.c.run_id == run_id, REJECTS.c.stage.in_(("features", "pipeline")))
+    failures = int(tx.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
+    return (
+        Progress(0, None, failures) if last is None else Progress(last.chunk + 1, decode_key(last.key_high), failures)
+    )
+
+
+def totals_of(tx: sa.Connection, run_id: str) -> Totals:
+    """Sums over the run's committed chunks."""
+    c = CHUNKS.c
+    sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in (c.rows_read, c.predictions, c.rejects)]
+    row = tx.execute(sa.select(sa.func.count(), *sums).where(c.run_id == run_id)).one()
+    return Totals(*(int(value) for value in row))
+
+
+def chunk_profiles(tx: sa.Connection, run_id: str) -> list[Mapping[str, Any]]:
+    """The profiles of the run's chunks, in chunk order, so that merging them gives the same floats every time."""
+    query = sa.select(CHUNKS.c.profile).where(CHUNKS.c.run_id == run_id).order_by(CHUNKS.c.shard, CHUNKS.c.chunk)
+    return [json.loads(profile) for profile in tx.execute(query).scalars()]
+
+
+def forget_chunks(tx: sa.Connection, run_id: str) -> None:
+    """Forget what a run has committed, so that it starts from nothing."""
+    tx.execute(sa.delete(CHUNKS).where(CHUNKS.c.run_id == run_id))
+
+
+def forget_rejects(tx: sa.Connection, run_id: str) -> None:
+    """Forget the rejects of an attempt that starts again."""
+    tx.execute(sa.delete(REJECTS).where(REJECTS.c.run_id == run_id))
+
+
+def rejects_kept(tx: sa.Connection, run_id: str) -> int:
+    """How many rejects of the run are kept."""
+    return int(tx.execute(sa.select(sa.func.count()).where(REJECTS.c.run_id == run_id)).scalar_one())
+
+
+def reject_reasons(tx: sa.Connection, run_id: str, limit: int = 5) -> list[tuple[str, str, int]]:
+    """Reason, detail and count of a run's rejects, the most frequent first."""
+    c = REJECTS.c
+    count = sa.func.count().label("rejects")
+    query = sa.select(c.reason, c.detail, count).where(c.run_id == run_id).group_by(c.reason, c.detail)
+    return [(row.reason, row.detail, row.rejects) for row in tx.execute(query.order_by(count.desc()).limit(limit))]
+
+
+def rejects_of(tx: sa.Connection, run_id: str, limit: int | None = None) -> list[Mapping[str, Any]]:
+    """The rows of a run that could not be scored, by chunk and key."""
+    c = REJECTS.c
+    query = (
+        sa.select(c.row_key, c.stage, c.reason, c.detail)
+        .where(c.run_id == run_id)
+        .order_by(c.chunk, c.row_key)
+        .limit(limit)
+    )
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def encode_key(key: Key) -> str:
+    """A key as JSON; dates and instants tell their type."""
+    return json.dumps([_tagged(part) for part in key])
+
+
+def decode_key(text: str) -> tuple[Any, ...]:
+    """What `encode_key` wrote."""
+    return tuple(_untagged(part) for part in json.loads(text))
+
+
+def _tagged(part: object) -> object:
+    if isinstance(part, datetime):
+        return {"datetime": part.isoformat()}
+    return {"date": part.isoformat()} if isinstance(part, date) else part
+
+
+def _untagged(part: Any) -> object:
+    match part:
+        case {"datetime": text}:
+            return datetime.fromisoformat(text)
+        case {"date": text}:
+            return date.fromisoformat(text)
+        case _:
+            return part

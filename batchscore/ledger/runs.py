@@ -1,0 +1,236 @@
+"""Runs: who may write one, what became of it, and which there are."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from batchscore.errors import IntervalLeased
+from batchscore.interval import Interval
+from batchscore.ledger.chunks import Totals, forget_chunks, forget_rejects
+from batchscore.ledger.tables import CHUNKS, PROFILES, RUNS
+
+__all__ = [
+    "Run",
+    "begin",
+    "fail",
+    "find",
+    "history",
+    "hold",
+    "hold_interval",
+    "publish",
+    "run_id_of",
+    "same_table",
+    "users_of_table",
+]
+
+Status = Literal["running", "published", "failed", "superseded"]
+
+# The name space of our run ids.
+_NAMESPACE = uuid.UUID("6f0a4a2e-7f43-5c55-9f2b-3a0e6b9b7a51")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One (job, interval, bundle) scored, as the ledger has it.
+
+    Attributes:
+        revision: How many runs of the same work were published before it.
+        fence: Counts the processes that took the run up; only the last of them may commit.
+        scored_at: The one instant that every row of the run carries.
+        sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
+    """
+
+    run_id: str
+    job: str
+    interval: Interval
+    model_name: str
+    model_version: int
+    bundle_digest: str
+    revision: int
+    output_table: str
+    scored_at: datetime
+    status: Status = "running"
+    fence: int = 1
+    sql_accepted: str | None = None
+    published_at: datetime | None = None
+    rows_read: int | None = None
+    predictions: int | None = None
+    rejects: int | None = None
+    chunks: int | None = None
+    error: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """The name of the table that holds its rows until they are published."""
+        return f"batchscore_stage_{self.run_id.replace('-', '')[:20]}"
+
+
+def run_id_of(
+    job: str,
+    interval: Interval,
+    *,
+    bundle_digest: str,
+    query_digest: str,
+    table: str,
+    carry: Sequence[str],
+    revision: int,
+) -> str:
+    """A UUIDv5 of exactly what decides a run's result: the same work has the same id, on any machine."""
+    bounds = [interval.start.isoformat(), interval.end.isoformat()]
+    parts = [job, *bounds, bundle_digest, query_digest, table, list(carry), revision]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps(parts)))
+
+
+def begin(tx: sa.Connection, run: Run, version: str) -> Run:
+    """Enter the run, or take up the one that is there with its own `scored_at`, shutting out whoever held it.
+
+    Args:
+        tx: An open transaction.
+        run: The run as planned.
+        version: batchscore's version, for the record.
+
+    Returns:
+        The run as the ledger has it; `published`, or `superseded` since, when another process was quicker.
+    """
+    record = {"batchscore_version": version}
+    # Postgres' INSERT … ON CONFLICT is SQLite's and DuckDB's too. It waits for another that is entering the same run.
+    entered = insert(RUNS).values(_columns(run) | record).on_conflict_do_nothing().returning(RUNS.c.run_id)
+    if tx.execute(entered).one_or_none():
+        return run
+    taken = _run(tx.execute(_locked(sa.select(RUNS).where(RUNS.c.run_id == run.run_id), tx)).mappings().one())
+    if taken.status in ("published", "superseded"):
+        return taken
+    taken = replace(taken, status="running", fence=taken.fence + 1, error=None, sql_accepted=run.sql_accepted)
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_columns(taken) | record))
+    return taken
+
+
+def hold(tx: sa.Connection, run: Run) -> None:
+    """Make sure, until the transaction ends, that the run is still this process's to write.
+
+    Raises:
+        IntervalLeased: Another process took the run up, or it is no longer running.
+    """
+    query = sa.select(RUNS.c.fence, RUNS.c.status).where(RUNS.c.run_id == run.run_id)
+    found = tx.execute(_locked(query, tx)).one_or_none()
+    if found is None or (found.fence, found.status) != (run.fence, "running"):
+        raise IntervalLeased(
+            f"run {run.run_id} of {run.interval}: another process has taken it up since. This one stops and writes "
+            "nothing more; let the other finish, or run again when it has ended.",
+            run_id=run.run_id,
+        )
+
+
+def hold_interval(tx: sa.Connection, run: Run) -> None:
+    """`hold`, and every other run of the interval with it.
+
+    A second publisher of the interval waits here, and then sees the first one's rows.
+
+    Raises:
+        IntervalLeased: See `hold`.
+    """
+    tx.execute(_locked(sa.select(RUNS.c.run_id).where(_same_interval(run)).order_by(RUNS.c.run_id), tx)).all()
+    hold(tx, run)
+
+
+def publish(
+    tx: sa.Connection, run: Run, totals: Totals, profiles: Sequence[Mapping[str, Any]], at: datetime
+) -> list[Run]:
+    """Mark the run published and the interval's others superseded, in the transaction that replaces its rows.
+
+    Args:
+        tx: The publishing transaction, holding the interval.
+        run: The run.
+        totals: Sums over its chunks.
+        profiles: Rows of `batchscore_profiles` without `run_id`: the merged profile, one a column.
+        at: Now.
+
+    Returns:
+        The runs overtaken before they were published: their stages serve nobody any more.
+    """
+    query = sa.select(RUNS).where(_same_interval(run), RUNS.c.run_id != run.run_id, RUNS.c.status != "superseded")
+    others = [
+        other for other in map(_run, tx.execute(query).mappings()) if same_table(other.output_table, run.output_table)
+    ]
+    ids = [other.run_id for other in others]
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id.in_(ids)).values(status="superseded"))
+    overtaken = [other for other in others if other.status != "published"]
+    for other in overtaken:
+        forget_chunks(tx, other.run_id)
+        forget_rejects(tx, other.run_id)
+    done = {
+        "status": "published",
+        "published_at": at,
+        "rows_read": totals.rows_read,
+        "predictions": totals.predictions,
+        "rejects": totals.rejects,
+        "chunks": totals.chunks,
+        "error": None,
+    }
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(done))
+    # A chunk's profile has served once it is merged.
+    tx.execute(sa.update(CHUNKS).where(CHUNKS.c.run_id == run.run_id).values(profile=None))
+    if profiles:
+        tx.execute(sa.insert(PROFILES), [{"run_id": run.run_id, **profile} for profile in profiles])
+    return overtaken
+
+
+def fail(tx: sa.Connection, run_id: str, error: str) -> None:
+    """Record why a run stopped. Its chunks stay, and the next attempt goes on behind them."""
+    unpublished = sa.and_(RUNS.c.run_id == run_id, RUNS.c.status == "running")
+    # Postgres has no NUL in text, and an error may quote one.
+    tx.execute(sa.update(RUNS).where(unpublished).values(status="failed", error=error.replace("\0", "\\0")))
+
+
+def history(tx: sa.Connection, job: str | None = None, *, limit: int | None = None) -> list[Run]:
+    """The runs of a job, or of every job, by interval and then by age; with `limit` only the latest intervals'."""
+    query = sa.select(RUNS)
+    if job is not None:
+        query = query.where(RUNS.c.job == job)
+    query = query.order_by(RUNS.c.interval_start.desc(), RUNS.c.scored_at.desc()).limit(limit)
+    return [_run(row) for row in reversed(tx.execute(query).mappings().all())]
+
+
+def find(tx: sa.Connection, prefix: str) -> list[Run]:
+    """The runs whose id begins with `prefix`."""
+    query = sa.select(RUNS).where(RUNS.c.run_id.startswith(prefix, autoescape=True)).limit(10)
+    return [_run(row) for row in tx.execute(query).mappings()]
+
+
+def users_of_table(tx: sa.Connection, table: str) -> set[str]:
+    """The jobs that have published into an output table, under any name that may mean it."""
+    query = sa.select(RUNS.c.job, RUNS.c.output_table).where(RUNS.c.published_at.is_not(None))
+    return {row.job for row in tx.execute(query.distinct()) if same_table(row.output_table, table)}
+
+
+def same_table(one: str, other: str) -> bool:
+    """Whether two names may mean one table: a schema left out may be any, and upper case is no difference."""
+    (schema, _, bare), (other_schema, _, other_bare) = (name.casefold().rpartition(".") for name in (one, other))
+    return bare == other_bare and (not schema or not other_schema or schema == other_schema)
+
+
+def _same_interval(run: Run) -> sa.ColumnElement[bool]:
+    return sa.and_(RUNS.c.job == run.job, RUNS.c.interval_start == run.interval.start)
+
+
+def _locked(query: sa.Select[Any], tx: sa.Connection) -> sa.Select[Any]:
+    # DuckDB has no row locks and one process; SQLite locks the file when a transaction begins.
+    return query if tx.dialect.name == "duckdb" else query.with_for_update()
+
+
+def _columns(run: Run) -> dict[str, Any]:
+    values = {name: getattr(run, name) for name in Run.__slots__ if name != "interval"}
+    return values | {"interval_start": run.interval.start, "interval_end": run.interval.end}
+
+
+def _run(row: Mapping[Any, Any]) -> Run:
+    values = {name: row[name] for name in Run.__slots__ if name != "interval"}
+    return Run(interval=Interval(row["interval_start"], row["interval_end"]), **values)

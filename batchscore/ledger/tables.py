@@ -1,0 +1,196 @@
+"""The ledger's tables, in the warehouse beside the predictions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+__all__ = ["CHUNKS", "DRIFT", "METADATA", "PROFILES", "REJECTS", "RUNS"]
+
+
+class _Instant(sa.types.TypeDecorator[datetime]):
+    """An aware instant, in UTC on the way in and out, on databases with and without time zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+METADATA = sa.MetaData()
+
+RUNS = sa.Table(
+    "batchscore_runs",
+    METADATA,
+    sa.Column("run_id", sa.String(36), primary_key=True),
+    sa.Column("job", sa.String(64), nullable=False),
+    sa.Column("interval_start", _Instant, nullable=False),
+    sa.Column("interval_end", _Instant, nullable=False),
+    sa.Column("model_name", sa.String(64), nullable=False),
+    sa.Column("model_version", sa.BigInteger, nullable=False),
+    sa.Column("bundle_digest", sa.String(64), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("output_table", sa.String(128), nullable=False),
+    sa.Column("sql_accepted", sa.Text),
+    sa.Column("scored_at", _Instant, nullable=False),
+    sa.Column("published_at", _Instant),
+    sa.Column("rows_read", sa.BigInteger),
+    sa.Column("predictions", sa.BigInteger),
+    sa.Column("rejects", sa.BigInteger),
+    sa.Column("chunks", sa.BigInteger),
+    sa.Column("error", sa.Text),
+    sa.Column("batchscore_version", sa.String(32), nullable=False),
+)
+"""One row for each run.
+
+Attributes:
+    run_id: A UUIDv5 of what decides the run's result.
+    job: The job's name.
+    interval_start: The interval's first instant.
+    interval_end: The first instant behind the interval.
+    model_name: The bundle's name.
+    model_version: The bundle's version.
+    bundle_digest: The bundle's digest.
+    revision: How many runs of this interval by this bundle were published before it.
+    status: `running`, `published`, `failed`, or `superseded`: published once and replaced since, or overtaken before
+        it was published.
+    fence: How many processes have taken the run up; only the last of them may commit.
+    output_table: Where its predictions go.
+    sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
+    scored_at: The one instant that every row of the run carries.
+    published_at: When it was published.
+    rows_read: Predictions and rejects together; NULL until it is published, like the next three.
+    predictions: Rows published.
+    rejects: Rows that could not be scored.
+    chunks: Chunks committed.
+    error: Why it failed.
+    batchscore_version: The version that ran last.
+"""
+
+CHUNKS = sa.Table(
+    "batchscore_chunks",
+    METADATA,
+    sa.Column("run_id", sa.String(36), primary_key=True),
+    sa.Column("shard", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("chunk", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("key_low", sa.Text, nullable=False),
+    sa.Column("key_high", sa.Text, nullable=False),
+    sa.Column("rows_read", sa.BigInteger, nullable=False),
+    sa.Column("predictions", sa.BigInteger, nullable=False),
+    sa.Column("rejects", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", _Instant, nullable=False),
+    sa.Column("profile", sa.Text),
+)
+"""One row for each committed chunk: where a run resumes.
+
+Attributes:
+    run_id: The run.
+    shard: 0.
+    chunk: The chunk's number in the run, from 0.
+    key_low: The key of its first row, as JSON.
+    key_high: The key of its last row, as JSON.
+    rows_read: Predictions and rejects together.
+    predictions: Rows staged.
+    rejects: Rows that could not be scored.
+    committed_at: When it was committed.
+    profile: What it saw, as JSON; NULL once the run is published and `batchscore_profiles` has the whole.
+"""
+
+REJECTS = sa.Table(
+    "batchscore_rejects",
+    METADATA,
+    sa.Column("run_id", sa.String(36), nullable=False),
+    sa.Column("shard", sa.BigInteger, nullable=False),
+    sa.Column("chunk", sa.BigInteger, nullable=False),
+    sa.Column("row_key", sa.Text, nullable=False),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text),
+)
+"""One row for each row that could not be scored.
+
+Attributes:
+    run_id: The run.
+    shard: 0.
+    chunk: The chunk that it was in.
+    row_key: Its key, as a JSON list.
+    stage: Where it failed: `input`, `features`, `pipeline` or `prediction`.
+    reason: `unexpected_null`, `unexpected_nan` or `unexpected_infinity`: a column holds what training never saw in it;
+        `features_failed`, `pipeline_failed`: the code raised; `score_not_finite`: the pipeline gave no number.
+    detail: The column, or the exception.
+"""
+
+PROFILES = sa.Table(
+    "batchscore_profiles",
+    METADATA,
+    sa.Column("run_id", sa.String(36), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("column_name", sa.String(128), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("null_count", sa.BigInteger, nullable=False),
+    sa.Column("null_share", sa.Double),
+    sa.Column("unseen_share", sa.Double),
+    sa.Column("mean", sa.Double),
+    sa.Column("std", sa.Double),
+    sa.Column("minimum", sa.Double),
+    sa.Column("maximum", sa.Double),
+    sa.Column("profile", sa.Text, nullable=False),
+)
+"""One row for each column that a published run saw or gave.
+
+Attributes:
+    run_id: The run.
+    role: `input`: a column of the source, rejects included; `output`: the prediction or a score.
+    column_name: The column.
+    kind: `numeric`, `categorical`, `boolean`, `datetime` or `text`; fixed by the training rows.
+    row_count: Rows.
+    null_count: Rows with NULL.
+    null_share: Share of rows with NULL or NaN.
+    unseen_share: Share of rows with a category that training never saw; categorical only.
+    mean: Mean of the finite values: microseconds since 1970 for a datetime, characters for a text.
+    std: Their standard deviation.
+    minimum: The smallest.
+    maximum: The largest.
+    profile: All of it as JSON, bins included.
+"""
+
+DRIFT = sa.Table(
+    "batchscore_drift",
+    METADATA,
+    sa.Column("run_id", sa.String(36), primary_key=True),
+    sa.Column("reference", sa.String(32), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("column_name", sa.String(128), primary_key=True),
+    sa.Column("metric", sa.String(32), primary_key=True),
+    sa.Column("value", sa.Double),
+    sa.Column("floor", sa.Double),
+    sa.Column("band", sa.Double, nullable=False),
+    sa.Column("verdict", sa.String(24), nullable=False),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("reference_count", sa.BigInteger, nullable=False),
+)
+"""One row for each metric of each column of a published run.
+
+Attributes:
+    run_id: The run.
+    reference: What it is compared with: `training`.
+    role: `input` or `output`.
+    column_name: The column.
+    metric: The drift metric.
+    value: Its value; NULL where either side has nothing to measure.
+    floor: What chance explains at these row counts.
+    band: The value at which it matters.
+    verdict: `moved`, `steady` or `not enough data`.
+    row_count: What the value is measured over: rows, or rows with a value.
+    reference_count: The same in the reference.
+"""
