@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -63,6 +63,7 @@ class Frame:
         after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
+        columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """All of them, in one batch."""
         yield self.rows

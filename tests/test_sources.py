@@ -18,6 +18,8 @@ import duckdb
 import polars as pl
 import psutil
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
@@ -63,6 +65,8 @@ def schema_of(frame: pl.DataFrame) -> Schema:
 class DuckDBBench:
     """Rows in a DuckDB file."""
 
+    odd: ClassVar = ("{'a': 1}", "[1, 2]", "INTERVAL 1 DAY", "'x'::BLOB", "MAP {'a': 1}", "'infinity'::DATE")
+
     def __init__(self, path: Path) -> None:
         self.database = Database.at(f"duckdb:///{path / 'rows.duckdb'}")
 
@@ -80,9 +84,16 @@ class DuckDBBench:
         rows = Rows(sql="rows.sql", parameters=parameters)
         return open_source(rows, database=self.database, text=sql, where="rows.sql", calendar=UTC_DAYS)
 
+    def odd_source(self):
+        """The rows with columns `odd_0`, `odd_1` … that no schema can hold."""
+        odd = [f"{value} AS odd_{i}" for i, value in enumerate(self.odd)]
+        return self.source(NIGHTLY.replace("*", ", ".join(["*", *odd])))
+
 
 class SQLiteBench(DuckDBBench):
     """Rows in an SQLite file."""
+
+    odd: ClassVar = ("x'00'", "CASE WHEN id % 2 THEN 'text' ELSE 1 END")
 
     def __init__(self, path: Path) -> None:
         self.database = Database.at(f"sqlite:///{path / 'rows.sqlite'}")
@@ -113,6 +124,15 @@ class PostgresBench(DuckDBBench):
         pl.Datetime("us"): "timestamp",
         pl.Datetime("us", "UTC"): "timestamptz",
     }
+    odd = (
+        "'{}'::json",
+        "'{}'::jsonb",
+        "interval '1 day'",
+        "ARRAY[gen_random_uuid()]",
+        "ARRAY[interval '1 day']",
+        "int4range(1, 2)",
+        "time '10:00'",
+    )
 
     def __init__(self, url: str) -> None:
         self.database = Database.at(url)
@@ -159,6 +179,21 @@ class ParquetBench:
     def source(self):
         rows = JobSource(parquet=str(self.folder / "*.parquet"), key=("id",), time_column="seen")
         return open_source(rows, database=None, text=None, where="rows.parquet", calendar=UTC_DAYS)
+
+    def odd_source(self):
+        odd = [
+            ({"a": 1}, pa.struct([("a", pa.int64())])),
+            ([1, 2], pa.list_(pa.int64())),
+            ([("a", 1)], pa.map_(pa.string(), pa.int64())),
+            (b"x", pa.binary()),
+            (1, pa.time64("us")),
+        ]
+        for path in self.folder.glob("*.parquet"):
+            table = pq.read_table(path)
+            for i, (value, type_) in enumerate(odd):
+                table = table.append_column(f"odd_{i}", pa.array([value] * len(table), type_))
+            pq.write_table(table, path)
+        return self.source()
 
 
 @pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", "parquet"])
@@ -352,6 +387,34 @@ def test_an_extra_column_is_left_out_and_told_once(bench):
 
     assert told == [["novel", "other"]]
     assert {tuple(part.rows.columns) for part in parts} == {("id", "seen")}
+
+
+def test_an_extra_column_of_a_type_that_no_schema_has_is_left_out_too(bench):
+    """JSON, a list, a blob or a mixture that nobody declared is told like any extra column, and never looked at."""
+    frame = numbered(9)
+    bench.load(frame)
+    source, told = bench.odd_source(), []
+
+    parts = chunks(source, frame, chunk_rows=2, on_extra=told.append)
+    sample = read_frame(source, DAY, key=["id"], columns=["id", "seen"])
+
+    (names,) = told
+    assert names == [f"odd_{i}" for i in range(len(names))]
+    assert column(parts, "id") == list(range(9))
+    assert schema_of(frame).undeclared(sample) == names
+    assert sample.columns == ["id", "seen", *names]
+    assert sample["id"].to_list() == list(range(9))
+    for name in names:
+        with pytest.raises(SchemaMismatch, match=f"column {name}: want"):
+            read_frame(source, DAY, key=["id"], columns=["id", "seen", name])
+
+
+def test_a_frame_without_a_schema_takes_no_type_outside_the_seven(bench):
+    """Training reads every column of the query, so one that no schema can hold is an error there, by name."""
+    bench.load(numbered(9))
+
+    with pytest.raises(SchemaMismatch, match="column odd_0: want"):
+        read_frame(bench.odd_source(), DAY, key=["id"])
 
 
 def test_a_float_is_no_key(bench):

@@ -334,6 +334,12 @@ def _reopened(folder: Path) -> tuple[Source, Source]:
 class TestLabels:
     """How labels reach rows."""
 
+    def test_what_no_schema_has(self, trained: Train) -> None:
+        """A column beside the key and the target is not looked at, whatever its type."""
+        known = labels(trips(N), slow(trips(N))).with_columns(why=pl.lit([{"clerk": "A", "notes": [1, 2]}]))
+
+        assert N == trained(known=known).manifest.training.labelled
+
     def test_by_key(self, trained: Train) -> None:
         """Labels find their rows by key, whatever their order and number; those of other rows are left alone."""
         rows = trips(N)

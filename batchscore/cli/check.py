@@ -76,7 +76,8 @@ def _source(session: Session, job: Job, bundle: Bundle | None, findings: _Findin
     def sample() -> str:
         source = session.source(job, job.source)
         window = job.calendar.containing(job.start)
-        rows = read_frame(source, window, key=job.source.key, limit=_SAMPLE_ROWS)
+        wanted = bundle.schema.names if bundle is not None else None
+        rows = read_frame(source, window, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
         if bundle is None or rows.is_empty():
             return f"{source.where} gives {rows.width} columns, {rows.height} sampled rows of {window}"
         bundle.schema.conform(rows, source.where)

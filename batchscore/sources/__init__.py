@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class Source(Protocol):
         after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
+        columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
 
@@ -69,9 +70,11 @@ class Source(Protocol):
             after: The key that every row is strictly behind, or has a NULL in; needs `order`.
             limit: The most rows to give.
             batch_rows: The most rows of a batch.
+            columns: The columns whose values are wanted; None for all. Every other one comes as NULLs of type Null,
+                whatever its type is.
 
         Raises:
-            SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+            SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
             WarehouseError: The database or file refuses.
             TransientError: The database cannot be reached, or the connection breaks.
         """
@@ -99,9 +102,10 @@ class SqlSource:
         after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
+        columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
-        page = Page(order, after, limit, batch_rows)
+        page = Page(order, after, limit, batch_rows, columns)
         yield from self.read(Query(self.database, self.statement, self.parameters, interval, page))
 
 
@@ -159,7 +163,8 @@ def read_chunks(
         _check_key_type(column.name, column.dtype, source.where)
     previous = None if after is None else _key_frame(after, order)
     held, told = schema.empty(), on_extra is None
-    for batch in source.batches(interval, order=order, after=after, batch_rows=_batch_rows(chunk_rows)):
+    size = _batch_rows(chunk_rows)
+    for batch in source.batches(interval, order=order, after=after, batch_rows=size, columns=schema.names):
         if on_extra is not None and not told and (extra := schema.undeclared(batch)):
             on_extra(extra)
             told = True
@@ -172,16 +177,31 @@ def read_chunks(
         yield _chunk(held, previous, key, source.where)
 
 
-def read_frame(source: Source, interval: Interval, *, key: Sequence[str], limit: int | None = None) -> pl.DataFrame:
+def read_frame(
+    source: Source,
+    interval: Interval,
+    *,
+    key: Sequence[str],
+    limit: int | None = None,
+    columns: Collection[str] | None = None,
+) -> pl.DataFrame:
     """All rows of a window, shape `(rows, columns)`, sorted by key; for training and labels.
 
-    A column of NULLs alone has the type Null. With a `limit`, only so many rows are read, whichever they are.
+    A column of NULLs alone has the type Null.
+
+    Args:
+        source: Where they come from.
+        interval: The window.
+        key: The columns that identify a row.
+        limit: Only so many rows are read, whichever they are.
+        columns: The columns whose values are wanted, the key among them; None for all. See `Source.batches`.
 
     Raises:
-        SchemaMismatch: A key column is missing or a float, or a column has another type from one batch to the next.
+        SchemaMismatch: A key column is missing or a float, a wanted column has no canonical type, or one has another
+            type from one batch to the next.
         KeyViolation: A key is NULL or occurs twice.
     """
-    frame = _united(list(source.batches(interval, limit=limit)), source.where)
+    frame = _united(list(source.batches(interval, limit=limit, columns=columns)), source.where)
     if missing := [name for name in key if name not in frame.columns]:
         raise SchemaMismatch.missing(missing, frame.columns, source.where)
     for name in key:

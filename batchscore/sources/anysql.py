@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -40,7 +40,7 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
         UsageError: The driver of the URL is not installed.
         WarehouseError: The database refuses the login or the query.
         TransientError: The database cannot be reached, or the connection breaks.
-        SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+        SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
     """
     with query.database.translated(query.where):
         engine = _engine(query)
@@ -65,13 +65,13 @@ def _stream(connection: sa.Connection, query: Query) -> Iterator[pl.DataFrame]:
     with closing(connection.execute(rows.limit(0), query.values())) as none:
         names = list(none.keys())
     query.page.check(names, query.where)
-    yield frame_of(names, [], query.where)
+    yield frame_of(names, [], query.where, query.page.columns)
     size = query.page.batch_rows
     streaming = connection.execution_options(stream_results=True, max_row_buffer=size)
     rows = _paged(rows, query.page, query.database.dialect)
     with closing(streaming.execute(rows, {**query.values(), **query.page.values()})) as result:
         for part in result.partitions(size):
-            yield frame_of(names, part, query.where)
+            yield frame_of(names, part, query.where, query.page.columns)
 
 
 def _escaped(query: Query) -> str:
@@ -105,14 +105,23 @@ def _behind(keys: Sequence[sa.ColumnElement[Any]], after: Key, names: Sequence[s
     return sa.or_(key > bound, sa.and_(key == bound, _behind(keys[1:], after[1:], names[1:])))
 
 
-def frame_of(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str) -> pl.DataFrame:
+def frame_of(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], where: str, wanted: Collection[str] | None = None
+) -> pl.DataFrame:
     """Rows of Python values as canonical columns, shape `(rows, names)`; a column of NULLs has the type Null.
 
+    A column that is not among the `wanted` is NULL throughout; None wants all.
+
     Raises:
-        SchemaMismatch: A column mixes types that have no common one, or holds a type outside the seven.
+        SchemaMismatch: A wanted column mixes types that have no common one, or holds a type outside the seven.
     """
     columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    return pl.DataFrame([_series(name, values, where) for name, values in zip(names, columns, strict=True)])
+    return pl.DataFrame(
+        [
+            _series(name, values if wanted is None or name in wanted else (None,) * len(rows), where)
+            for name, values in zip(names, columns, strict=True)
+        ]
+    )
 
 
 def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import get_args
 
 import polars as pl
@@ -11,22 +12,31 @@ import pyarrow as pa
 from batchscore.errors import SchemaMismatch
 from batchscore.schema import TypeName, dateable, type_name
 
-__all__ = ["canonical"]
+__all__ = ["canonical", "no_rows"]
 
 
-def canonical(batch: pa.RecordBatch | pa.Table, where: str) -> pl.DataFrame:
+def canonical(batch: pa.RecordBatch | pa.Table, where: str, wanted: Collection[str] | None = None) -> pl.DataFrame:
     """Arrow columns of any width as canonical columns, shape kept.
 
+    A column that is not among the `wanted` is NULL throughout, with the type Null; None wants all.
+
     Raises:
-        SchemaMismatch: A column has a type outside the seven (interval, JSON, list, binary …), an unsigned integer
-            or timestamp that does not fit, or its name occurs twice.
+        SchemaMismatch: A wanted column has a type outside the seven (interval, JSON, list, binary …), an unsigned
+            integer or timestamp that does not fit, or a name occurs twice.
     """
     if doubled := [name for name, n in Counter(batch.schema.names).items() if n > 1]:
         raise SchemaMismatch(f"{where} gives column {doubled[0]} twice. Name every column once, with AS.")
     columns = []
-    for field, values in zip(batch.schema, batch.columns, strict=True):
+    for field, given in zip(batch.schema, batch.columns, strict=True):
+        values = given if wanted is None or field.name in wanted else pa.nulls(batch.num_rows)
         columns.append(_canonical(field.name, values, where))
     return pl.DataFrame(columns)
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table of those columns, shape `(0, columns)`."""
+    # Arrow's own empty_table() fails on a list of an extension type, such as Postgres uuid[].
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def _canonical(name: str, values: pa.Array | pa.ChunkedArray, where: str) -> pl.Series:

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from batchscore.job import Value
-from batchscore.sources.arrow import canonical
+from batchscore.sources.arrow import canonical, no_rows
 from batchscore.sources.statement import Page, Query
 
 __all__ = ["marker", "read", "stream"]
@@ -27,7 +27,7 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
     Raises:
         WarehouseError: There is no such file, or DuckDB refuses the query.
         TransientError: Another process holds the file.
-        SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+        SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
     """
     query.database.existing_file()
     with query.database.translated(query.where), closing(_connect(query.database.path)) as connection:
@@ -40,7 +40,7 @@ def stream(
     """One page of the query `inner` on an open connection, in canonical batches, the first one empty.
 
     Raises:
-        SchemaMismatch: A column has no canonical type, a name occurs twice, or a key column is missing.
+        SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
         duckdb.Error: What DuckDB refuses, for `Database.translated`.
     """
     connection.sql("SET TimeZone = 'UTC'")
@@ -49,9 +49,9 @@ def stream(
     page.check(connection.sql(inner, params=dict(values)).columns, where)
     rows = connection.sql(page.sql(inner, marker, _TEXT_ORDER), params={**values, **page.values()})
     with closing(rows.to_arrow_reader(page.batch_rows)) as reader:
-        yield canonical(reader.schema.empty_table(), where)
+        yield canonical(no_rows(reader.schema), where, page.columns)
         for batch in _batches(reader):
-            yield canonical(batch, where)
+            yield canonical(batch, where, page.columns)
 
 
 def marker(name: str) -> str:

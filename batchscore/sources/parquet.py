@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -71,15 +71,16 @@ class ParquetSource:
         after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
+        columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`.
 
         Raises:
             WarehouseError: No file matches, or a file cannot be read.
-            SchemaMismatch: A column has no canonical type, or the key or time column is missing.
+            SchemaMismatch: A wanted column has no canonical type, or the key or time column is missing.
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
-        page = Page(order, after, limit, batch_rows)
+        page = Page(order, after, limit, batch_rows, columns)
         with _ENGINE.translated(self.where), tempfile.TemporaryDirectory(prefix="batchscore-") as spill:
             settings = {"memory_limit": _MEMORY, "temp_directory": spill}
             with closing(duckdb.connect(":memory:", config={**settings})) as connection:

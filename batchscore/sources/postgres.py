@@ -13,7 +13,7 @@ from adbc_driver_manager._reader import AdbcRecordBatchReader
 from adbc_driver_postgresql import dbapi
 
 from batchscore.job import Value
-from batchscore.sources.arrow import canonical
+from batchscore.sources.arrow import canonical, no_rows
 from batchscore.sources.statement import Query
 
 __all__ = ["read"]
@@ -34,7 +34,7 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
     Raises:
         WarehouseError: The database refuses the login or the query.
         TransientError: The database cannot be reached, or the connection breaks.
-        SchemaMismatch: A column has no canonical type, or a key column is missing.
+        SchemaMismatch: A wanted column has no canonical type, or a key column is missing.
     """
     with (
         query.database.translated(query.where),
@@ -63,14 +63,14 @@ def _stream(cursor: dbapi.Cursor, query: Query, types: Mapping[str, str]) -> Ite
 
     columns = cursor.adbc_execute_schema(f"SELECT * FROM (\n{query.statement.render(marker)}\n) AS batchscore_rows")
     query.page.check(columns.names, query.where)
-    yield canonical(columns.empty_table(), query.where)
+    yield canonical(no_rows(columns), query.where, query.page.columns)
     hint = min(query.page.batch_rows * _ROW_BYTES, _LARGEST_BATCH)
     cursor.adbc_statement.set_options(**{_BATCH_SIZE: str(hint)})
     cursor.execute(query.sql(marker, _TEXT_ORDER))
     drained = False
     try:
         for batch in _batches(cursor, query.page.batch_rows):
-            yield canonical(batch, query.where)
+            yield canonical(batch, query.where, query.page.columns)
         drained = True
     finally:
         if not drained:

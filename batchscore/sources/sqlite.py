@@ -60,7 +60,8 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
     Raises:
         WarehouseError: There is no such file, it is no database, or SQLite refuses the query.
         TransientError: A writer holds the file for longer than a second.
-        SchemaMismatch: A column mixes text and numbers or holds bytes, a name occurs twice, or a key column is missing.
+        SchemaMismatch: A wanted column mixes text and numbers or holds bytes, a name occurs twice, or a key column is
+            missing.
     """
     query.database.existing_file()
     uri = f"file:{quote(query.database.path)}?mode=ro"
@@ -78,10 +79,10 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
 def _stream(connection: sqlite3.Connection, query: Query) -> Iterator[pl.DataFrame]:
     values = _bound({**query.values(), **query.page.values()})
     names = _columns(connection, query, values)
-    yield frame_of(names, [], query.where)
+    yield frame_of(names, [], query.where, query.page.columns)
     with closing(connection.execute(query.sql(_marker, _TEXT_ORDER), values)) as cursor:
         while rows := cursor.fetchmany(query.page.batch_rows):
-            yield frame_of(names, rows, query.where)
+            yield frame_of(names, rows, query.where, query.page.columns)
 
 
 def _columns(connection: sqlite3.Connection, query: Query, values: Mapping[str, Value]) -> Sequence[str]:

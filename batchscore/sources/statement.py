@@ -113,6 +113,7 @@ class Page:
     after: Key | None = None
     limit: int | None = None
     batch_rows: int = 50_000
+    columns: Collection[str] | None = None
 
     def values(self) -> dict[str, Value]:
         """What `sql` compares the key with, by parameter name."""
