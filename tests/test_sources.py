@@ -38,6 +38,7 @@ from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import SqlSource, anysql, open_source, read_chunks, read_frame
 from batchscore.sources.statement import Statement
+from tests.models import Frame
 
 DAY = Interval(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
 UTC_DAYS = Calendar("day", ZoneInfo("UTC"))
@@ -708,6 +709,46 @@ def test_sqlite_columns_are_typed_by_their_values(tmp_path):
         connection.commit()
         with pytest.raises(SchemaMismatch, match=r"column x: .*bytes has no column type"):
             list(bench.source().batches(DAY))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%Y-%m-%d %H:%M:%S%.6f",
+        "%Y-%m-%d %H:%M:%S%.3f",
+        "%Y-%m-%dT%H:%M:%S%.6f",
+        "%Y-%m-%dT%H:%M:%SZ",
+        "%Y-%m-%d %H:%M:%S",
+        "%Y-%m-%d %H:%M:%S-05:00",
+        "%Y-%m-%dT%H:%M:%S+09:00",
+    ],
+)
+@pytest.mark.parametrize("key", [("seen",), ("seen", "id"), ("flag", "seen")])
+def test_sqlite_goes_on_behind_a_time_in_any_form(tmp_path, form, key):
+    """However a column spells its instants, no row comes again behind any of them, and none is skipped."""
+    hours = timedelta(hours=int(form[-6:-3]) if form[-3:] == ":00" else 0)
+    instants = pl.Series([at(1800 * i) for i in range(-20, 20)], dtype=pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame({"id": range(40), "seen": instants, "flag": [i >= 20 for i in range(40)]})
+    bench = SQLiteBench(tmp_path)
+    with closing(sqlite3.connect(bench.database.path)) as connection, connection:
+        connection.execute("CREATE TABLE input (id, seen TIMESTAMP, flag BOOLEAN)")
+        spelled = (frame["seen"].dt.replace_time_zone(None) + hours).dt.strftime(form)
+        connection.executemany(
+            "INSERT INTO input VALUES (?, ?, ?)", zip(range(40), spelled, frame["flag"], strict=True)
+        )
+    source = bench.source("SELECT * FROM input WHERE :interval_start < :interval_end")
+
+    for i, after in enumerate(frame.select(key).rows()):
+        assert column(chunks(source, frame, key=key, after=after, chunk_rows=7), "id") == list(range(i + 1, 40))
+
+
+def test_a_row_out_of_order_is_no_row_that_is_done():
+    """Only what comes before the first new row is left out: a small key behind it is an error on resume too."""
+    rows = numbered(6).with_columns(id=pl.Series([1, 4, 5, 3, 6, 7]))
+
+    with pytest.raises(KeyViolation, match=r"id = 3.*comes behind"):
+        chunks(Frame(rows), rows, after=(4,))
+    assert column(chunks(Frame(rows.filter(pl.col("id") != 3)), rows, after=(4,), chunk_rows=2), "id") == [5, 6, 7]
 
 
 def test_sqlite_is_opened_for_reading_only(tmp_path):

@@ -67,7 +67,8 @@ class Source(Protocol):
         Args:
             interval: The rows' time.
             order: The key columns with their declared types, to order by; text goes by its UTF-8 bytes.
-            after: The key that every row is strictly behind, or has a NULL in; needs `order`.
+            after: The key that every row is strictly behind, or has a NULL in, but for some at the beginning where the
+                database cannot compare by the declared type; needs `order`.
             limit: The most rows to give.
             batch_rows: The most rows of a batch.
             columns: The columns whose values are wanted; None for all. Every other one comes as NULLs of type Null,
@@ -162,13 +163,18 @@ def read_chunks(
     for column in order:
         _check_key_type(column.name, column.dtype, source.where)
     previous = None if after is None else _key_frame(after, order)
-    held, told = schema.empty(), on_extra is None
     size = _batch_rows(chunk_rows)
+    new = None if previous is None else _is_behind(previous)
+    held, told = schema.empty(), on_extra is None
     for batch in source.batches(interval, order=order, after=after, batch_rows=size, columns=schema.names):
         if on_extra is not None and not told and (extra := schema.undeclared(batch)):
             on_extra(extra)
             told = True
-        held = held.vstack(schema.conform(batch, source.where))
+        rows = schema.conform(batch, source.where)
+        if new is not None:
+            rows = _from_first(rows, new)
+            new = new if rows.is_empty() else None
+        held = held.vstack(rows)
         while len(held) >= chunk_rows:
             chunk, held = held.head(chunk_rows), held.slice(chunk_rows)
             yield _chunk(chunk, previous, key, source.where)
@@ -211,6 +217,22 @@ def read_frame(
     return frame
 
 
+def _is_behind(after: pl.DataFrame) -> pl.Expr:
+    """Whether a row's key is greater than that of `after`, shape `(1, key columns)`, or has a NULL in it."""
+    greater = _greater(after.columns, lambda name: pl.lit(after[name][0], dtype=after.schema[name]))
+    return pl.any_horizontal(greater, *(pl.col(name).is_null() for name in after.columns))
+
+
+def _from_first(rows: pl.DataFrame, new: pl.Expr) -> pl.DataFrame:
+    """The rows from the first new one on.
+
+    A database that compares by another form than the declared type's, such as text for a timestamp, gives some again
+    that are done. Behind the first new row each one counts: a small key there is an error, not a row to leave out.
+    """
+    found = rows.select(new).to_series().arg_true()
+    return rows[found[0] :] if len(found) else rows.clear()
+
+
 def _batch_rows(chunk_rows: int) -> int:
     """What to ask a source for: reading row by row is slow, a million at once is much memory."""
     return min(max(chunk_rows, 1_000), 50_000)
@@ -241,19 +263,19 @@ def _check_keys(keys: pl.DataFrame, previous: pl.DataFrame | None, where: str) -
             example = keys.filter(series.is_null()).row(0)
             raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out in the query.")
     both = keys if previous is None else pl.concat([previous, keys])
-    falls = both.select((~_rises(keys.columns)).fill_null(False)).to_series().arg_true()
+    rises = _greater(keys.columns, lambda name: pl.col(name).shift(1))
+    falls = both.select((~rises).fill_null(False)).to_series().arg_true()
     if len(falls):
         before, now = both.row(falls[0] - 1), both.row(falls[0])
         raise _violation(keys, now, where, _TWICE if before == now else _DISORDER.format(before))
 
 
-def _rises(key: Sequence[str]) -> pl.Expr:
-    """Whether a row's key is greater than that of the row before, in lexical order."""
-    rises = pl.lit(False)
+def _greater(key: Sequence[str], other: Callable[[str], pl.Expr]) -> pl.Expr:
+    """Whether a row's key is greater than the one whose columns `other` gives, in lexical order."""
+    greater = pl.lit(False)
     for name in reversed(key):
-        now, before = pl.col(name), pl.col(name).shift(1)
-        rises = (now > before) | ((now == before) & rises)
-    return rises
+        greater = (pl.col(name) > other(name)) | ((pl.col(name) == other(name)) & greater)
+    return greater
 
 
 def _violation(keys: pl.DataFrame, example: Key, where: str, what: str) -> KeyViolation:

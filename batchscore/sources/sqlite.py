@@ -77,7 +77,8 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
 
 
 def _stream(connection: sqlite3.Connection, query: Query) -> Iterator[pl.DataFrame]:
-    values = _bound({**query.values(), **query.page.values()})
+    values = {name: _text(value) for name, value in query.values().items()}
+    values |= {name: _no_later(value) for name, value in query.page.values().items()}
     names = _columns(connection, query, values)
     yield frame_of(names, [], query.where, query.page.columns)
     with closing(connection.execute(query.sql(_marker, _TEXT_ORDER), values)) as cursor:
@@ -101,12 +102,23 @@ def _marker(name: str) -> str:
     return f":{name}"
 
 
-def _bound(values: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: _text(value) if isinstance(value, date) else value for name, value in values.items()}
-
-
-def _text(value: date) -> str:
+def _text(value: Value) -> Value:
+    """A date or instant as text, any other value as it is."""
+    if not isinstance(value, date):
+        return value
     if not isinstance(value, datetime):
         return value.isoformat()
     naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
     return naive.isoformat(" ")
+
+
+def _no_later(value: Value) -> Value:
+    """What sorts before everything behind a key value, in whichever form of ISO 8601 an instant is stored.
+
+    An offset moves an instant's text by less than a day, so the day before is early enough; `read_chunks` leaves out
+    what is not behind the key after all.
+    """
+    if not isinstance(value, datetime):
+        return _text(value)
+    day = value.astimezone(UTC) if value.tzinfo else value
+    return date.fromordinal(max(day.toordinal() - 1, 1)).isoformat()
