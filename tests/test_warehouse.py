@@ -651,14 +651,14 @@ class TestValues:
         assert (count(warehouse, "stage"), count(warehouse, "predictions")) == (0, 0)
 
     def test_nul(self, bench: Bench, warehouse: Warehouse) -> None:
-        """A NUL inside a text comes back, or the database's refusal does, and nothing is written."""
-        rows = frame_of(OUTPUT, label=["fine", "a\0b"])
+        """A NUL inside a text comes back, or is refused by its column and row, and nothing is written."""
+        rows = frame_of(OUTPUT, id=[17, 18, 19], label=["fine", None, "a\0b"])
         if bench.nul:
             publish(warehouse, OUTPUT, rows)
-            assert [row[1] for row in published(warehouse, OUTPUT)] == ["fine", "a\0b"]
+            assert [row[1] for row in published(warehouse, OUTPUT)] == ["fine", None, "a\0b"]
             return
 
-        with pytest.raises(WarehouseError, match=r"0x00.*line 2"):
+        with pytest.raises(OutputMismatch, match=r"column label holds a NUL .* id = 19: 'a\\x00b'\. Take it out"):
             publish(warehouse, OUTPUT, rows)
         assert (count(warehouse, "stage"), count(warehouse, "predictions")) == (0, 0)
 

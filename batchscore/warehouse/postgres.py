@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from psycopg.sql import SQL, Identifier
 
 from batchscore.database import Database
+from batchscore.errors import OutputMismatch
 from batchscore.warehouse.tables import LiveColumn
 
 __all__ = ["Postgres"]
@@ -82,6 +83,7 @@ class Postgres:
         return {column: LiveColumn(declared, _dtypes(declared), required) for column, declared, required in rows}
 
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
+        _refuse_nul(frame)
         raw: Any = connection.connection.driver_connection
         # Quoted by psycopg: the dialect doubles every % in a name, for statements that are formatted.
         into = Identifier(*([table.schema] if table.schema else []), table.name)
@@ -111,6 +113,17 @@ class Postgres:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _refuse_nul(frame: pl.DataFrame) -> None:
+    for series in frame.iter_columns():
+        if series.dtype == pl.String() and (found := series.str.contains("\0", literal=True).arg_true()).len():
+            first = frame.columns[0]
+            raise OutputMismatch(
+                f"column {series.name} holds a NUL character, which Postgres text cannot, in the row with {first} = "
+                f"{frame[first][found[0]]!r}: {series[found[0]]!r}. Take it out in the query, or leave the column out "
+                "of [output] carry."
+            )
 
 
 def _dtypes(declared: str) -> tuple[pl.DataType, ...]:
