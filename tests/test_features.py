@@ -108,6 +108,8 @@ class TestSource:
             ("def features(rows:\n", "SyntaxError"),
             ("import no_such_library", "no_such_library"),
             ("1 / 0", "ZeroDivisionError"),
+            ("raise SystemExit", "SystemExit"),
+            ("import sys; sys.exit(0)", "SystemExit: 0"),
         ],
     )
     def test_refuses(self, tmp_path: Path, text: str, says: str) -> None:

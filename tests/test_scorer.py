@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from batchscore.errors import GoldenRowsDiffer, TooManyRejects
+from batchscore.errors import GoldenRowsDiffer, Terminated, TooManyRejects
 from batchscore.model.bundle import Bundle
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import Scored, check_golden, score
@@ -317,12 +317,25 @@ class TestScore:
         assert scored.predictions.is_empty()
         assert ["ValueError: the pipeline gave 0 predictions for 1 rows"] * 3 == scored.rejects["detail"].to_list()
 
-    def test_too_little_memory(self, sound: Bundle) -> None:
-        """A chunk too large for memory is nobody's row: the error passes."""
-        greedy = replace(sound, predictor=replace(sound.predictor, pipeline=_Greedy()))
+    @pytest.mark.parametrize("passing", [MemoryError, KeyboardInterrupt, Terminated])
+    def test_no_row_s_fault(self, sound: Bundle, passing: type[BaseException]) -> None:
+        """A chunk too large for memory, and a request to stop, are nobody's row: they pass."""
+        stopped = replace(sound, predictor=replace(sound.predictor, pipeline=_Raising(passing())))
 
-        with pytest.raises(MemoryError):
-            score(greedy, trips(3))
+        with pytest.raises(passing):
+            score(stopped, trips(3))
+
+    def test_pipeline_that_exits(self, sound: Bundle) -> None:
+        """A pipeline that would end the process has failed on its rows, and the process goes on."""
+        leaving = replace(sound, predictor=replace(sound.predictor, pipeline=_Raising(SystemExit(0))))
+
+        assert ["SystemExit: 0"] * 3 == score(leaving, trips(3)).rejects["detail"].to_list()
+
+    def test_detail_fits_every_database(self, sound: Bundle) -> None:
+        """The words of an error come without NUL, which Postgres would refuse together with the whole chunk."""
+        odd = replace(sound, predictor=replace(sound.predictor, pipeline=_Raising(ValueError("a\0b\nc"))))
+
+        assert [r"ValueError: a\0b c"] == score(odd, trips(1)).rejects["detail"].to_list()
 
 
 class _Short:
@@ -335,11 +348,14 @@ class _Short:
         return self.pipeline.predict_proba(features)[:-1]
 
 
-class _Greedy:
-    """A pipeline for which there is never enough memory."""
+class _Raising:
+    """A pipeline that only raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
     def predict_proba(self, features: pl.DataFrame) -> np.ndarray:
-        raise MemoryError
+        raise self.error
 
 
 class TestTasks:

@@ -488,6 +488,7 @@ class TestRefusals:
         ("body", "says"),
         [
             ("raise KeyError('no such step')", "^pipeline.. fails on the training rows: KeyError: 'no such step'"),
+            ("import sys; sys.exit()", "^pipeline.. fails on the training rows: SystemExit"),
             ("return None", "^pipeline...fit fails on the training rows: AttributeError"),
             (
                 "from sklearn.svm import LinearSVC; return LinearSVC()",
@@ -511,6 +512,7 @@ class TestRefusals:
             ("rows.select('distanse')", r"^features.. fails on the training rows: ColumnNotFoundError"),
             ("rows.select('distance').filter(pl.col('distance') > 50)", r"features.. gave \d+ rows for 160"),
             ("None", r"^features.. fails on the training rows: AttributeError"),
+            ("exit(0)", r"^features.. fails on the training rows: SystemExit: 0"),
         ],
     )
     def test_features(self, trained: Train, expression: str, says: str) -> None:

@@ -50,7 +50,7 @@ class Features:
             sys.modules[name] = module
             try:
                 exec(compile(source, where, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's own code, or verified
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del sys.modules[name]
                 raise UsageError(f"{where} does not run: {type(error).__name__}: {error}.") from error
         for wanted in ("features", "pipeline"):

@@ -23,9 +23,10 @@ Stage = Literal["features", "pipeline"]
 class StageError(Exception):
     """The user's features or pipeline failed on some rows."""
 
-    def __init__(self, stage: Stage, cause: Exception) -> None:
-        # On one line, as tables and logs have it.
-        super().__init__(f"{type(cause).__name__}: {' '.join(str(cause).split())}")
+    def __init__(self, stage: Stage, cause: BaseException) -> None:
+        # On one line, as tables and logs have it, and without the character that Postgres cannot keep.
+        words = " ".join(str(cause).replace("\0", r"\0").split())
+        super().__init__(f"{type(cause).__name__}: {words}")
         self.stage = stage
 
 
@@ -80,5 +81,5 @@ def _in_stage(stage: Stage) -> Iterator[None]:
     except MemoryError:
         # Too large a chunk is no row's fault.
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StageError(stage, error) from error

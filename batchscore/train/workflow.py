@@ -149,7 +149,7 @@ def _guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
     except (TrainingError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error
 
 
