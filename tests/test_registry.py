@@ -307,10 +307,10 @@ class TestResolve:
             ("trip", "champion", r"no model 'trip'\. Did you mean trips\? .* It holds: hotels, trips\."),
             ("zzz", "champion", r"no model 'zzz'\. Train it: batchscore train <job>\. It holds: hotels, trips\."),
             ("trips", "chalenger", r"no alias 'chalenger'\. Versions: 1, 2, 3; aliases: champion = 1\."),
-            ("trips", 4, r"no version 4\. Versions: 1, 2, 3; aliases: champion = 1\."),
+            ("trips", 4, r"no version 4\. Versions: 1, 2, 3; aliases: champion = 1\. Give one of these\.$"),
             ("trips", "0", r"no version '0'\. Versions: 1, 2, 3"),
             ("trips", -1, "no alias -1"),
-            ("hotels", "champion", r"aliases: none\. Set one: batchscore models promote hotels"),
+            ("hotels", "champion", r"none\. Set one: batchscore models promote hotels <version> --alias champion\.$"),
             ("", "champion", "no model ''"),
         ],
     )
@@ -377,6 +377,22 @@ class TestResolve:
                 crowned.load("trips", 2)
 
         assert 1 == crowned.load("trips", 1).version
+
+    def test_folder_in_a_version(self, crowned: Registry) -> None:
+        """A folder beside a version's files is named as what was added."""
+        (crowned.root / "trips" / "2" / "notes").mkdir()
+
+        with pytest.raises(BundleCorrupt, match=r"^trips version 2: files were added: notes/\. Take it out of "):
+            crowned.read("trips", 2)
+
+    @pytest.mark.parametrize(("name", "version"), [("trips", 4), ("trips", 2), ("hotels", 1), ("planes", 1)])
+    def test_copied_version(self, crowned: Registry, name: str, version: int) -> None:
+        """A version copied to another number or name is not taken for that: the message says both."""
+        shutil.copytree(crowned.root / "trips" / "1", crowned.root / name / str(version), dirs_exist_ok=True)
+
+        for read in (crowned.manifest, crowned.load):
+            with pytest.raises(BundleCorrupt, match=rf"{name}/{version} holds trips version 1: .*Remove the folder"):
+                read(name, version)
 
 
 class TestUrl:

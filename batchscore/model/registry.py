@@ -84,14 +84,19 @@ class Registry:
                 f"{self.root} holds no model {name!r}.{guess} Train it: batchscore train <job>."
                 + (f" It holds: {', '.join(known)}." if known else "")
             )
-        version = int(use) if str(use).isdecimal() else aliases.get(str(use))
+        numbered = str(use).isdecimal()
+        version = int(use) if numbered else aliases.get(str(use))
         if version in versions:
             return version
         listed = ", ".join(f"{alias} = {v}" for alias, v in sorted(aliases.items())) or "none"
         raise BundleNotFound(
-            f"model {name!r} has no {'version' if str(use).isdecimal() else 'alias'} {use!r}. "
+            f"model {name!r} has no {'version' if numbered else 'alias'} {use!r}. "
             f"Versions: {', '.join(map(str, versions))}; aliases: {listed}. "
-            f"Set one: batchscore models promote {name} <version> --alias {use}."
+            + (
+                "Give one of these."
+                if numbered
+                else f"Set one: batchscore models promote {name} <version> --alias {use}."
+            )
         )
 
     def read(self, name: str, version: int) -> dict[str, bytes]:
@@ -99,11 +104,17 @@ class Registry:
 
         Raises:
             BundleNotFound: There is no such version.
+            BundleCorrupt: A folder lies among its files.
             WarehouseError: A file cannot be read.
         """
         folder = self.root / name / str(version)
         try:
-            return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+            paths = sorted(folder.iterdir())
+            if folders := [path.name for path in paths if path.is_dir()]:
+                raise BundleCorrupt(
+                    f"{name} version {version}: files were added: {folders[0]}/. Take it out of {folder}, or retrain."
+                )
+            return {path.name: path.read_bytes() for path in paths}
         except FileNotFoundError:
             raise BundleNotFound(f"{folder} is not there. See: batchscore models list.") from None
         except OSError as error:
@@ -113,18 +124,35 @@ class Registry:
         """What a version says of itself, verified with all its files.
 
         Raises:
-            BundleCorrupt: The bytes are not those that were written.
+            BundleNotFound: There is no such version.
+            BundleCorrupt: The bytes are not those that were written, or they are another version's.
+            WarehouseError: A file cannot be read.
         """
-        return Manifest.verified(self.read(name, version), f"{name} version {version}")
+        manifest = Manifest.verified(self.read(name, version), f"{name} version {version}")
+        self._refuse_other(manifest, name, version)
+        return manifest
 
     def load(self, name: str, use: str | int) -> Bundle:
         """The bundle that an alias or version stands for, verified before anything of it is loaded.
 
         Raises:
-            BundleNotFound, BundleCorrupt, BundleIncompatible: See `Bundle.load`.
+            BundleNotFound: There is none.
+            BundleCorrupt: See `manifest`.
+            BundleIncompatible: See `Bundle.load`.
+            WarehouseError: A file cannot be read.
         """
         version = self.resolve(name, use)
-        return Bundle.load(self.read(name, version), f"{name} version {version}")
+        bundle = Bundle.load(self.read(name, version), f"{name} version {version}")
+        self._refuse_other(bundle.manifest, name, version)
+        return bundle
+
+    def _refuse_other(self, manifest: Manifest, name: str, version: int) -> None:
+        if (manifest.name, manifest.version) != (name, version):
+            raise BundleCorrupt(
+                f"{self.root / name / str(version)} holds {manifest.name} version {manifest.version}: a version was "
+                "copied or renamed by hand. Remove the folder; to use a version under another name, promote it to an "
+                "alias or train again under that name."
+            )
 
     def register(self, bundle: Bundle) -> int:
         """Write the bundle as the next version, whole or not at all.
