@@ -23,7 +23,7 @@ from polars.testing import assert_frame_equal
 from sklearn.preprocessing import FunctionTransformer
 
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError
-from batchscore.model.bundle import Bundle, File, Manifest, libraries_here, pack
+from batchscore.model.bundle import Bundle, File, Manifest, libraries_changed, libraries_here, pack
 from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden, score
@@ -256,6 +256,15 @@ class TestTampering:
 
         assert not any(canary.exists() for canary in canaries)
 
+    def test_size(self, files: dict[str, bytes]) -> None:
+        """A size that is not the file's is noticed like its digest."""
+        listed = Manifest.model_validate(manifest_of(files)).files
+        wrong = listed | {"rows.sql": listed["rows.sql"].model_copy(update={"size": len(files["rows.sql"]) + 1})}
+        content = Manifest.model_validate(manifest_of(files)).model_copy(update={"files": wrong}).sealed()
+
+        with pytest.raises(BundleCorrupt, match=r"rows\.sql was changed"):
+            Bundle.load(files | {"bundle.json": content.model_dump_json().encode()}, "here")
+
     def test_planted_pickle(self, files: dict[str, bytes], tmp_path: Path) -> None:
         """A pickle put in place of the pipeline, the digests left alone, is refused and does not run."""
         canary = tmp_path / "ran"
@@ -366,6 +375,24 @@ class TestLibraries:
         libraries = manifest_of(files)["libraries"] | {"scikit-learn": f"{minor}.99", "numpy": "1.0"}
 
         check_golden(Bundle.load(resealed(files, libraries=libraries), "here"))
+
+    def test_changed(self, files: dict[str, bytes]) -> None:
+        """Libraries of another version than here are told, then and here; of Python only its feature version counts."""
+        here = libraries_here()
+        manifest = Manifest.model_validate(manifest_of(files))
+        major, minor, patch = here["python"].split(".")
+        other = here | {"polars": "1.0.0", "numpy": "1.0", "python": f"{major}.{minor}.{patch}9"}
+        del other["scipy"]
+
+        assert {} == libraries_changed(manifest)
+        assert {
+            "numpy": ("1.0", here["numpy"]),
+            "polars": ("1.0.0", here["polars"]),
+            "scipy": ("unknown", here["scipy"]),
+        } == libraries_changed(manifest.model_copy(update={"libraries": other}))
+        assert {"python": ("3.1.0", here["python"])} == libraries_changed(
+            manifest.model_copy(update={"libraries": here | {"python": "3.1.0"}})
+        )
 
     @pytest.mark.parametrize("gone", ["module", "class"])
     def test_pipeline_needs_more(self, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, gone: str) -> None:

@@ -29,7 +29,7 @@ from batchscore.model.predictor import Label, Predictor
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName
 
-__all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_here", "pack"]
+__all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
 
 FORMAT: Literal[1] = 1
 MANIFEST = "bundle.json"
@@ -109,7 +109,7 @@ class Manifest(_Table):
             odd = sorted(present ^ manifest.files.keys())
             raise BundleCorrupt(f"{where}: files were added or are gone: {', '.join(odd)}. {remedy}")
         for name, file in manifest.files.items():
-            if _sha256(files[name]) != file.sha256:
+            if (len(files[name]), _sha256(files[name])) != (file.size, file.sha256):
                 raise BundleCorrupt(f"{where}: {name} was changed after it was written. {remedy}")
         return manifest
 
@@ -220,6 +220,19 @@ def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
     return files | {MANIFEST: manifest.model_dump_json(indent=2).encode() + b"\n"}
 
 
+def libraries_changed(manifest: Manifest) -> dict[str, tuple[str, str]]:
+    """The libraries whose version is another here than at training: name to (then, here), in order of name.
+
+    Of Python only the feature version (3.12) counts. One that the manifest does not name was "unknown" then.
+    """
+    here = libraries_here()
+    then = {name: manifest.libraries.get(name, "unknown") for name in here}
+    changed = {name: (then[name], here[name]) for name in sorted(here) if then[name] != here[name]}
+    if "python" in changed and _feature_version(then["python"]) == _feature_version(here["python"]):
+        del changed["python"]
+    return changed
+
+
 def libraries_here() -> dict[str, str]:
     """The versions of Python and of the libraries that a pipeline depends on."""
     return {"python": platform.python_version()} | {name: library_version(name) for name in _LIBRARIES}
@@ -228,13 +241,17 @@ def libraries_here() -> dict[str, str]:
 def _check_libraries(manifest: Manifest, where: str) -> None:
     here, then = libraries_here()["scikit-learn"], manifest.libraries.get("scikit-learn", "unknown")
     # scikit-learn promises nothing for a pickle of another minor version, and says so only by a warning.
-    if here.split(".")[:2] != then.split(".")[:2]:
+    if _feature_version(here) != _feature_version(then):
         raise BundleIncompatible(
             f"{where} was fitted with scikit-learn {then}, and {here} is installed. "
             "Use the image it was trained with, or retrain.",
             want=then,
             got=here,
         )
+
+
+def _feature_version(version: str) -> list[str]:
+    return version.split(".")[:2]
 
 
 def _features(source: bytes, where: str) -> Features:
