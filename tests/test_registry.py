@@ -36,6 +36,10 @@ PROMOTE_FOREVER = START + (
     "registry = Registry(Path(sys.argv[1])); print('ready', flush=True)\n"
     "while True: registry.promote('trips', 1, 'champion'); registry.promote('trips', 2, 'champion')"
 )
+PROMOTE_MANY = START + (
+    "registry = Registry(Path(sys.argv[1])); print('ready', flush=True); input()\n"
+    "for i in range(100): registry.promote('trips', 1, f'{sys.argv[2]}_{i}')"
+)
 # Root may do everything, so it becomes somebody else; it imports all there is before, for Python may be root's own.
 AS_NOBODY = START + (
     "import os; from batchscore.errors import BatchscoreError\n"
@@ -285,6 +289,21 @@ class TestAliases:
             process.communicate()
 
         assert {1, 2} == seen
+
+    def test_two_at_once(self, stocked: Registry) -> None:
+        """Two processes that promote at the same time lose no alias of either."""
+        children = [child(PROMOTE_MANY, stocked, name) for name in ("one", "two")]
+        for process in children:
+            assert process.stdout is not None
+            assert "ready\n" == process.stdout.readline()
+        for process in children:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in children:
+            process.communicate()
+
+        assert {f"{name}_{i}": 1 for name in ("one", "two") for i in range(100)} == stocked.aliases("trips")
 
 
 class TestResolve:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +22,7 @@ from batchscore.model.bundle import Bundle, Manifest, pack
 __all__ = ["Registry"]
 
 _ALIASES = "aliases.json"
+_LOCK = ".aliases.lock"
 _VERSION = re.compile("[1-9][0-9]*")
 
 
@@ -174,7 +177,7 @@ class Registry:
             raise WarehouseError(f"{home} cannot be written: {error.strerror}. Nothing was registered.") from error
 
     def promote(self, name: str, version: int, alias: str) -> None:
-        """Point an alias at a version.
+        """Point an alias at a version; two that promote at once wait for one another.
 
         Raises:
             BundleNotFound: There is no such version.
@@ -182,9 +185,10 @@ class Registry:
         """
         self.resolve(name, version)
         path = self.root / name / _ALIASES
-        aliases = self.aliases(name) | {alias: version}
         try:
-            _replace(path, json.dumps(aliases, indent=2, sort_keys=True) + "\n")
+            with _locked(path.with_name(_LOCK)):
+                aliases = self.aliases(name) | {alias: version}
+                _replace(path, json.dumps(aliases, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             raise WarehouseError(f"{path} cannot be written: {error.strerror}. No alias was changed.") from error
 
@@ -220,6 +224,18 @@ def _write_folder(home: Path, name: str, files: Mapping[str, bytes]) -> bool:
         return True
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of that file, which stays: to remove it would let a third process in beside one that waits."""
+    # Opened for writing, because over NFS a lock that others respect needs that.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _replace(path: Path, text: str) -> None:
