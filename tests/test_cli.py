@@ -228,7 +228,7 @@ class TestBadInput:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
 
-        for command in (("backfill", "toy", *DAY), ("models", "verify", "toy"), ("models", "list")):
+        for command in (("backfill", "toy", *DAY), ("models", "verify", "toy")):
             result = project.call(*command)
             assert result.code == 10, result.out
             assert "pipeline.joblib was changed" in result.error
@@ -380,6 +380,56 @@ class TestTraining:
         assert result.code == 0, result.out
         assert project.table() == before
         assert result.named("features.differ")
+
+
+class TestModelsList:
+    @pytest.mark.parametrize(
+        ("spoil", "says"),
+        [
+            (lambda v: (v / "rows.sql").write_text("SELECT 1"), "toy version 1: rows.sql was changed"),
+            (lambda v: (v / "bundle.json").unlink(), "toy version 1 has no bundle.json"),
+        ],
+    )
+    def test_a_corrupt_version_hides_no_other(
+        self,
+        project: Project,
+        capsys: pytest.CaptureFixture[str],
+        spoil: Callable[[Path], None],
+        says: str,
+    ) -> None:
+        """The others are listed with their facts; the corrupt one is told by its status, on stderr and by the code."""
+        home = project.root / "var/registry/toy"
+        assert project.call("train", "toy").code == 0
+        spoil(home / "1")
+
+        result = project.call("models", "list", "--format", "json")
+
+        listed = json.loads(result.out)
+        assert [(row["version"], row["aliases"], row["status"]) for row in listed] == [
+            (1, "champion", "corrupt"),
+            (2, "", "ok"),
+        ]
+        assert listed[0].keys() == listed[1].keys()
+        assert (listed[0]["task"], listed[1]["task"]) == (None, "binary")
+        assert result.code == 10
+        assert f"error: {says}" in capsys.readouterr().err
+
+    def test_a_broken_alias_file_hides_no_version(self, project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+        """Versions are listed, their aliases unknown, and the file is named."""
+        (project.root / "var/registry/toy/aliases.json").write_text("{")
+
+        result = project.call("models", "list", "--format", "json")
+
+        assert [(row["version"], row["aliases"], row["status"]) for row in json.loads(result.out)] == [(1, None, "ok")]
+        assert result.code == 10
+        assert "aliases.json is not an alias file" in capsys.readouterr().err
+
+    def test_a_version_that_is_not_there(self, project: Project) -> None:
+        """`models show` of a number that is no version says which there are, and advises no alias of that number."""
+        result = project.call("models", "show", "toy", "9")
+
+        assert result.code == 10
+        assert "model 'toy' has no version '9'. Versions: 1; aliases: champion = 1. Give one of these." in result.error
 
 
 class TestAliases:

@@ -3,38 +3,72 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+import typer
 
 from batchscore.cli.render import Cell, Format, on_terminal, say, show
 from batchscore.cli.session import Session
-from batchscore.errors import UsageError
+from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.logs import Event, log
-from batchscore.model.bundle import Bundle
+from batchscore.model.bundle import Bundle, Manifest
 from batchscore.model.scorer import check_golden
 
 __all__ = ["list_", "promote", "show_model", "verify"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def list_(session: Session, format_: Format) -> None:
-    """Print every version of every model."""
+    """Print every version of every model; a corrupt one is listed too, told on stderr, and gives the exit code."""
     registry = session.registry
     rows: list[dict[str, Cell]] = []
+    failures: list[BatchscoreError] = []
     for name in registry.names():
-        aliases = registry.aliases(name)
+        aliases = _attempt(failures, registry.aliases, name)
         for version in registry.versions(name):
-            manifest = registry.manifest(name, version)
+            manifest = _attempt(failures, registry.manifest, name, version)
             rows.append(
-                {
-                    "name": name,
-                    "version": version,
-                    "aliases": ", ".join(sorted(alias for alias, v in aliases.items() if v == version)),
-                    "task": manifest.task,
-                    "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
-                    "trained_rows": manifest.training.fitted,
-                    "created_at": manifest.created_at,
-                    "digest": manifest.digest[:12],
-                }
+                {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
     show(rows, format_, empty=f"{registry.root} holds no model. Train one: batchscore train <job>")
+    for failure in failures:
+        typer.echo(f"error: {failure}", err=True)
+    if failures:
+        raise typer.Exit(failures[0].exit_code)
+
+
+def _attempt(
+    failures: list[BatchscoreError], call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | BatchscoreError:
+    """What the call gives, or its failure, which is kept."""
+    try:
+        return call(*args, **kwargs)
+    except BatchscoreError as error:
+        failures.append(error)
+        return error
+
+
+def _told_aliases(aliases: Mapping[str, int] | BatchscoreError, version: int) -> str | None:
+    if isinstance(aliases, BatchscoreError):
+        return None
+    return ", ".join(sorted(alias for alias, v in aliases.items() if v == version))
+
+
+def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
+    if isinstance(manifest, BatchscoreError):
+        status = "corrupt" if isinstance(manifest, BundleCorrupt) else "unreadable"
+        return {"status": status} | dict.fromkeys(("task", "metrics", "trained_rows", "created_at", "digest"))
+    return {
+        "status": "ok",
+        "task": manifest.task,
+        "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
+        "trained_rows": manifest.training.fitted,
+        "created_at": manifest.created_at,
+        "digest": manifest.digest[:12],
+    }
 
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
