@@ -24,9 +24,32 @@ from pydantic import (
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
 
-__all__ = ["Job", "Rows", "Task", "read_job"]
+__all__ = ["METRICS", "Job", "Rows", "Task", "read_job"]
 
 Task = Literal["binary", "multiclass", "regression"]
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "base_rate"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss"),
+    "regression": ("mae", "rmse", "r2", "median_error"),
+}
+"""Which metrics each task has; a job's `success.metric` is one of them.
+
+Attributes:
+    roc_auc: Area under the ROC curve.
+    average_precision: Precision averaged over recall.
+    brier: Mean squared difference of score and outcome; lower is better.
+    log_loss: Mean negative log-likelihood; lower is better.
+    accuracy: Share of rows whose class is predicted.
+    base_rate: Share of rows of the second class: a fact of the labels, not of the model.
+    balanced_accuracy: Recall averaged over the classes that the labels have.
+    f1_macro: F1 averaged over the classes.
+    mae: Mean absolute error, in the target's unit; lower is better.
+    rmse: Root of the mean squared error, in the target's unit; lower is better.
+    r2: Share of the target's variance that is explained.
+    median_error: Median absolute error, in the target's unit; lower is better.
+"""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 TableName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 
@@ -40,6 +63,9 @@ def _no_number(value: object) -> object:
 
 Moment = Annotated[date | datetime, BeforeValidator(_no_number)]
 Value = str | int | float | bool | date | datetime
+# pydantic would take "1000" for a number, and true for 1.
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 # Columns that batchscore writes itself, beside `score_<class>`.
 RESERVED = ("prediction", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id")
@@ -59,8 +85,8 @@ class Success(_Table):
     """
 
     metric: str
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -92,6 +118,16 @@ class Problem(_Table):
     target: str
     success: Success | None = None
 
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        known = METRICS[self.task]
+        if self.success is not None and (metric := self.success.metric) not in known:
+            guess = f" Did you mean {near}?" if (near := nearest(metric, known)) else ""
+            raise ValueError(
+                f"success.metric {metric!r} is not measured for {self.task}.{guess} Known here: {', '.join(known)}."
+            )
+        return self
+
 
 class Rows(_Table):
     """Where rows come from: one SQL file, or Parquet files by path or glob.
@@ -122,7 +158,8 @@ class Source(Rows):
 
     Attributes:
         key: The columns that identify a row. Rows are read in their order, and a run resumes behind the last one done.
-        time_column: With `parquet`: the column whose time lies in the interval. A query chooses its rows itself.
+        time_column: With `parquet`: the column whose time lies in the interval. With `sql` nothing reads it, for a
+            query chooses its rows itself.
     """
 
     key: tuple[str, ...] = Field(min_length=1)
@@ -142,7 +179,7 @@ class Cut(_Table):
     every: Every
     timezone: str = "UTC"
     start: Moment
-    catch_up: int = Field(default=31, ge=1)
+    catch_up: Whole = Field(default=31, ge=1)
 
     @model_validator(mode="after")
     def _within_the_calendar(self) -> Self:
@@ -170,8 +207,8 @@ class Split(_Table):
 
     by: Literal["time", "random"]
     column: str | None = None
-    test: float = Field(default=0.2, gt=0, lt=1)
-    seed: int = 0
+    test: Number = Field(default=0.2, gt=0, lt=1)
+    seed: Whole = 0
 
     @model_validator(mode="after")
     def _time_needs_a_column(self) -> Self:
@@ -203,7 +240,7 @@ class Model(_Table):
     """
 
     name: Name
-    use: str | int = "champion"
+    use: str | Whole = "champion"
 
 
 class Output(_Table):
@@ -226,8 +263,8 @@ class Limits(_Table):
         chunk_rows: Rows read, scored and committed together.
     """
 
-    rejects: float = Field(default=0.01, ge=0, le=1)
-    chunk_rows: int = Field(default=50_000, ge=1)
+    rejects: Number = Field(default=0.01, ge=0, le=1)
+    chunk_rows: Whole = Field(default=50_000, ge=1)
 
 
 class Job(_Table):
@@ -280,10 +317,16 @@ class Job(_Table):
     @model_validator(mode="after")
     def _columns_stand_apart(self) -> Self:
         passed = (*self.source.key, *self.output.carry)
-        if doubled := {name for name in passed if passed.count(name) > 1}:
-            raise ValueError(f"column {min(doubled)} is named twice in source.key and output.carry")
-        if taken := [name for name in passed if name in RESERVED or name.startswith("score_")]:
-            raise ValueError(f"column {taken[0]} has the name of a column batchscore writes; rename it in the query")
+        # Most databases take names that differ only in case for one.
+        folded = [name.casefold() for name in passed]
+        for name, one in zip(passed, folded, strict=True):
+            if passed.count(name) > 1:
+                raise ValueError(f"column {name} is named twice in source.key and output.carry")
+            if folded.count(one) > 1:
+                alike = " and ".join(other for other in passed if other.casefold() == one)
+                raise ValueError(f"columns {alike} differ only in case; rename one in the query")
+            if one in RESERVED or one.startswith("score_"):
+                raise ValueError(f"column {name} has the name of a column batchscore writes; rename it in the query")
         if self.problem.target in passed:
             raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")
         if self.training and self.calendar.instant(self.training.from_) >= self.calendar.instant(self.training.to):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from batchscore.errors import UsageError
 from batchscore.interval import Interval
-from batchscore.job import Job, Success, read_job
+from batchscore.job import METRICS, Job, Success, read_job
 
 # As the design shows it, and as `batchscore init` will write it.
 EXAMPLE = """
@@ -131,12 +131,12 @@ class TestExample:
         assert read(jobs, ("start = 2013-10-01", f"start = {text}")).start == instant
 
     @pytest.mark.parametrize("every", ["hour", "day", "week", "month"])
-    @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-    def test_every_cut_and_task(self, jobs, every, task):
-        """Each way to cut time goes with each kind of problem."""
-        job = read(jobs, ('every = "day"', f'every = "{every}"'), ('task = "binary"', f'task = "{task}"'))
+    @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
+    def test_every_cut_and_task(self, jobs, every, task, metric):
+        """Each way to cut time goes with each kind of problem, and a bar on each metric that it has."""
+        job = read(jobs, ('"day"', f'"{every}"'), ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'))
 
-        assert (job.calendar.every, job.problem.task) == (every, task)
+        assert (job.calendar.every, job.problem.task, job.problem.success.metric) == (every, task, metric)
         assert job.calendar.zone.key == "America/New_York"
 
     def test_the_least_job(self, jobs):
@@ -250,6 +250,23 @@ WRONG = [
     (('sql = "flight_delay/labels.sql"', ""), "labels", "exactly one of sql and parquet"),
     (('sql = "flight_delay/rows.sql"', 'parquet = "x"\nparameters = {a = 1}'), "source", "parameters belong to sql"),
     (("at_least = 0.65", "at_least = 0.65, at_most = 1"), "problem.success", "exactly one of at_least and at_most"),
+    (
+        ('"roc_auc"', '"roc_acu"'),
+        "problem: ",
+        "'roc_acu' is not measured for binary. Did you mean roc_auc? Known here:",
+    ),
+    (('"roc_auc"', '"rmse"'), "problem: ", "success.metric 'rmse' is not measured for binary. Known here: roc_auc, "),
+    (
+        ('"binary"', '"regression"'),
+        "problem: ",
+        "not measured for regression. Known here: mae, rmse, r2, median_error.",
+    ),
+    (("at_least = 0.65", "at_least = true"), "problem.success.at_least", "valid number (it says True)"),
+    (("at_least = 0.65", "at_most = nan"), "problem.success.at_most", "finite number"),
+    (("test = 0.2", 'test = "0.2"'), "training.split.test", "valid number (it says '0.2')"),
+    (('by = "time", column = "scheduled_at"', 'by = "random", seed = true'), "training.split.seed", "valid integer"),
+    (('every = "day"', 'every = "day"\ncatch_up = true'), "interval.catch_up", "valid integer (it says True)"),
+    (('use = "champion"', "use = true"), "model.use", "(it says True)"),
     ((", at_least = 0.65", ""), "problem.success", "exactly one of at_least and at_most"),
     ((', column = "scheduled_at"', ""), "training.split", "column goes with by = 'time'"),
     (('by = "time"', 'by = "random"'), "training.split", "column goes with by = 'time'"),
@@ -283,7 +300,11 @@ WRONG = [
 OUT_OF_RANGE = [
     ("rejects = 1.01", "limits.rejects", "less than or equal to 1 (it says 1.01)"),
     ("rejects = -0.1", "limits.rejects", "greater than or equal to 0"),
-    ("rejects = nan", "limits.rejects", "less than or equal to 1"),
+    ("rejects = nan", "limits.rejects", "finite number"),
+    ("rejects = true", "limits.rejects", "valid number (it says True)"),
+    ('rejects = "0.5"', "limits.rejects", "valid number (it says '0.5')"),
+    ('chunk_rows = "1000"', "limits.chunk_rows", "valid integer (it says '1000')"),
+    ("chunk_rows = true", "limits.chunk_rows", "valid integer (it says True)"),
     ("chunk_rows = 0", "limits.chunk_rows", "greater than or equal to 1 (it says 0)"),
     ("chunk_rows = 1.5", "limits.chunk_rows", "integer"),
 ]
@@ -368,7 +389,7 @@ class TestFaults:
         """The ends of each range are inside it."""
         read(jobs, more=f"{LIMITS}{line}\n")
 
-    @pytest.mark.parametrize("name", [*OURS, "score_", "score_AA"])
+    @pytest.mark.parametrize("name", [*OURS, "score_", "score_AA", "Prediction", "RUN_ID", "Score_aa"])
     def test_our_own_columns_are_taken(self, jobs, name):
         """No key and no carried column has the name of a column that batchscore writes, score_<class> included."""
         for change in (('["flight_date"]', f'["flight_date", "{name}"]'), ('["flight_id"]', f'["{name}"]')):
@@ -403,6 +424,19 @@ class TestFaults:
         (line,) = faults(jobs, change)
 
         assert "is named twice in source.key and output.carry" in line
+
+    @pytest.mark.parametrize(
+        ("change", "alike"),
+        [
+            (('["flight_date"]', '["Flight_ID"]'), "flight_id and Flight_ID"),
+            (('["flight_date"]', '["a", "day", "DAY"]'), "day and DAY"),
+        ],
+    )
+    def test_a_column_that_differs_only_in_case(self, jobs, change, alike):
+        """Two names that a database may take for one are both named."""
+        (line,) = faults(jobs, change)
+
+        assert f"columns {alike} differ only in case; rename one in the query" in line
 
     def test_every_fault_is_listed(self, jobs):
         """Faults in several tables come in one message."""

@@ -599,13 +599,6 @@ class TestPromotable:
         """Without a bar, every bundle may be promoted."""
         assert promotable(job(), good) is None
 
-    def test_unknown_metric(self, good: Bundle) -> None:
-        """A bar on what the task does not measure is never reached, and the reason lists what is measured."""
-        reason = promotable(_with({"metric": "rmse", "at_most": 9}), good)
-
-        assert reason is not None
-        assert "rmse is not measured for binary; known: roc_auc, average_precision, brier" in reason
-
     def test_undefined_metric(self, trained: Train) -> None:
         """A metric that the held-out rows do not allow is no pass, and the reason is theirs."""
         rows = trips(N)

@@ -9,29 +9,7 @@ from sklearn import metrics as sk
 from batchscore.job import Task
 from batchscore.model.predictor import Label
 
-__all__ = ["METRICS", "evaluate"]
-
-METRICS: dict[Task, tuple[str, ...]] = {
-    "binary": ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "base_rate"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss"),
-    "regression": ("mae", "rmse", "r2", "median_error"),
-}
-"""Which metrics each task has; a job's `success.metric` is one of them.
-
-Attributes:
-    roc_auc: Area under the ROC curve.
-    average_precision: Precision averaged over recall.
-    brier: Mean squared difference of score and outcome; lower is better.
-    log_loss: Mean negative log-likelihood; lower is better.
-    accuracy: Share of rows whose class is predicted.
-    base_rate: Share of rows of the second class: a fact of the labels, not of the model.
-    balanced_accuracy: Recall averaged over the classes that the labels have.
-    f1_macro: F1 averaged over the classes.
-    mae: Mean absolute error, in the target's unit; lower is better.
-    rmse: Root of the mean squared error, in the target's unit; lower is better.
-    r2: Share of the target's variance that is explained.
-    median_error: Median absolute error, in the target's unit; lower is better.
-"""
+__all__ = ["evaluate"]
 
 
 def evaluate(task: Task, labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> dict[str, float]:
