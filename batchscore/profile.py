@@ -128,13 +128,6 @@ class ColumnProfile:
         """Share of rows whose category training never saw; 0 without rows and for kinds without categories."""
         return int(self.counts[-1]) / self.n if self.n and self.layout.kind == "categorical" else 0.0
 
-    def quantile(self, q: float) -> float | None:
-        """The value below which a share `q` of the values lies, interpolated inside its bin; None without values."""
-        if self.minimum is None or self.maximum is None:
-            return None
-        borders = np.clip([self.minimum, *self.layout.edges, self.maximum], self.minimum, self.maximum)
-        return float(np.interp(q * self.finite, [0, *np.cumsum(self.counts)], borders))
-
     def merge(self, other: ColumnProfile) -> ColumnProfile:
         """The profile of both sets of rows.
 
@@ -208,17 +201,11 @@ class Profile:
         return cls({name: ColumnProfile.of(frame[name], layout) for name, layout in layouts.items()}, layouts)
 
     def merge(self, other: Profile) -> Profile:
-        """The profile of both sets of rows, also written `self | other`; see `ColumnProfile.merge`."""
+        """The profile of both sets of rows; see `ColumnProfile.merge`."""
         _refuse_missing(self.columns, other.columns)
         _refuse_missing(other.columns, self.columns)
         merged = {name: column.merge(other.columns[name]) for name, column in self.columns.items()}
         return Profile(merged, self.layouts)
-
-    __or__ = merge
-
-    def quantile(self, column: str, q: float) -> float | None:
-        """The value below which a share `q` of a column's values lies; see `ColumnProfile.quantile`."""
-        return self.columns[column].quantile(q)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready content by column; of the layouts only their digests, since a bundle holds them."""

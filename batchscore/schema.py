@@ -25,7 +25,7 @@ import polars as pl
 
 from batchscore.errors import SchemaMismatch
 
-__all__ = ["Column", "Schema", "TypeName", "column_types", "dateable", "dtype_of", "type_name"]
+__all__ = ["Column", "Schema", "TypeName", "dateable", "dtype_of", "type_name"]
 
 TypeName = Literal["boolean", "integer", "float", "string", "date", "timestamp", "timestamp_tz"]
 
@@ -89,11 +89,6 @@ class Column:
     def dtype(self) -> pl.DataType:
         """The Polars type of the column."""
         return _DTYPES[self.type]
-
-
-def column_types(frame: pl.DataFrame) -> dict[str, TypeName]:
-    """The named type of every column of a canonical frame."""
-    return {series.name: _observed(series).type for series in frame.iter_columns()}
 
 
 @dataclass(frozen=True, slots=True)

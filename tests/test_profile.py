@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from itertools import pairwise
-from operator import or_
 from typing import Any
 
 import numpy as np
@@ -308,18 +307,6 @@ class TestBins:
 
         assert all(map(math.isfinite, Layout.of(pl.Series([-huge] * 5 + [huge] * 5)).edges))
 
-    def test_quantiles(self) -> None:
-        """A reported quantile lies within a bin of that of the raw values."""
-        values = np.random.default_rng(4).normal(size=20_000)
-        frame = pl.DataFrame({"x": values})
-        profile = Profile.of(frame, Profile.layouts_of(frame))
-
-        for q in (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0):
-            quantile = profile.quantile("x", q)
-            assert quantile is not None
-            assert np.mean(values <= quantile) == pytest.approx(q, abs=1 / 128)
-        assert profile_of([None], Layout("numeric")).quantile(0.5) is None
-
 
 class TestStatistics:
     """What is counted for each type."""
@@ -465,13 +452,13 @@ class TestProfile:
     """Whole frames."""
 
     def test_frames_merge(self) -> None:
-        """Profiles of parts, joined with |, are the profile of the whole, from an empty start."""
+        """Profiles of parts, merged, are the profile of the whole, from an empty start."""
         rng = np.random.default_rng(6)
         frame = pl.DataFrame({"x": rng.normal(size=500), "late": rng.random(500) < 0.2, "to": ["JFK", "LGA"] * 250})
         layouts = Profile.layouts_of(frame)
 
         parts = [Profile.of(part, layouts) for part in frame.iter_slices(99)]
-        merged = reduce(or_, parts, Profile.empty(layouts))
+        merged = reduce(Profile.merge, parts, Profile.empty(layouts))
         whole = Profile.of(frame, layouts)
 
         assert {name: exact(column) for name, column in whole.columns.items()} == {

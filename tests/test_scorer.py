@@ -157,7 +157,7 @@ class TestScore:
         whole, parts = score(failing(), rows, ["day"]), in_chunks(failing(), rows, cuts)
         inputs, outputs = parts[0].inputs, parts[0].outputs
         for part in parts[1:]:
-            inputs, outputs = inputs | part.inputs, outputs | part.outputs
+            inputs, outputs = inputs.merge(part.inputs), outputs.merge(part.outputs)
 
         assert_frame_equal(whole.predictions, pl.concat([part.predictions for part in parts]))
         assert_frame_equal(whole.rejects.sort("key"), pl.concat([part.rejects for part in parts]).sort("key"))
