@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 
@@ -73,6 +74,23 @@ class TestWheel:
         names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
         assert {name.split("/")[0] for name in names} == {"batchscore", "batchscore-0.1.0.dist-info"}
         assert "batchscore/py.typed" in names
+
+
+class TestSdist:
+    def test_holds_the_checkout(self, tmp_path: Path) -> None:
+        """Whatever lies at the root of the checkout, and its tests may read, is in the source distribution."""
+        subprocess.run(
+            [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT],
+            check=True,
+            capture_output=True,
+        )
+        (sdist,) = tmp_path.glob("*.tar.gz")
+
+        with tarfile.open(sdist) as archive:
+            names = {name.split("/")[1] for name in archive.getnames()}
+        made = {".venv", "var", "dist", "build"}
+        wanted = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - made
+        assert wanted <= names, wanted - names
 
 
 def _environment_with(wheel: Path, folder: Path) -> Path:
