@@ -260,6 +260,7 @@ class Limits(_Table):
 
     Attributes:
         rejects: The share of a run's rows that may be rejected, from 0 to 1; one row more and nothing is published.
+            Whatever it is, a run stops when the features or the pipeline have failed on more than 10,000 rows.
         chunk_rows: Rows read, scored and committed together.
     """
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -205,6 +206,21 @@ class TestBadInput:
         assert result.code == 10
         assert "golden rows have another score here than at training" in result.error
         assert toy.tables(project.url) == before
+
+    def test_other_libraries_are_told(self, project: Project) -> None:
+        """A bundle made with another numpy runs, for its golden rows agree, and a warning names both versions."""
+        registry = Registry.at(str(project.root / "var/registry"))
+        bundle = registry.load("toy", 1)
+        libraries = bundle.manifest.libraries | {"numpy": "1.0.0"}
+        registry.register(replace(bundle, manifest=bundle.manifest.model_copy(update={"libraries": libraries})))
+        project.call("models", "promote", "toy", "2")
+
+        result = project.call("backfill", "toy", *DAY)
+
+        assert result.code == 0, result.out
+        (told,) = result.named("bundle.libraries")
+        assert told["level"] == "warning"
+        assert told["libraries"] == {"numpy": ["1.0.0", np.__version__]}
 
     @pytest.mark.parametrize("name", ["TOY_predictions", "main.toy_predictions"])
     def test_a_table_of_another_job_under_another_name(self, project: Project, name: str) -> None:

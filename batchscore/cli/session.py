@@ -17,7 +17,7 @@ from batchscore.errors import SourceChanged, UsageError
 from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
-from batchscore.model.bundle import Bundle
+from batchscore.model.bundle import Bundle, libraries_changed
 from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
@@ -112,6 +112,8 @@ class Session:
         bundle = self.registry.load(job.model.name, job.model.use)
         check_golden(bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
+        if changed := libraries_changed(bundle.manifest):
+            log.warning(Event.BUNDLE_LIBRARIES, model=bundle.name, version=bundle.version, libraries=changed)
         path = self.features_path(job)
         if path.is_file() and path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
             log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
