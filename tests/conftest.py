@@ -1,7 +1,8 @@
-"""A real Postgres for the tests that need one."""
+"""A real Postgres, and a trained toy project, for the tests that need one."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+import toy
+from toy import Project
 
 DATABASE = "testing"
 GUARDED_ROLE = "guarded"
@@ -65,3 +68,20 @@ def _guard(data: Path, uri: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
         while connection.execute("SHOW fsync").fetchone() != ("off",):
             time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A trained toy project on DuckDB, never changed."""
+    root = tmp_path_factory.mktemp("trained")
+    project = Project.at(root, "duckdb:///warehouse.duckdb")
+    toy.load(f"duckdb:///{root}/warehouse.duckdb", toy.rows())
+    assert project.call("train", "toy").code == 0
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    """A copy of the trained project, to be spoilt."""
+    shutil.copytree(trained.root, tmp_path / "project")
+    return Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")

@@ -21,23 +21,6 @@ from batchscore.model.registry import Registry
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A trained toy project on DuckDB, never changed."""
-    root = tmp_path_factory.mktemp("original")
-    project = Project.at(root, "duckdb:///warehouse.duckdb")
-    toy.load(f"duckdb:///{root}/warehouse.duckdb", toy.rows())
-    assert project.call("train", "toy").code == 0
-    return project
-
-
-@pytest.fixture
-def project(original: Project, tmp_path: Path) -> Project:
-    """A copy of the trained project, to be spoilt."""
-    shutil.copytree(original.root, tmp_path / "project")
-    return Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
-
-
 def sql(statement: str) -> Callable[[Project], None]:
     """Spoil the data."""
     return lambda project: toy.execute(project.url, statement)
@@ -535,7 +518,6 @@ class TestOutput:
             ("plan", "toy", "--only", "all"),
             ("runs", "list"),
             ("models", "list"),
-            ("drift", "toy", "--all"),
         ):
             names = json.loads(project.call(*command, "--format", "json").out)[0].keys()
             table = project.call(*command, "--format", "table").out

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from batchscore.cli import score as scoring
 from batchscore.cli.drift import drift_rows
 from batchscore.cli.flights import load_flights
-from batchscore.cli.render import Format, show
+from batchscore.cli.render import Cell, Format, show
 from batchscore.cli.session import Session, history_of
 from batchscore.cli.train import train
 from batchscore.errors import BundleNotFound
@@ -103,13 +103,15 @@ def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int
 
 
 def _tell_drift(job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run]) -> None:
-    rows = drift_rows(warehouse, bundle, runs, everything=False)
-    show(_brief(rows), Format.table, title="October to December, all runs merged", empty="nothing moved")
+    runs = [run for run in runs if run.bundle_digest == bundle.digest]
     last = [run for run in runs if job.calendar.label(run.interval) == NO_WEATHER]
-    lost = [row for row in drift_rows(warehouse, bundle, last, everything=False) if row["metric"] == "null_share"]
+    with warehouse.begin("the ledger") as tx:
+        quarter, day = (drift_rows(tx.connection, bundle, window) for window in (runs, last))
+    show(_brief(quarter), Format.table, title="October to December, all runs merged", empty="nothing moved")
+    lost = [row for row in day if row["metric"] == "null_share"]
     print()
     show(_brief(lost), Format.table, title=f"{NO_WEATHER}: the weather feed had stopped, and the profile shows it")
 
 
-def _brief(rows: list[dict[str, str | int | float | None]]) -> list[dict[str, str | int | float | None]]:
+def _brief(rows: list[dict[str, Cell]]) -> list[dict[str, Cell]]:
     return [{name: row[name] for name in ("role", "column", "metric", "value", "band", "n")} for row in rows]

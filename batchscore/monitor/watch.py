@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,11 +15,10 @@ from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.drift import Drift, compare
-from batchscore.profile import ColumnProfile, Profile
+from batchscore.profile import Profile
 
-__all__ = ["ROLES", "drift_from_training", "record_drift", "seen_by"]
+__all__ = ["compare_with_training", "record_drift"]
 
-ROLES = ("input", "output")
 REFERENCE = "training"
 
 
@@ -28,7 +28,7 @@ def record_drift(tx: sa.Connection, bundle: Bundle, run: Run) -> list[tuple[str,
     Returns:
         Role (`input` or `output`) and drift, for every column and metric.
     """
-    found = drift_from_training(bundle, seen_by(tx, bundle, [run]))
+    _, found = compare_with_training(tx, bundle, [run])
     ledger.save_drift(tx, run.run_id, (_row(role, drift) for role, drift in found))
     for role, drift in found:
         if drift.verdict == "moved":
@@ -36,14 +36,34 @@ def record_drift(tx: sa.Connection, bundle: Bundle, run: Run) -> list[tuple[str,
     return found
 
 
-def drift_from_training(bundle: Bundle, seen: Mapping[str, Profile]) -> list[tuple[str, Drift]]:
-    """Every column and metric of profiles, by role, against the bundle's references.
+def compare_with_training(
+    tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]
+) -> tuple[list[Run], list[tuple[str, Drift]]]:
+    """Merge what published runs of a bundle saw, and compare it with the rows that the bundle was trained on.
 
     The key is left out: new rows have new ones by nature.
+
+    Args:
+        tx: An open transaction on the ledger.
+        bundle: What scored them.
+        runs: Runs of this very bundle.
+
+    Returns:
+        The runs that were compared, which are those whose profile the ledger holds, and role (`input` or `output`)
+        and drift for every column and metric. Both are empty where it holds none.
     """
-    references = {"input": bundle.input_reference, "output": bundle.output_reference}
-    current = {role: _without(seen[role], bundle.key) for role in ROLES}
-    return [(role, drift) for role in ROLES for drift in compare(current[role], references[role])]
+    profiles = {run: seen for run in runs if (seen := _seen_by(tx, bundle, run)) is not None}
+    if not profiles:
+        return [], []
+    drifts = []
+    for role, reference in _references(bundle).items():
+        current = reduce(Profile.merge, (seen[role] for seen in profiles.values()))
+        drifts += [(role, drift) for drift in compare(_without(current, bundle.key), reference)]
+    return list(profiles), drifts
+
+
+def _references(bundle: Bundle) -> dict[str, Profile]:
+    return {"input": bundle.input_reference, "output": bundle.output_reference}
 
 
 def _without(profile: Profile, names: Sequence[str]) -> Profile:
@@ -51,23 +71,16 @@ def _without(profile: Profile, names: Sequence[str]) -> Profile:
     return Profile(columns, {name: profile.layouts[name] for name in columns})
 
 
-def seen_by(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> dict[str, Profile]:
-    """The merged profile of runs of this bundle, by role; runs of another bundle are left out."""
-    references = {"input": bundle.input_reference, "output": bundle.output_reference}
-    seen = {role: Profile.empty(reference.layouts) for role, reference in references.items()}
-    for run in runs:
-        if run.bundle_digest == bundle.digest:
-            rows = ledger.profiles_of(tx, run.run_id)
-            seen = {role: profile.merge(_read(rows, role, profile)) for role, profile in seen.items()}
-    return seen
-
-
-def _read(rows: Sequence[Mapping[str, Any]], role: str, empty: Profile) -> Profile:
-    kept = {row["column_name"]: json.loads(row["profile"]) for row in rows if row["role"] == role}
-    columns = {
-        name: ColumnProfile.from_dict(kept[name], layout) for name, layout in empty.layouts.items() if name in kept
+def _seen_by(tx: sa.Connection, bundle: Bundle, run: Run) -> dict[str, Profile] | None:
+    """What a run saw, by role; None where the ledger no longer holds all of it."""
+    kept = {(row["role"], row["column_name"]): row["profile"] for row in ledger.profiles_of(tx, run.run_id)}
+    layouts = {role: reference.layouts for role, reference in _references(bundle).items()}
+    if any((role, name) not in kept for role, columns in layouts.items() for name in columns):
+        return None
+    return {
+        role: Profile.from_dict({name: json.loads(kept[role, name]) for name in columns}, columns)
+        for role, columns in layouts.items()
     }
-    return Profile(columns, empty.layouts) if len(columns) == len(empty.layouts) else Profile.empty(empty.layouts)
 
 
 def _row(role: str, drift: Drift) -> dict[str, Any]:

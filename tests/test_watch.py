@@ -1,0 +1,155 @@
+"""What `drift` says of runs: by whom each was scored, what it was compared with, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import Any
+
+import toy
+from toy import Project
+
+THREE_DAYS = ("--from", "2024-02-01", "--to", "2024-02-04")
+ONE_DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
+
+
+def compared(project: Project, *options: str) -> list[dict[str, Any]]:
+    """The comparisons that `drift` gives as JSON."""
+    result = project.call("drift", "toy", *options, "--format", "json")
+    assert result.code == 0, result.out
+    found: list[dict[str, Any]] = json.loads(result.out)
+    return found
+
+
+def told(project: Project, *options: str) -> str:
+    """What `drift` prints."""
+    result = project.call("drift", "toy", *options)
+    assert result.code == 0, result.out
+    return result.out
+
+
+class TestDrift:
+    def test_nothing_published(self, project: Project) -> None:
+        """Without a published run it says so, with and without dates, and never that nothing moved."""
+        assert told(project) == "nothing published, so there is nothing to compare\n"
+        assert told(project, *ONE_DAY) == "nothing published in this window, so there is nothing to compare\n"
+        assert compared(project) == []
+
+    def test_a_window_beside_what_is_published(self, project: Project) -> None:
+        """Only the window's runs count: its end is left out."""
+        project.call("backfill", "toy", *ONE_DAY)
+
+        assert compared(project, "--to", "2024-02-01") == compared(project, "--from", "2024-02-02") == []
+        assert len(compared(project, "--from", "2024-02-01")) == len(compared(project, "--to", "2024-02-02")) == 1
+
+    def test_not_enough_data(self, project: Project) -> None:
+        """A day of 100 rows is too few for any metric, and that is what is said."""
+        project.call("backfill", "toy", *ONE_DAY)
+
+        (only,) = compared(project)
+
+        assert only["outcome"] == "not enough data"
+        assert only["metrics"] == []
+        assert re.fullmatch(
+            r"2024-02-01: 1 run\(s\) by toy version 1, against its training rows: not enough data: "
+            r"(\d+) of \1 metrics are over fewer than 200 rows on one side\n",
+            told(project),
+        )
+
+    def test_nothing_moved(self, project: Project) -> None:
+        """Three days of the same kind of rows are enough to say that nothing moved, and --all lists what stayed."""
+        project.call("backfill", "toy", *THREE_DAYS)
+
+        (only,) = compared(project, *THREE_DAYS, "--all")
+
+        assert only["outcome"] == "nothing moved"
+        assert (only["first"], only["last"], only["runs"], only["compared"]) == ("2024-02-01", "2024-02-03", 3, 3)
+        assert {row["n"] for row in only["metrics"] if row["metric"] == "null_share"} == {300}
+        assert told(project, *THREE_DAYS) == (
+            "2024-02-01 to 2024-02-03: 3 run(s) by toy version 1, against its training rows: nothing moved\n"
+        )
+
+    def test_moved(self, project: Project) -> None:
+        """What moved stands in a table below the line that counts it, under the names of the JSON."""
+        toy.execute(project.url, "UPDATE toy SET a = a + 10 WHERE ts >= '2024-02-01'")
+        project.call("backfill", "toy", *THREE_DAYS)
+
+        (only,) = compared(project, *THREE_DAYS)
+        head, names, *rows = told(project, *THREE_DAYS).splitlines()
+
+        assert only["outcome"] == "moved"
+        assert {"a"} <= {row["column"] for row in only["metrics"]}
+        assert re.search(rf"against its training rows: moved: {len(rows)} of \d+ metrics$", head)
+        assert names.split() == " ".join(only["metrics"][0]).replace("_", " ").split()
+        assert len(rows) == len(only["metrics"])
+
+    def test_each_run_is_compared_with_the_bundle_that_scored_it(self, project: Project) -> None:
+        """Runs of two versions are two comparisons, each with its own training; the version in use does not matter."""
+        project.call("backfill", "toy", *THREE_DAYS)
+        project.edit("jobs/toy.toml", ("to = 2024-02-01", "to = 2024-01-25"))
+        assert project.call("train", "toy", "--promote").code == 0
+        project.call("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-05", "--only", "all")
+
+        found = compared(project, "--from", "2024-02-01", "--all")
+
+        assert [(each["model_version"], each["first"], each["last"], each["runs"]) for each in found] == [
+            (1, "2024-02-01", "2024-02-01", 1),
+            (2, "2024-02-02", "2024-02-04", 3),
+        ]
+        references = [{row["reference_n"] for row in each["metrics"] if row["role"] == "input"} for each in found]
+        assert max(references[0]) == 3100
+        assert max(references[1]) == 2400
+        assert re.findall(r"by toy version (\d)", told(project, "--from", "2024-02-01")) == ["1", "2"]
+
+    def test_a_version_that_is_gone(self, project: Project) -> None:
+        """A run whose bundle the registry no longer holds is not compared, and nothing is claimed of it."""
+        project.call("backfill", "toy", *THREE_DAYS)
+        assert project.call("train", "toy", "--promote").code == 0
+        shutil.rmtree(project.root / "var/registry/toy/1")
+
+        (only,) = compared(project, *THREE_DAYS, "--all")
+
+        assert (only["outcome"], only["metrics"], only["compared"]) == ("not compared", [], 0)
+        assert "not compared: var/registry no longer holds that version" in told(project, *THREE_DAYS)
+
+    def test_another_bundle_under_the_same_version(self, project: Project) -> None:
+        """A registry that began again has a version 1 too, which is not what scored the run."""
+        project.call("backfill", "toy", *THREE_DAYS)
+        shutil.rmtree(project.root / "var/registry")
+        project.edit("jobs/toy.toml", ("to = 2024-02-01", "to = 2024-01-25"))
+        assert project.call("train", "toy").code == 0
+
+        (only,) = compared(project, *THREE_DAYS)
+
+        assert only["outcome"] == "not compared"
+        assert "toy version 1 in var/registry is another one" in only["detail"]
+
+    def test_a_profile_that_is_gone(self, project: Project) -> None:
+        """A run whose profile was deleted counts as not compared; the others are compared without it."""
+        project.call("backfill", "toy", *THREE_DAYS)
+        ids = [run["run_id"] for run in json.loads(project.call("runs", "list", "--format", "json").out)]
+        toy.execute(project.url, f"DELETE FROM batchscore_profiles WHERE run_id = '{ids[0]}' AND column_name = 'score'")
+
+        (some,) = compared(project, *THREE_DAYS, "--all")
+        assert (some["runs"], some["compared"], some["outcome"]) == (3, 2, "nothing moved")
+        assert some["detail"].startswith("1 run(s) have no profile in the ledger; ")
+        assert {row["n"] for row in some["metrics"] if row["metric"] == "null_share"} == {200}
+
+        toy.execute(project.url, "DELETE FROM batchscore_profiles")
+        (none,) = compared(project, *THREE_DAYS, "--all")
+        assert (none["outcome"], none["metrics"]) == ("not compared", [])
+        assert "not compared: 3 run(s) have no profile in the ledger" in told(project, *THREE_DAYS)
+
+    def test_an_interval_without_rows(self, project: Project) -> None:
+        """A published run of no rows has a profile, and no metric has anything to measure."""
+        project.call("backfill", "toy", "--from", "2024-03-01", "--to", "2024-03-02")
+
+        assert compared(project)[0]["outcome"] == "not enough data"
+
+    def test_a_window_turned_round(self, project: Project) -> None:
+        """--from behind --to is an error of use."""
+        result = project.call("drift", "toy", "--from", "2024-02-02", "--to", "2024-02-01")
+
+        assert result.code == 2
+        assert "--from 2024-02-02 is not before --to 2024-02-01" in result.error
