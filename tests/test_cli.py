@@ -326,15 +326,6 @@ class TestCheck:
         assert "canary" not in result.out
         assert result.code == 20
 
-    def test_a_changed_query_is_told(self, project: Project) -> None:
-        """`check` shows how the query differs from the bundle's."""
-        project.edit("sql/toy/rows.sql", ("b, c", "b + 1 AS b, c"))
-
-        rows = {row["check"]: row for row in json.loads(project.call("check", "toy", "--format", "json").out)}
-
-        assert rows["query"]["status"] == "changed"
-        assert "+SELECT" in rows["query"]["detail"]
-
 
 class TestTraining:
     def test_the_first_good_version_is_used_and_the_next_waits(self, project: Project) -> None:

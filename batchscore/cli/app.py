@@ -85,11 +85,11 @@ def _session(context: typer.Context, *, looks: bool = False) -> Session:
 
 
 @app.command()
-def check(context: typer.Context, job: JobName, format_: AsFormat = Format.table) -> None:
-    """Look at everything a run of JOB needs, and touch nothing."""
+def check(context: typer.Context, job: JobName, accept_sql: AcceptSql = None, format_: AsFormat = Format.table) -> None:
+    """Look at everything a run of JOB needs, touch nothing, and exit as the run would."""
     from batchscore.cli.check import check
 
-    check(_session(context, looks=True), job, format_)
+    check(_session(context, looks=True), job, accept_sql, format_)
 
 
 @app.command()

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 import typer
 
+from batchscore import ledger
 from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
 from batchscore.cli.session import Session
 from batchscore.database import Database
-from batchscore.errors import BatchscoreError
+from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, UsageError, WarehouseError
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.run.execute import output_of
@@ -28,6 +29,8 @@ _SAMPLE_ROWS = 100
 
 @dataclass(slots=True)
 class _Findings:
+    """What was looked at, one row each, and the first thing that would stop a run."""
+
     rows: list[dict[str, str]] = field(default_factory=list)
     first: BatchscoreError | None = None
 
@@ -42,17 +45,32 @@ class _Findings:
         self.rows.append({"check": what, "status": "ok", "detail": told(found)})
         return found
 
+    def tell(self, what: str, status: str, detail: str) -> None:
+        """Tell of something that stops nothing."""
+        self.rows.append({"check": what, "status": status, "detail": detail})
 
-def check(session: Session, name: str, format_: Format) -> None:
-    """Print each setting with its origin and each thing a run of the job needs, and exit as a run would fail."""
+
+def check(session: Session, name: str, accept_sql: str | None, format_: Format) -> None:
+    """Print each setting with its origin and each thing that the job needs, and exit as a run would.
+
+    What only `train` needs, the features file and the labels, is looked at last: it gives the exit code where nothing
+    would stop a run.
+    """
     findings = _Findings()
     _settings(session.settings, findings)
     job = findings.look("job", lambda: session.job(name), lambda job: f"{job.problem.task}: {job.problem.objective}")
     if job is not None:
-        findings.look("features", lambda: session.features(job), lambda _: f"{session.features_path(job)} runs")
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
-        _source(session, job, bundle, findings)
-        _warehouse(session, job, bundle, findings)
+        if bundle is not None:
+            _query(session, job, bundle, accept_sql, findings)
+        findings.look("source", lambda: _sampled(session, job, bundle), str)
+        if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
+            findings.look("output", lambda: _output(session, job, bundle), str)
+        _features(session, job, bundle, findings)
+        if job.labels is None:
+            findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
+        else:
+            findings.look("labels", lambda: _labels(session, job), str)
     show(findings.rows, format_)
     if findings.first is not None:
         raise typer.Exit(findings.first.exit_code)
@@ -61,52 +79,94 @@ def check(session: Session, name: str, format_: Format) -> None:
 def _settings(settings: Settings, findings: _Findings) -> None:
     for name, origin in settings.origins.items():
         value = getattr(settings, name)
+        if name == "source_url" and value is None:
+            findings.tell(name, "ok", "not set: rows are read from the warehouse")
+            continue
         if name.endswith("_url") and value is not None and name != "registry_url":
             value = Database.at(value.get_secret_value())
-        findings.rows.append({"check": name, "status": "ok", "detail": f"{value} (from {origin})"})
+        findings.tell(name, "ok", "not set" if value is None else f"{value} (from {origin})")
     for variable in settings_module.unknown_variables():
-        findings.rows.append({"check": variable, "status": "unknown", "detail": "no setting has this name"})
+        findings.tell(variable, "unknown", "no setting has this name, so it changes nothing")
 
 
 def _told_bundle(bundle: Bundle) -> str:
-    return f"{bundle}, digest {bundle.digest[:12]}, {bundle.golden_rows.height} golden rows agree"
+    golden = f"its {bundle.golden_rows.height} golden rows score here as they did at training"
+    return f"{bundle} (digest {bundle.digest[:12]}): {golden}"
 
 
-def _source(session: Session, job: Job, bundle: Bundle | None, findings: _Findings) -> None:
-    def sample() -> str:
-        source = session.source(job, job.source)
-        window = job.calendar.containing(job.start)
-        wanted = bundle.schema.names if bundle is not None else None
-        rows = read_frame(source, window, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
-        if bundle is None or rows.is_empty():
-            return f"{source.where} gives {rows.width} columns, {rows.height} sampled rows of {window}"
-        bundle.schema.conform(rows, source.where)
-        extra = bundle.schema.undeclared(rows)
-        return f"{source.where}: {rows.height} sampled rows of {window} conform" + (
-            f"; ignored: {extra}" if extra else ""
+def _query(session: Session, job: Job, bundle: Bundle, accept_sql: str | None, findings: _Findings) -> None:
+    def change() -> str:
+        changed = session.query_change(job, bundle)
+        if changed and accept_sql is None:
+            raise SourceChanged(
+                f"it is not what {bundle} was trained with. Retrain (batchscore train {job.name}), or accept it for a "
+                f'run: --accept-sql "why it is the same".\n{changed}'
+            )
+        return changed
+
+    changed = findings.look("query", change, lambda changed: f"as {bundle} was trained with" if not changed else "")
+    if changed:
+        findings.rows[-1] |= {"status": "accepted", "detail": f"{accept_sql}\n{changed}"}
+
+
+def _sampled(session: Session, job: Job, bundle: Bundle | None) -> str:
+    """Read some rows of the job's first interval."""
+    source = session.source(job, job.source)
+    first = job.calendar.containing(job.start)
+    wanted = None if bundle is None else bundle.schema.names
+    rows = read_frame(source, first, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
+    sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(first)} read"
+    if bundle is None:
+        return f"{sample}, with columns {', '.join(rows.columns)}"
+    bundle.schema.conform(rows, source.where)
+    extra = bundle.schema.undeclared(rows)
+    fits = "every column that the bundle needs is there" + (", with values of its type" if rows.height else "")
+    return f"{sample}; {fits}" + (f"; the bundle makes no use of {', '.join(extra)}" if extra else "")
+
+
+def _permitted(session: Session, job: Job) -> str:
+    with session.warehouse(read_only=True) as warehouse:
+        missing = warehouse.missing_privileges(job.output.table)
+        if missing:
+            raise WarehouseError(
+                f"{warehouse.database}: connected, but a run needs what this user may not do: {', '.join(missing)}. "
+                "Have it granted by whoever owns the warehouse."
+            )
+        return f"{warehouse.database}: connected, and this user may do all that a run does"
+
+
+def _output(session: Session, job: Job, bundle: Bundle) -> str:
+    output = output_of(job, bundle)
+    with session.warehouse(read_only=True) as warehouse:
+        with warehouse.begin("the ledger") as tx:
+            known = tx.has_table(ledger.RUNS.name)
+            others = ledger.users_of_table(tx.connection, output.table) - {job.name} if known else set()
+        if others:
+            raise UsageError(
+                f"job {min(others)} has published into {output.table}. Two jobs would replace each other's intervals: "
+                f"name another table in [output] of job {job.name}."
+            )
+        if warehouse.check(output):
+            return f"{output.table}: there, and its columns take the predictions"
+        return f"{output.table}: not there yet; the first run creates it"
+
+
+def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Findings) -> None:
+    path = session.features_path(job)
+    found = findings.look("features", lambda: session.features(job), lambda _: f"{path} runs")
+    if found and bundle is not None and found.source != bundle.predictor.features.source:
+        told = f"{path} is not what {bundle} was trained with. Runs use the bundle's own; retrain to use the file's."
+        findings.rows[-1] |= {"status": "differs", "detail": told}
+
+
+def _labels(session: Session, job: Job) -> str:
+    """Read a label, or none, for its columns."""
+    source, target = session.labels(job), job.problem.target
+    batches = list(source.batches(job.calendar.containing(job.start), limit=1))
+    columns = batches[0].columns if batches else []
+    if missing := [name for name in (*job.source.key, target) if name not in columns]:
+        raise SchemaMismatch(
+            f"{source.where} has no column {', '.join(missing)}. It has: {', '.join(columns)}. Labels are the key "
+            f"({', '.join(job.source.key)}) and the target ({target}): give both in the query."
         )
-
-    findings.look("source", sample, str)
-    if bundle is not None:
-        change = findings.look(
-            "query", lambda: session.query_change(job, bundle), lambda c: "as trained" if not c else ""
-        )
-        if change:
-            findings.rows[-1] |= {"status": "changed", "detail": f"retrain, or score with --accept-sql:\n{change}"}
-
-
-def _warehouse(session: Session, job: Job, bundle: Bundle | None, findings: _Findings) -> None:
-    def look() -> str:
-        with session.warehouse(read_only=True) as warehouse:
-            missing = warehouse.missing_privileges(job.output.table)
-            if missing:
-                return f"{warehouse.database}: connected; missing: {', '.join(missing)}"
-            if bundle is None:
-                return f"{warehouse.database}: connected, privileges are there"
-            exists = warehouse.check(output_of(job, bundle))
-            table = f"{job.output.table} takes the predictions" if exists else f"{job.output.table} will be created"
-            return f"{warehouse.database}: connected, privileges are there; {table}"
-
-    told = findings.look("warehouse", look, str)
-    if told and "missing:" in told:
-        findings.rows[-1]["status"] = "failed"
+    return f"{source.where}: gives the key and the target {target}"

@@ -51,7 +51,17 @@ _PRIVILEGES = sa.text(
             AS "CREATE on the default schema (for the ledger)",
         has_table_privilege(to_regclass(:table), 'INSERT') AS "INSERT on the output table",
         has_table_privilege(to_regclass(:table), 'DELETE') AS "DELETE on the output table",
-        has_table_privilege(to_regclass(:table), 'SELECT') AS "SELECT on the output table"
+        has_table_privilege(to_regclass(:table), 'SELECT') AS "SELECT on the output table",
+        (
+            SELECT bool_and(
+                has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT')
+                AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE')
+            )
+            FROM pg_class AS runs
+            JOIN pg_class AS t ON t.relnamespace = runs.relnamespace AND t.relkind = 'r'
+            WHERE runs.oid = to_regclass('batchscore_runs')
+                AND starts_with(t.relname, 'batchscore_') AND NOT starts_with(t.relname, 'batchscore_stage_')
+        ) AS "SELECT, INSERT, UPDATE and DELETE on every batchscore_ table"
     """
 )
 # Any number of our own; one process at a time creates tables under it.

@@ -1,0 +1,206 @@
+"""`check` tells beforehand what would stop a run, with the run's exit code, and leaves everything as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import toy
+from toy import Project
+
+DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
+
+
+def checked(project: Project, *options: str, **environment: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and status and detail of each check."""
+    result = project.call("check", "toy", "--format", "json", *options, **environment)
+    return result.code, {row["check"]: (row["status"], row["detail"]) for row in json.loads(result.out)}
+
+
+def failed(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """The detail of what failed."""
+    return {name: detail for name, (status, detail) in rows.items() if status == "failed"}
+
+
+def files(root: Path) -> dict[Path, bytes]:
+    """Every file below a folder, with its bytes."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+class TestAsARun:
+    """The exit code of `check` is that of the run."""
+
+    def test_all_is_well(self, project: Project) -> None:
+        """Every check of a job that can run is ok, before and after its first run."""
+        before = checked(project)
+        assert project.call("backfill", "toy", *DAY).code == 0
+        after = checked(project)
+
+        for code, rows in (before, after):
+            assert (code, failed(rows)) == (0, {})
+            assert {"job", "bundle", "query", "source", "warehouse", "output", "features", "labels"} <= rows.keys()
+        assert before[1]["output"][1] == "toy_predictions: not there yet; the first run creates it"
+        assert after[1]["output"][1] == "toy_predictions: there, and its columns take the predictions"
+
+    @pytest.mark.parametrize(
+        ("spoil", "row", "words"),
+        [
+            (lambda p: p.edit("sql/toy/rows.sql", ("b, c", "b + 1 AS b, c")), "query", "+SELECT"),
+            (lambda p: p.edit("sql/toy/rows.sql", ("b, c", "b")), "query", "-SELECT"),
+            (lambda p: p.edit("jobs/toy.toml", ('carry = ["day"]', 'carry = ["dya"]')), "output", "nearest: day"),
+            (lambda p: p.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["ts"]')), "output", "Retrain"),
+            (lambda p: toy.execute(p.url, "ALTER TABLE toy ALTER a TYPE VARCHAR USING 'n' || a"), "source", "column a"),
+            (lambda p: toy.execute(p.url, "CREATE TABLE toy_predictions (id BIGINT)"), "output", "score: want float"),
+        ],
+    )
+    def test_the_same_code_as_the_run(
+        self, project: Project, spoil: Callable[[Project], None], row: str, words: str
+    ) -> None:
+        """What stops a run fails a check of that name, with the run's exit code and what is wrong."""
+        spoil(project)
+
+        code, rows = checked(project)
+
+        assert words in failed(rows)[row]
+        assert code == project.call("backfill", "toy", *DAY).code != 0
+
+    def test_an_accepted_query(self, project: Project) -> None:
+        """With the reason that the run would be given, a changed query is no failure."""
+        project.edit("sql/toy/rows.sql", ("FROM toy", "FROM toy /* renamed */"))
+
+        code, rows = checked(project, "--accept-sql", "a comment only")
+
+        assert code == 0
+        assert rows["query"][0] == "accepted"
+        assert rows["query"][1].startswith("a comment only\n")
+        assert checked(project, "--accept-sql", "x")[1]["bundle"][0] == "ok"
+
+    def test_the_table_of_another_job(self, project: Project) -> None:
+        """A table that another job has published into exits with 2, as the run does."""
+        assert project.call("backfill", "toy", *DAY).code == 0
+        toy.execute(project.url, "UPDATE batchscore_runs SET job = 'other'")
+
+        code, rows = checked(project)
+
+        assert failed(rows).keys() == {"output"}
+        assert "job other has published into toy_predictions" in rows["output"][1]
+        assert code == 2 == project.call("backfill", "toy", *DAY).code
+
+    def test_the_first_failure_gives_the_code(self, project: Project) -> None:
+        """Of several faults the one that the run would meet first decides; what only training needs comes last."""
+        project.edit("sql/toy/rows.sql", ("b, c", "b + 1 AS b, c"))
+        toy.execute(project.url, "CREATE TABLE toy_predictions (id BIGINT)")
+        (project.root / "sql/toy/labels.sql").write_text("SELEC")
+
+        code, rows = checked(project)
+
+        assert failed(rows).keys() == {"query", "output", "labels"}
+        assert code == 10
+
+
+class TestPostgres:
+    """What a role may not do."""
+
+    def guarded(self, url: str) -> str:
+        """The URL of the role `guarded`."""
+        return sa.make_url(url).set(username="guarded", password="right").render_as_string(hide_password=False)
+
+    def test_no_right_to_create(self, project: Project, postgres_url: str) -> None:
+        """A role that may not create tables exits with 12, as its run does."""
+        toy.load(postgres_url, toy.rows())
+        toy.execute(postgres_url, "GRANT SELECT ON toy TO guarded")
+        url = self.guarded(postgres_url)
+
+        code, rows = checked(project, BATCHSCORE_WAREHOUSE_URL=url)
+
+        assert failed(rows).keys() == {"warehouse"}
+        assert "CREATE on the schema" in rows["warehouse"][1]
+        assert code == 12 == project.call("backfill", "toy", *DAY, BATCHSCORE_WAREHOUSE_URL=url).code
+
+    @pytest.mark.parametrize("privilege", ["SELECT", "INSERT", "UPDATE", "DELETE"])
+    def test_a_ledger_that_is_another_s(self, project: Project, postgres_url: str, privilege: str) -> None:
+        """A ledger that somebody else made must be granted whole: each privilege on each of its tables."""
+        toy.load(postgres_url, toy.rows())
+        assert project.call("backfill", "toy", *DAY, BATCHSCORE_WAREHOUSE_URL=postgres_url).code == 0
+        toy.execute(postgres_url, "GRANT ALL ON SCHEMA public TO guarded")
+        toy.execute(postgres_url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO guarded")
+        url = self.guarded(postgres_url)
+        assert checked(project, BATCHSCORE_WAREHOUSE_URL=url)[0] == 0
+        toy.execute(postgres_url, f"REVOKE {privilege} ON batchscore_chunks FROM guarded")
+
+        code, rows = checked(project, BATCHSCORE_WAREHOUSE_URL=url)
+
+        assert code == 12
+        assert "SELECT, INSERT, UPDATE and DELETE on every batchscore_ table." in failed(rows)["warehouse"]
+
+
+class TestTraining:
+    """What only `train` needs."""
+
+    def test_features_that_differ(self, project: Project) -> None:
+        """A features file that is not the bundle's is told and stops nothing: the bundle's own ones run."""
+        (project.root / "jobs/toy.py").write_text(toy.FEATURES + "\n# later\n")
+
+        code, rows = checked(project)
+
+        assert rows["features"][0] == "differs"
+        assert "Runs use the bundle's own" in rows["features"][1]
+        assert code == 0
+
+    @pytest.mark.parametrize(
+        ("query", "code", "words"),
+        [
+            ("SELEC id", 2, "SELEC"),
+            ("SELECT id, y FROM toy; SELECT 1", 2, "second statement"),
+            ("SELECT id, y FROM nowhere", 12, "nowhere"),
+            ("SELECT y FROM toy", 11, "has no column id"),
+            ("SELECT id, a FROM toy", 11, "has no column y"),
+        ],
+    )
+    def test_labels_that_cannot_be_joined(self, project: Project, query: str, code: int, words: str) -> None:
+        """Labels that are no query, or lack the key or the target, fail with the code that `train` would give."""
+        (project.root / "sql/toy/labels.sql").write_text(query)
+
+        found, rows = checked(project)
+
+        assert failed(rows).keys() == {"labels"}
+        assert words in rows["labels"][1]
+        assert found == code == project.call("train", "toy").code
+
+    def test_a_job_without_labels(self, project: Project) -> None:
+        """A job that only scores has no labels, and nothing is wrong with that."""
+        text = (project.root / "jobs/toy.toml").read_text()
+        head, _, rest = text.partition("[labels]")
+        (project.root / "jobs/toy.toml").write_text(head + "[model]" + rest.partition("[model]")[2])
+
+        code, rows = checked(project)
+
+        assert code == 0
+        assert "cannot be trained" in rows["labels"][1]
+
+
+class TestTouchesNothing:
+    @pytest.mark.parametrize("scheme", ["duckdb", "sqlite"])
+    def test_of_what_is_there(self, project: Project, scheme: str) -> None:
+        """No table, no file and no byte changes, before the first run and after it."""
+        there = {"BATCHSCORE_SOURCE_URL": project.url, "BATCHSCORE_WAREHOUSE_URL": f"{scheme}:///{project.root}/w"}
+        for _ in range(2):
+            before = files(project.root)
+            assert checked(project, **there)[0] == 0
+            assert files(project.root) == before
+            assert project.call("backfill", "toy", *DAY, **there).code == 0
+
+    @pytest.mark.parametrize("scheme", ["duckdb", "sqlite"])
+    def test_of_a_warehouse_that_is_not_there(self, project: Project, scheme: str) -> None:
+        """The warehouse's file and folder are left for the first run to make."""
+        code, rows = checked(
+            project,
+            BATCHSCORE_SOURCE_URL=project.url,
+            BATCHSCORE_WAREHOUSE_URL=f"{scheme}:///{project.root}/new/warehouse",
+        )
+
+        assert (code, failed(rows)) == (0, {})
+        assert not (project.root / "new").exists()
