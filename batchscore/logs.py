@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 
-__all__ = ["Event", "configure", "log", "redactor"]
+__all__ = ["Event", "configure", "log", "redactor", "told_apart"]
 
 LogFormat = Literal["auto", "json", "console", "silent"]
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
@@ -68,28 +68,41 @@ class Event(StrEnum):
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_told_apart = False
+
 
 def configure(
     format_: LogFormat, secrets: Iterable[str] = (), *, quiet: bool = False, stream: TextIO | None = None
 ) -> None:
-    """Set up logging for this process: JSON lines, or a console for people.
+    """Set up logging for this process: JSON lines, or lines for people.
 
     Args:
-        format_: `auto` writes JSON, and nothing at all where the stream is a terminal; `silent` never writes.
+        format_: `auto` writes JSON, and on a terminal only what went wrong or may, in words; `console` writes
+            everything in words; `silent` never writes.
         secrets: Values that never appear in a line; passwords inside URLs are masked besides.
-        quiet: Errors only, for a command whose output is what it was asked for.
-        stream: Where lines go; standard output by default, as a container's log is.
+        quiet: Errors only, and to standard error, for a command whose output is what it was asked for.
+        stream: Where lines go, instead of there; otherwise it is standard output, as a container's log is. A progress
+            bar takes that stream's place while it moves, so it is looked up for each line.
     """
-    stream = stream or sys.stdout
-    people = format_ == "console"
-    # At a terminal the commands speak for themselves, with progress bars that log lines would tear.
-    silent = format_ == "silent" or (format_ == "auto" and stream.isatty())
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if people else structlog.processors.JSONRenderer()
-    )
+
+    def target() -> TextIO:
+        return stream or (sys.stderr if quiet else sys.stdout)
+
+    watched = target().isatty()
+    global _told_apart  # noqa: PLW0603 - like structlog's own configuration, it is the process's
+    _told_apart = format_ == "silent" or (watched and format_ != "json")
+    people = format_ == "console" or (format_ == "auto" and watched)
+    # At a terminal the commands speak for themselves.
+    least = logging.ERROR if quiet else logging.WARNING if format_ == "auto" and watched else logging.INFO
+    renderer: Any = structlog.processors.JSONRenderer()
+    if format_ == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=watched)
+    elif people:
+        renderer = _sentence
     structlog.configure(
         processors=[
-            *([_drop] if silent else []),
+            *([_drop] if format_ == "silent" else []),
+            *([_drop_told_apart] if _told_apart else []),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
@@ -100,14 +113,33 @@ def configure(
             redactor(secrets),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=lambda *_: structlog.PrintLogger(target()),
         cache_logger_on_first_use=False,
     )
 
 
+def told_apart() -> bool:
+    """Whether the command tells a person of its failure itself, instead of the log."""
+    return _told_apart
+
+
 def _drop(_: Any, __: str, ___: MutableMapping[str, Any]) -> NoReturn:
     raise structlog.DropEvent
+
+
+def _drop_told_apart(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event["event"] in (Event.RUN_FAILED, Event.COMMAND_FAILED):
+        raise structlog.DropEvent
+    return event
+
+
+def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
+    """One line: level, event, and what it is about; of a text of many lines the first one."""
+    about = {name: str(value) for name, value in event.items() if name not in ("timestamp", "level", "event", "job")}
+    lines = {name: text.splitlines() or [""] for name, text in about.items()}
+    told = ", ".join(f"{name}: {first}" + (" …" if rest else "") for name, (first, *rest) in lines.items())
+    return f"{event['level']} {event['event']} ({told})"
 
 
 def redactor(secrets: Iterable[str]) -> structlog.types.Processor:

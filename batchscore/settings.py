@@ -39,7 +39,8 @@ class Settings(BaseSettings):
         registry_url: The folder of bundles.
         jobs_dir: The folder of `<job>.toml` and `<job>.py`.
         sql_dir: The folder that the job's SQL paths are relative to.
-        log_format: `json` (one object a line), `console`, or `auto`: JSON, and nothing on a terminal.
+        log_format: `json` (one object a line), `console`, or `auto`: JSON; on a terminal, warnings and errors in
+            words.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)

@@ -244,7 +244,8 @@ class TestBadInput:
         result = project.call("runs", "list")
 
         assert result.code == 70
-        event = result.events[-1]
+        assert result.out == ""
+        event = json.loads(result.err)
         assert event["kind"] == "ZeroDivisionError"
         assert event["exception"][0]["frames"]
 
@@ -501,6 +502,54 @@ class TestOutput:
             result = project.call(*command, BATCHSCORE_WAREHOUSE_URL=url)
             assert result.code == 0, result.out
             assert ":right@" not in result.out
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("check", "toy"),
+            ("plan", "toy", "--only", "all"),
+            ("drift", "toy", "--all"),
+            ("models", "list"),
+            ("models", "show", "toy"),
+            ("runs", "list"),
+            ("runs", "show", "{run}"),
+        ],
+    )
+    def test_standard_output_is_the_answer(self, project: Project, command: tuple[str, ...]) -> None:
+        """What a verb that looks prints as JSON is JSON whole, though the user's own module prints when it is loaded."""
+        project.edit("jobs/toy.py", ("import polars as pl\n", "import polars as pl\n\nprint('loaded')\n"))
+        assert project.call("train", "toy", "--promote").code == 0
+        run = project.call("backfill", "toy", *DAY).out.splitlines()[-1]
+        command = tuple(word.format(run=json.loads(run)["run_id"]) for word in command)
+
+        # A process of its own: here the module is loaded already.
+        result = project.run(*command, "--format", "json")
+
+        assert result.code == 0, result.err
+        assert json.loads(result.out)
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("check", "toy"),
+            ("plan", "toy"),
+            ("drift", "toy"),
+            ("models", "list"),
+            ("models", "show", "toy"),
+            ("runs", "list"),
+            ("runs", "show", "0"),
+        ],
+    )
+    def test_errors_go_beside_the_answer(self, project: Project, command: tuple[str, ...]) -> None:
+        """A verb that looks tells its errors on standard error: a program that reads its answer never reads one."""
+        result = project.call(*command, "--format", "json", BATCHSCORE_WAREHOUSE_URL="nonsense")
+        if command[0] == "models":
+            (project.root / "var/registry/toy/aliases.json").write_text("nonsense")
+            result = project.call(*command, "--format", "json")
+
+        assert result.code != 0
+        assert result.out == ""
+        assert json.loads(result.err)["event"] == "command.failed"
 
     def test_lists_give_the_same_names_as_tables_and_json(self, project: Project) -> None:
         """`--format table` has the columns of `--format json`, spelled with spaces."""

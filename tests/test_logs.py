@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import pytest
 import structlog
 
-from batchscore.logs import Event, LogFormat, configure, log, redactor
+from batchscore.logs import Event, LogFormat, configure, log, redactor, told_apart
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
@@ -124,15 +125,63 @@ class TestLines:
 
         assert json.loads(stream.getvalue())["rows"] == 7
 
-    def test_auto_is_silent_on_a_terminal(self):
-        """On a terminal the commands speak for themselves, and `auto` writes nothing, errors included."""
+    def test_auto_is_words_on_a_terminal(self):
+        """On a terminal `auto` writes warnings and errors, each as one line that can be read, and nothing below."""
         stream = Terminal()
         configure("auto", stream=stream)
         log.info(Event.RUN_PUBLISHED)
-        log.error(Event.RUN_FAILED)
-        log.critical(Event.RUN_FAILED)
+        log.warning(Event.SQL_ACCEPTED, reason="a comment", change="-- a\n++ b", job="toy")
+        log.error(Event.MONITORING_FAILED, error="disk full")
 
-        assert stream.getvalue() == ""
+        assert stream.getvalue().splitlines() == [
+            "warning sql.accepted (reason: a comment, change: -- a …)",
+            "error monitoring.failed (error: disk full)",
+        ]
+
+    @pytest.mark.parametrize("format_", ["auto", "console"])
+    def test_a_terminal_is_told_of_the_failure_once(self, format_):
+        """On a terminal the command tells what it failed with, so the log does not; elsewhere only the log does."""
+        terminal, file = Terminal(), io.StringIO()
+        for stream in (terminal, file):
+            configure(format_, stream=stream)
+            assert told_apart() is (stream is terminal)
+            log.error(Event.RUN_FAILED)
+            log.critical(Event.COMMAND_FAILED)
+
+        assert terminal.getvalue() == ""
+        assert len(file.getvalue().splitlines()) == 2
+
+    def test_json_tells_of_the_failure_itself(self):
+        """Who asks for JSON gets the failure as JSON, on a terminal too."""
+        stream = Terminal()
+        configure("json", stream=stream)
+        log.critical(Event.COMMAND_FAILED)
+
+        assert not told_apart()
+        assert json.loads(stream.getvalue())["event"] == "command.failed"
+
+    def test_a_silent_command_tells_of_its_failure(self):
+        """Where nothing is logged the command has to tell a failure itself."""
+        configure("silent", stream=io.StringIO())
+
+        assert told_apart()
+
+    def test_a_quiet_command_logs_beside_its_answer(self, capsys):
+        """The errors of a command whose output is an answer go to standard error."""
+        configure("json", quiet=True)
+        log.error(Event.COMMAND_FAILED)
+
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert json.loads(captured.err)["event"] == "command.failed"
+
+    def test_a_line_goes_where_standard_output_is_now(self):
+        """A stream that takes the place of standard output, as a progress bar's does, gets the lines meanwhile."""
+        configure("json")
+        with contextlib.redirect_stdout(io.StringIO()) as meanwhile:
+            log.info(Event.RUN_STARTED)
+
+        assert json.loads(meanwhile.getvalue())["event"] == "run.started"
 
     @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
     def test_silent_never_writes(self, stream):

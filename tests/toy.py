@@ -181,8 +181,9 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The message of the error that ended it."""
-        return next(event["error"] for event in self.events if event["event"] == "command.failed")
+        """The message of the error that ended it; a command that is asked for something tells it beside its answer."""
+        last = [line for text in (self.out, self.err) for line in text.splitlines() if '"command.failed"' in line][-1]
+        return str(json.loads(last)["error"])
 
     def named(self, event: str) -> list[dict[str, Any]]:
         """The log lines of that event."""
@@ -236,8 +237,12 @@ class Project:
 
     def call(self, *args: str, **environment: str) -> Result:
         """Run the command in this process: the same `main`, without a second to start."""
-        out = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             for name in [name for name in os.environ if name.startswith("BATCHSCORE_")]:
                 patch.delenv(name)
             for name, value in ({"BATCHSCORE_WAREHOUSE_URL": self.url} | environment).items():
@@ -251,7 +256,7 @@ class Project:
                 # What a command binds to its log lines ends with its process; here the process goes on.
                 structlog.contextvars.clear_contextvars()
         assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, out.getvalue(), "")
+        return Result(ended.value.code, out.getvalue(), err.getvalue())
 
     def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
         """Start the real command and leave it running."""

@@ -74,7 +74,7 @@ def main(
 
 def _session(context: typer.Context, *, looks: bool = False) -> Session:
     # Without the settings there is no log format yet, and their own errors must be told too.
-    configure("auto")
+    configure("auto", quiet=looks)
     settings = load_settings(context.obj)
     from batchscore.cli.session import Session
     from batchscore.database import Database

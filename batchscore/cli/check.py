@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -57,6 +59,15 @@ def check(session: Session, name: str, accept_sql: str | None, format_: Format) 
     would stop a run.
     """
     findings = _Findings()
+    # What the user's own module prints is not the answer.
+    with redirect_stdout(sys.stderr):
+        _look(session, name, accept_sql, findings)
+    show(findings.rows, format_)
+    if findings.first is not None:
+        raise typer.Exit(findings.first.exit_code)
+
+
+def _look(session: Session, name: str, accept_sql: str | None, findings: _Findings) -> None:
     _settings(session.settings, findings)
     job = findings.look("job", lambda: session.job(name), lambda job: f"{job.problem.task}: {job.problem.objective}")
     if job is not None:
@@ -71,9 +82,6 @@ def check(session: Session, name: str, accept_sql: str | None, format_: Format) 
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
         else:
             findings.look("labels", lambda: _labels(session, job), str)
-    show(findings.rows, format_)
-    if findings.first is not None:
-        raise typer.Exit(findings.first.exit_code)
 
 
 def _settings(settings: Settings, findings: _Findings) -> None:

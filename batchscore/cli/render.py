@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from batchscore.errors import BatchscoreError
-from batchscore.logs import Event, log
+from batchscore.logs import Event, log, told_apart
 
 __all__ = ["Cell", "Format", "intervals_progress", "on_terminal", "say", "show", "show_bug", "show_error", "step"]
 
@@ -143,8 +143,8 @@ def intervals_progress(total: int, what: str) -> Iterator[tuple[Callable[[str], 
 
 
 def show_error(error: BatchscoreError) -> None:
-    """Tell what stopped the command: in words on a terminal, as one event elsewhere."""
-    if on_terminal():
+    """Tell what stopped the command, once: in words to a person, as one event to a log."""
+    if told_apart():
         Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     else:
         log.error(
@@ -159,7 +159,7 @@ def show_error(error: BatchscoreError) -> None:
 
 def show_bug(bug: Exception) -> None:
     """A traceback: this is ours to mend."""
-    if on_terminal():
+    if told_apart():
         Console(stderr=True).print_exception(show_locals=False)
         Console(stderr=True).print("[bold red]bug[/] This is batchscore's own fault. Please report the lines above.")
     else:

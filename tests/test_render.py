@@ -1,0 +1,106 @@
+"""What a person sees at a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+import toy
+from toy import Project
+
+from batchscore.cli.render import intervals_progress
+from batchscore.logs import Event, configure, log
+
+DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """The logging of the surrounding process is as it was."""
+    yield
+    structlog.reset_defaults()
+
+
+def at_terminal(project: Project, *args: str, **environment: str) -> tuple[int, str]:
+    """The exit code of the real command at a terminal of 100 columns, and all that the terminal received."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchscore", *args],
+        cwd=project.root,
+        env=project.environment(COLUMNS="100", TERM="xterm", **environment),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    received = b""
+    try:
+        while part := os.read(ours, 65_536):
+            received += part
+    except OSError:
+        # Linux's way of saying that the other end is closed.
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(timeout=60), _ANSI.sub("", received.decode()).replace("\r\n", "\n")
+
+
+class TestTerminal:
+    def test_a_warning_is_seen(self, project: Project) -> None:
+        """What a run warns of stands on a line of its own, in words."""
+        (project.root / "jobs/toy.py").write_text(toy.FEATURES + "\n# later\n")
+
+        code, seen = at_terminal(project, "backfill", "toy", *DAY)
+
+        assert code == 0, seen
+        assert "warning features.differ (path: jobs/toy.py, ran: toy version 1)\n" in seen
+        assert "100 predictions, 0 rejects" in seen
+        assert "run.published" not in seen
+
+    @pytest.mark.parametrize("options", [(), ("--log-format", "console"), ("--log-format", "json")])
+    def test_an_error_is_seen_once(self, project: Project, options: tuple[str, ...]) -> None:
+        """The message that ends a command is told once, whatever the log's format."""
+        (project.root / "var/registry/toy/aliases.json").write_text("nonsense")
+
+        code, seen = at_terminal(project, *options, "backfill", "toy", *DAY)
+
+        assert code == 10, seen
+        assert seen.count("is not an alias file") == 1
+
+    def test_a_failed_run_is_told_once(self, project: Project) -> None:
+        """An interval's failure ends `score` with its message, and the log does not repeat it."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL")
+
+        code, seen = at_terminal(project, "score", "toy", "--interval", "2024-02-01")
+
+        assert code == 11, seen
+        assert seen.count("100 of 100 rows") == 1
+
+    def test_a_line_does_not_tear_the_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A line that is logged while a bar moves stands whole above it, and the bar is drawn again below."""
+        ours, theirs = pty.openpty()
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "100")
+        with os.fdopen(theirs, "w", buffering=1) as screen:
+            monkeypatch.setattr(sys, "stdout", screen)
+            configure("auto")
+            with intervals_progress(2, "toy") as (next_interval, more_rows):
+                next_interval("2024-02-01")
+                log.warning(Event.STAGE_LEFT, stage="batchscore_stage_1")
+                more_rows(7)
+        seen = os.read(ours, 65_536).decode()
+        os.close(ours)
+
+        (line,) = [line for line in seen.split("\r\n") if "run.stage_left" in line]
+        # The bar's own line is erased first, and the warning is written into its place.
+        assert re.search(r"\x1b\[2K(\x1b\[\d+m)*warning run\.stage_left \(stage: batchscore_stage_1\)", line), repr(
+            line
+        )
+        assert "7 rows" in seen.partition("run.stage_left")[2]
