@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import toy
 from toy import Project
 
+import batchscore
 from batchscore.model.registry import Registry
 
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
@@ -474,6 +475,22 @@ class TestParquet:
 
         assert result.code == 12
         assert "x.parquet" in result.error
+
+
+class TestWithoutACommand:
+    def test_version(self, project: Project) -> None:
+        """`--version` prints the version and nothing else."""
+        result = project.call("--version")
+
+        assert (result.code, result.out) == (0, f"{batchscore.__version__}\n")
+
+    def test_help_says_where_databases_are_set(self, project: Project) -> None:
+        """No option sets a database, so the help names the variables that do."""
+        result = project.call("--help")
+
+        assert result.code == 0
+        for name in ("BATCHSCORE_WAREHOUSE_URL", "BATCHSCORE_SOURCE_URL", "BATCHSCORE_WAREHOUSE_URL_FILE"):
+            assert name in result.out
 
 
 class TestOutput:

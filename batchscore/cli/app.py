@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import batchscore
 from batchscore.cli.render import Format, say
 from batchscore.logs import configure
 from batchscore.settings import load_settings
@@ -18,7 +19,6 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="batchscore",
-    help="Score a scikit-learn model over a warehouse every night.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,6 +47,12 @@ ChunkRows = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(batchscore.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     context: typer.Context,
@@ -57,18 +63,15 @@ def main(
         Literal["auto", "json", "console"] | None,
         typer.Option(help="auto: progress and tables on a terminal, JSON lines elsewhere. [auto]"),
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback runs before a command is asked for
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Score a scikit-learn model over a warehouse every night.
 
     Databases are set by BATCHSCORE_WAREHOUSE_URL and BATCHSCORE_SOURCE_URL, or files named by
     BATCHSCORE_WAREHOUSE_URL_FILE and so on: a password has no place on a command line.
     """
-    if version:
-        import batchscore
-
-        print(batchscore.__version__)
-        raise typer.Exit
     context.obj = {"jobs_dir": jobs_dir, "sql_dir": sql_dir, "registry_url": registry_url, "log_format": log_format}
 
 
