@@ -573,7 +573,6 @@ class TestOutput:
         project.call("backfill", "toy", *DAY)
         for command in (
             ("plan", "toy", "--only", "all"),
-            ("runs", "list"),
             ("models", "list"),
         ):
             names = json.loads(project.call(*command, "--format", "json").out)[0].keys()

@@ -31,7 +31,7 @@ app.add_typer(runs_app, name="runs")
 
 # typer reads these annotations at run time, and on Python 3.11 it wants Optional there.
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name: jobs/JOB.toml.")]
-AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with the same names.")]
+AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with every field.")]
 From = Annotated[str | None, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")]
 To = Annotated[str | None, typer.Option("--to", help="Not this interval and none after it.")]
 OnlyWhich = Annotated[
@@ -168,7 +168,7 @@ def drift(
     everything: Annotated[bool, typer.Option("--all", help="What stayed steady too.")] = False,
     format_: AsFormat = Format.table,
 ) -> None:
-    """Compare what JOB's published runs saw with what training saw. Without dates: the last run."""
+    """Compare what JOB's published runs saw with what their version was trained on. Without dates: the last run."""
     from batchscore.cli.drift import drift
 
     drift(_session(context, looks=True), job, from_, to, everything, format_)
@@ -235,7 +235,7 @@ def runs_list(
     limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 30,
     format_: AsFormat = Format.table,
 ) -> None:
-    """Runs, the latest intervals last."""
+    """Runs, the latest intervals last. A run's id may be cut short wherever one is asked for."""
     from batchscore.cli.runs import list_
 
     list_(_session(context, looks=True), job, limit, format_)
@@ -247,7 +247,7 @@ def runs_show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its beginning.")],
     format_: AsFormat = Format.table,
 ) -> None:
-    """One run: its counts, its rejects, and the profile of what it saw."""
+    """One run: its counts, its error, its first rejects, what it saw, and what of that moved."""
     from batchscore.cli.runs import show_run
 
     show_run(_session(context, looks=True), run, format_)

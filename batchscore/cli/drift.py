@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -11,7 +10,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from batchscore.cli.render import Cell, Format, show
+from batchscore.cli.render import Cell, Format, print_json, show
 from batchscore.cli.session import Session, history_of
 from batchscore.errors import BundleIncompatible, BundleNotFound
 from batchscore.job import Job
@@ -79,7 +78,7 @@ def drift(session: Session, name: str, first: str | None, last: str | None, ever
         with warehouse.begin("the ledger") as tx, redirect_stdout(sys.stderr):
             comparisons = list(_compared(tx.connection, session.registry, runs))
     if format_ is Format.json:
-        print(json.dumps([_as_json(job, each, everything) for each in comparisons], indent=2, allow_nan=False))
+        print_json([_as_json(job, each, everything) for each in comparisons])
         return
     if not comparisons:
         print(f"nothing published{' in this window' if first or last else ''}, so there is nothing to compare")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from rich.console import Console
@@ -18,7 +18,19 @@ from rich.table import Table
 from batchscore.errors import BatchscoreError
 from batchscore.logs import Event, log, told_apart
 
-__all__ = ["Cell", "Format", "intervals_progress", "on_terminal", "say", "show", "show_bug", "show_error", "step"]
+__all__ = [
+    "Cell",
+    "Format",
+    "instant",
+    "intervals_progress",
+    "on_terminal",
+    "print_json",
+    "say",
+    "show",
+    "show_bug",
+    "show_error",
+    "step",
+]
 
 Cell = str | int | float | bool | datetime | None
 _COLORS = {
@@ -63,13 +75,13 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
     """Print rows: a table, or JSON with the very same names.
 
     Args:
-        rows: One mapping a row, all with the same names in the same order.
-        format_: `table` or `json`, the latter a list of objects.
+        rows: One mapping a row, all with the same names in the same order. An instant is aware.
+        format_: `table`, or `json`: a list of objects, an instant in ISO 8601.
         title: Above the table.
         empty: What to say when there is no row.
     """
     if format_ is Format.json:
-        print(json.dumps(list(rows), default=str, indent=2, allow_nan=False))
+        print_json(list(rows))
         return
     if not rows:
         print(empty)
@@ -77,9 +89,9 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
     if title:
         print(title)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, value in rows[0].items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for name in rows[0]:
+        numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     if on_terminal():
@@ -89,6 +101,20 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
     text = io.StringIO()
     Console(file=text, width=240).print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def print_json(content: object) -> None:
+    """Print an answer as JSON; an instant as ISO 8601."""
+    print(json.dumps(content, default=_iso, indent=2, allow_nan=False))
+
+
+def _iso(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def instant(value: datetime) -> str:
+    """An aware instant as every table shows it: `2013-10-01 04:00Z`."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%MZ}"
 
 
 def _cell(value: Cell) -> str:
@@ -102,7 +128,7 @@ def _cell(value: Cell) -> str:
         case int():
             return f"{value:,}"
         case datetime():
-            return f"{value:%Y-%m-%d %H:%M:%SZ}"
+            return instant(value)
         case str():
             text = escape(value)
             return f"[{_COLORS[value]}]{text}[/]" if value in _COLORS else text
