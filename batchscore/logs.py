@@ -43,7 +43,8 @@ class Event(StrEnum):
     RUN_PROFILE = "run.profile"
     """Summary statistics of one column over one run."""
     RUN_DRIFT = "run.drift"
-    """A column of a run moved against training."""
+    """A published run compared with training, once a run: how many metrics moved, and each that did (role, column,
+    metric, value, floor, band)."""
     RUN_PUBLISHED = "run.published"
     """The interval's predictions are in the output table."""
     STAGE_LEFT = "run.stage_left"

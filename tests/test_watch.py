@@ -153,3 +153,31 @@ class TestDrift:
 
         assert result.code == 2
         assert "--from 2024-02-02 is not before --to 2024-02-01" in result.error
+
+
+class TestEvent:
+    def test_one_for_each_run(self, project: Project) -> None:
+        """Each published run logs one `run.drift` at info level, with counts, whether or not anything moved."""
+        events = project.call("backfill", "toy", *THREE_DAYS).named("run.drift")
+
+        assert len(events) == len({event["run_id"] for event in events}) == 3
+        for event in events:
+            assert (event["level"], event["reference"], event["moves"]) == ("info", "training", [])
+            assert (event["moved"], event["steady"], event["not_enough_data"]) == (0, 0, 16)
+
+    def test_tells_what_moved(self, project: Project) -> None:
+        """What moved stands in it as the ledger has it: column, metric, value, floor and band."""
+        project.edit("jobs/toy.toml", ('every = "day"', 'every = "week"'), ("start = 2024-02-01", "start = 2024-01-29"))
+        toy.execute(project.url, "UPDATE toy SET a = a + 10 WHERE ts >= '2024-01-29'")
+
+        (event,) = project.call("backfill", "toy", "--from", "2024-01-29", "--to", "2024-02-05").named("run.drift")
+
+        kept = toy.query(
+            project.url,
+            "SELECT role, column_name, metric, value, floor, band FROM batchscore_drift WHERE verdict = 'moved'",
+        )
+        assert kept
+        names = ("role", "column", "metric", "value", "floor", "band")
+        assert sorted(tuple(move[name] for name in names) for move in event["moves"]) == sorted(kept)
+        assert event["moved"] == len(kept)
+        assert event["moved"] + event["steady"] + event["not_enough_data"] == 16

@@ -7,6 +7,11 @@ would call every difference drift once there are enough rows; an effect size alo
 The noise floors are cut at `alpha` divided by the number of columns (Bonferroni). So, for each metric, the chance that
 any column of a run without drift is called moved is at most about `alpha`; the band makes it far smaller for all but
 small runs.
+
+The floors assume rows that are drawn independently. Rows of one day rarely are: flights share an airport's weather,
+orders share a campaign, and so a day's rows tell as much as fewer independent ones would. Without any lasting change,
+small excesses over the floor are then common, and the promise above does not hold for them; it is the band that keeps
+them from counting. A value just above its band on one day is a reason to look at the days around it, not an alarm.
 """
 
 from __future__ import annotations

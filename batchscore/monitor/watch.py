@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
@@ -23,17 +22,29 @@ REFERENCE = "training"
 
 
 def record_drift(tx: sa.Connection, bundle: Bundle, run: Run) -> list[tuple[str, Drift]]:
-    """Compare a published run with training, keep the result in the ledger, and log what moved.
+    """Compare a published run with training, keep the result in the ledger, and log it as one event.
 
     Returns:
         Role (`input` or `output`) and drift, for every column and metric.
     """
     _, found = compare_with_training(tx, bundle, [run])
     ledger.save_drift(tx, run.run_id, (_row(role, drift) for role, drift in found))
-    for role, drift in found:
-        if drift.verdict == "moved":
-            log.warning(Event.RUN_DRIFT, run_id=run.run_id, role=role, reference=REFERENCE, **asdict(drift))
+    verdicts = [drift.verdict for _, drift in found]
+    log.info(
+        Event.RUN_DRIFT,
+        run_id=run.run_id,
+        reference=REFERENCE,
+        moved=verdicts.count("moved"),
+        steady=verdicts.count("steady"),
+        not_enough_data=verdicts.count("not enough data"),
+        moves=[_move(role, drift) for role, drift in found if drift.verdict == "moved"],
+    )
     return found
+
+
+def _move(role: str, drift: Drift) -> dict[str, Any]:
+    measured = {"value": drift.value, "floor": drift.floor, "band": drift.band}
+    return {"role": role, "column": drift.column, "metric": drift.metric, **measured}
 
 
 def compare_with_training(
