@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import polars as pl
@@ -18,6 +19,7 @@ import toy
 from toy import Project
 
 from batchscore.cli.flights import flight_tables
+from batchscore.job import Task
 
 ROOT = Path(__file__).parent.parent
 ANSWER = "flight_id, prediction, score"
@@ -116,6 +118,15 @@ class TestDemo:
         assert toy.query(flights.url, "SELECT run_id, scored_at FROM batchscore_runs ORDER BY 1") == before
         first = (flights.root / "first.txt").read_text()
         assert second[second.index("4. ") :].splitlines()[:4] == first[first.index("4. ") :].splitlines()[:4]
+
+
+class TestJobFile:
+    def test_names_the_tasks_there_are(self) -> None:
+        """The file that people copy lists every task that a job may have, and no other."""
+        listed = re.search(r"^task = .*# (.*)$", (ROOT / "jobs/flight_delay.toml").read_text(), re.MULTILINE)
+
+        assert listed
+        assert tuple(listed[1].split(" | ")) == get_args(Task)
 
 
 class TestElsewhere:
