@@ -20,8 +20,8 @@
     ├── IntervalLeased         21   another process has taken up this work (retryable)
     └── GateTripped            31   a bar that the job sets was not reached; what was there before stays
 
-`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with 143. Any other exception is
-a bug of batchscore's: a traceback and exit code 70.
+`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with 143. So does `Interrupted`,
+which is Ctrl-C and exits with 130. Any other exception is a bug of batchscore's: a traceback and exit code 70.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "GateTripped",
     "GoldenRowsDiffer",
     "InputError",
+    "Interrupted",
     "IntervalLeased",
     "KeyViolation",
     "OutputMismatch",
@@ -187,6 +188,12 @@ class Terminated(BaseException):
     """SIGTERM arrived: what is committed stays, the next run goes on behind it."""
 
     exit_code = 143
+
+
+class Interrupted(Terminated):
+    """Ctrl-C: as with SIGTERM, what is committed stays."""
+
+    exit_code = 130
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

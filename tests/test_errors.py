@@ -12,7 +12,15 @@ from collections.abc import Iterator
 import pytest
 
 from batchscore import errors
-from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, SchemaMismatch, Terminated, UsageError, nearest
+from batchscore.errors import (
+    BUG_EXIT_CODE,
+    BatchscoreError,
+    Interrupted,
+    SchemaMismatch,
+    Terminated,
+    UsageError,
+    nearest,
+)
 
 # What a shell and the kernel say themselves: a failing script, not executable, not found, killed by signal 0.
 TAKEN_BY_THE_SHELL = {1, 126, 127, 128}
@@ -61,6 +69,8 @@ class TestTree:
         assert not issubclass(Terminated, Exception)
         assert f"`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with {143}" in text
         assert Terminated.exit_code == 143
+        assert "So does `Interrupted`, which is Ctrl-C and exits with 130" in text
+        assert Interrupted.exit_code == 130
         assert f"exit code {BUG_EXIT_CODE}" in text
         assert BatchscoreError.exit_code == BUG_EXIT_CODE == 70
 
@@ -69,7 +79,7 @@ class TestTree:
         assert {cls.__name__ for cls in CLASSES} <= set(errors.__all__)
         assert all(hasattr(errors, name) for name in errors.__all__)
 
-    @pytest.mark.parametrize("cls", [*CLASSES, Terminated])
+    @pytest.mark.parametrize("cls", [*CLASSES, Terminated, Interrupted])
     def test_exit_codes_are_our_own(self, cls):
         """No class exits with success, nor with a code that a shell gives for reasons of its own."""
         assert 0 < cls.exit_code < 256

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,13 +30,19 @@ def _restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def at_terminal(project: Project, *args: str, **environment: str) -> tuple[int, str]:
-    """The exit code of the real command at a terminal of 100 columns, and all that the terminal received."""
+def at_terminal(project: Project, *args: str, interrupted_at: re.Pattern[str] | None = None) -> tuple[int, str]:
+    """The exit code of the real command at a terminal of 100 columns, and all that the terminal received.
+
+    Args:
+        project: Where it runs.
+        args: Its arguments.
+        interrupted_at: What is on the screen when somebody presses Ctrl-C.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "batchscore", *args],
         cwd=project.root,
-        env=project.environment(COLUMNS="100", TERM="xterm", **environment),
+        env=project.environment(COLUMNS="100", TERM="xterm"),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -44,6 +52,9 @@ def at_terminal(project: Project, *args: str, **environment: str) -> tuple[int, 
     try:
         while part := os.read(ours, 65_536):
             received += part
+            if interrupted_at and interrupted_at.search(_ANSI.sub("", received.decode(errors="replace"))):
+                process.send_signal(signal.SIGINT)
+                interrupted_at = None
     except OSError:
         # Linux's way of saying that the other end is closed.
         pass
@@ -82,6 +93,27 @@ class TestTerminal:
 
         assert code == 11, seen
         assert seen.count("100 of 100 rows") == 1
+
+    def test_ctrl_c(self, project: Project) -> None:
+        """Ctrl-C in the middle of a run ends it with 130 and one line that says what is kept, below no traceback."""
+        project.edit(
+            "jobs/toy.py", ("def features(rows):\n", "def features(rows):\n    import time\n    time.sleep(0.2)\n")
+        )
+        assert project.call("train", "toy", "--promote").code == 0
+
+        code, seen = at_terminal(
+            project, "backfill", "toy", *DAY, "--chunk-rows", "1", interrupted_at=re.compile(r"[1-9]\d* rows")
+        )
+
+        assert code == 130, seen
+        assert seen.splitlines()[-1] == (
+            "interrupted: chunks that are committed are kept, and nothing unfinished is published. "
+            "The same command goes on behind them."
+        )
+        assert "Traceback" not in seen
+        (run,) = json.loads(project.call("runs", "list", "--format", "json").out)
+        assert run["status"] == "running"
+        assert project.table() == []
 
     def test_a_line_does_not_tear_the_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A line that is logged while a bar moves stands whole above it, and the bar is drawn again below."""

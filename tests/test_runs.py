@@ -150,7 +150,7 @@ class TestTable:
 
 
 class TestInterruption:
-    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_goes_on_behind_the_last_chunk(self, project: Project, how: signal.Signals) -> None:
         """Killed between chunks, the next run scores the rest only, and the table is that of an undisturbed run."""
         project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
@@ -161,8 +161,12 @@ class TestInterruption:
         process = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
         committed = _wait_for_chunks(process, 3)
         process.send_signal(how)
-        process.communicate(timeout=60)
-        assert process.returncode == (143 if how is signal.SIGTERM else -how)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(how, -how)
+        if how is not signal.SIGKILL:
+            last = json.loads(out.splitlines()[-1])
+            assert (last["event"], last["exit_code"]) == ("command.failed", process.returncode)
+            assert "Traceback" not in out
         assert (normal(project.table()), _counts(project)) == undisturbed
 
         again = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")

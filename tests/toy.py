@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -238,6 +239,7 @@ class Project:
     def call(self, *args: str, **environment: str) -> Result:
         """Run the command in this process: the same `main`, without a second to start."""
         out, err = io.StringIO(), io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         with (
             pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stdout(out),
@@ -253,8 +255,10 @@ class Project:
                 with pytest.raises(SystemExit) as ended:
                     main()
             finally:
-                # What a command binds to its log lines ends with its process; here the process goes on.
+                # What a command binds to its log lines, and its handlers, end with its process; here that goes on.
                 structlog.contextvars.clear_contextvars()
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         assert isinstance(ended.value.code, int)
         return Result(ended.value.code, out.getvalue(), err.getvalue())
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Terminated
+from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Interrupted, Terminated
 
 __all__ = ["main"]
 
@@ -17,8 +17,17 @@ def main() -> None:
     # OpenMP threads that wait by spinning take the cores from the reader and the writer; where a container has less
     # than its cores, they take the whole quota. Scoring 50,000 rows beside two busy processes: 2.2 s, and 0.4 s so.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run())
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        code = _run()
+    except Terminated as request:
+        _tell(request)
+        # Threads may still wait for a query; what is committed is committed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(request.exit_code)
+    sys.exit(code)
 
 
 def _run() -> int:
@@ -32,17 +41,23 @@ def _run() -> int:
     except BatchscoreError as error:
         show_error(error)
         return error.exit_code
-    except Terminated as request:
-        # Threads may still wait for a query; what is committed is committed.
-        sys.stdout.flush()
-        os._exit(request.exit_code)
     except Exception as bug:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
         show_bug(bug)
         return BUG_EXIT_CODE
     return 0
 
 
-def _terminate(_: int, __: FrameType | None) -> None:
-    # Once is enough: a second one would interrupt the rollback of the first.
+def _tell(request: Terminated) -> None:
+    from batchscore.cli.render import show_stop
+
+    show_stop(request)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    # Once is enough: a second SIGTERM would interrupt the rollback of the first. A second Ctrl-C is somebody who will
+    # not wait for it: the database rolls back by itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise Interrupted("interrupted")
+    raise Terminated("terminated")

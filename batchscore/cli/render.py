@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from batchscore.errors import BatchscoreError
+from batchscore.errors import BatchscoreError, Terminated
 from batchscore.logs import Event, log, told_apart
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "show",
     "show_bug",
     "show_error",
+    "show_stop",
     "step",
 ]
 
@@ -180,6 +181,18 @@ def show_error(error: BatchscoreError) -> None:
             exit_code=error.exit_code,
             retryable=error.retryable,
             **{f"error_{name}": value for name, value in error.context.items()},
+        )
+
+
+def show_stop(request: Terminated) -> None:
+    """Tell that somebody stopped the command, and what is left of it."""
+    kept = "chunks that are committed are kept, and nothing unfinished is published"
+    told = f"{request}: {kept}. The same command goes on behind them."
+    if told_apart():
+        Console(stderr=True).print(f"[bold]{told}[/]", highlight=False, soft_wrap=True)
+    else:
+        log.error(
+            Event.COMMAND_FAILED, error=told, kind=type(request).__name__, exit_code=request.exit_code, retryable=True
         )
 
 
