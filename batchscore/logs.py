@@ -69,6 +69,7 @@ class Event(StrEnum):
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_TOLD_BY_COMMANDS = (Event.RUN_FAILED, Event.COMMAND_FAILED, Event.INTERVALS_LEFT)
 _told_apart = False
 
 
@@ -121,7 +122,7 @@ def configure(
 
 
 def told_apart() -> bool:
-    """Whether the command tells a person of its failure itself, instead of the log."""
+    """Whether the command itself tells a person what became of it, and the log leaves that out."""
     return _told_apart
 
 
@@ -130,7 +131,7 @@ def _drop(_: Any, __: str, ___: MutableMapping[str, Any]) -> NoReturn:
 
 
 def _drop_told_apart(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    if event["event"] in (Event.RUN_FAILED, Event.COMMAND_FAILED):
+    if event["event"] in _TOLD_BY_COMMANDS:
         raise structlog.DropEvent
     return event
 
@@ -139,7 +140,7 @@ def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     """One line: level, event, and what it is about; of a text of many lines the first one."""
     about = {name: str(value) for name, value in event.items() if name not in ("timestamp", "level", "event", "job")}
     lines = {name: text.splitlines() or [""] for name, text in about.items()}
-    told = ", ".join(f"{name}: {first}" + (" …" if rest else "") for name, (first, *rest) in lines.items())
+    told = ", ".join(f"{name}: {first.strip()}" + (" …" if rest else "") for name, (first, *rest) in lines.items())
     return f"{event['level']} {event['event']} ({told})"
 
 

@@ -313,6 +313,16 @@ class TestReplay:
 
         assert not self.differences(tmp_path, page)
 
+    def test_a_short_id_is_typed_as_it_was_printed(self, tmp_path: Path) -> None:
+        """The beginning of an id that leads a line of a table is one, too; eight such letters elsewhere are not."""
+        (tmp_path / "runs").write_text("86a510dd  toy\n1e5b00aa  toy\n")
+
+        page = "```console\n$ cat runs\n786c5ea9 toy\n2c6e7729 toy\n$ grep -c 2c6e7729 runs\n1\n```\n"
+
+        assert not self.differences(tmp_path, page)
+        assert replay.matched(["toy 786c5ea9"], ["toy 86a510dd"]) is None
+        assert replay.matched(["786c5ea9 toy"], ["86a510dd job"]) is None
+
     def test_files_and_settings_last(self, tmp_path: Path) -> None:
         """A file block is written below its name, tables of TOML are put into the file, variables and folders stay."""
         page = (

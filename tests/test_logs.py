@@ -139,17 +139,18 @@ class TestLines:
         ]
 
     @pytest.mark.parametrize("format_", ["auto", "console"])
-    def test_a_terminal_is_told_of_the_failure_once(self, format_):
-        """On a terminal the command tells what it failed with, so the log does not; elsewhere only the log does."""
+    def test_a_terminal_is_told_of_the_outcome_once(self, format_):
+        """On a terminal the command tells what became of it, so the log does not; elsewhere only the log does."""
         terminal, file = Terminal(), io.StringIO()
         for stream in (terminal, file):
             configure(format_, stream=stream)
             assert told_apart() is (stream is terminal)
             log.error(Event.RUN_FAILED)
+            log.warning(Event.INTERVALS_LEFT)
             log.critical(Event.COMMAND_FAILED)
 
         assert terminal.getvalue() == ""
-        assert len(file.getvalue().splitlines()) == 2
+        assert len(file.getvalue().splitlines()) == 3
 
     def test_json_tells_of_the_failure_itself(self):
         """Who asks for JSON gets the failure as JSON, on a terminal too."""
