@@ -568,6 +568,13 @@ class TestOutput:
         assert result.out == ""
         assert json.loads(result.err)["event"] == "command.failed"
 
+    def test_the_demo_tells_why_it_stopped(self, project: Project) -> None:
+        """The demo logs nothing, so where its output goes into a file it tells its error all the same."""
+        result = project.call("demo")
+
+        assert result.code == 2
+        assert "there is no job 'flight_delay' in jobs/" in result.err
+
     def test_lists_give_the_same_names_as_tables_and_json(self, project: Project) -> None:
         """`--format table` has the columns of `--format json`, spelled with spaces."""
         project.call("backfill", "toy", *DAY)
