@@ -20,8 +20,9 @@
     ├── IntervalLeased         21   another process has taken up this work (retryable)
     └── GateTripped            31   a bar that the job sets was not reached; what was there before stays
 
-`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with 143. So does `Interrupted`,
-which is Ctrl-C and exits with 130. Any other exception is a bug of batchscore's: a traceback and exit code 70.
+`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with 143. Beside it stands
+`Interrupted`, which is Ctrl-C and exits with 130. Any other exception is a bug of batchscore's: a traceback and exit
+code 70.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class TestTree:
         assert not issubclass(Terminated, Exception)
         assert f"`Terminated` stands beside the tree: SIGTERM is a request, not an error, and exits with {143}" in text
         assert Terminated.exit_code == 143
-        assert "So does `Interrupted`, which is Ctrl-C and exits with 130" in text
+        assert "Beside it stands `Interrupted`, which is Ctrl-C and exits with 130" in text
         assert Interrupted.exit_code == 130
         assert f"exit code {BUG_EXIT_CODE}" in text
         assert BatchscoreError.exit_code == BUG_EXIT_CODE == 70
