@@ -15,10 +15,11 @@ from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
 from batchscore.cli.session import Session
 from batchscore.database import Database
-from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, UsageError, WarehouseError
+from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, WarehouseError
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.run.execute import output_of
+from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
 
@@ -147,13 +148,8 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
     output = output_of(job, bundle)
     with session.warehouse(read_only=True) as warehouse:
         with warehouse.begin("the ledger") as tx:
-            known = tx.has_table(ledger.RUNS.name)
-            others = ledger.users_of_table(tx.connection, output.table) - {job.name} if known else set()
-        if others:
-            raise UsageError(
-                f"job {min(others)} has published into {output.table}. Two jobs would replace each other's intervals: "
-                f"name another table in [output] of job {job.name}."
-            )
+            if tx.has_table(ledger.RUNS.name):
+                refuse_shared_table(tx, job.name, output.table)
         if warehouse.check(output):
             return f"{output.table}: there, and its columns take the predictions"
         return f"{output.table}: not there yet; the first run creates it"

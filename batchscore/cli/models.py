@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import ParamSpec, TypeVar
 
 import typer
 
-from batchscore.cli.render import Cell, Format, on_terminal, say, show
+from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.logs import Event, log
@@ -66,7 +67,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
         "task": manifest.task,
         "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
         "trained_rows": manifest.training.fitted,
-        "created_at": manifest.created_at,
+        "created_at": datetime.fromisoformat(manifest.created_at),
         "digest": manifest.digest[:12],
     }
 
@@ -81,12 +82,12 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     facts = {
         "version": manifest.version,
         "digest": manifest.digest,
-        "created_at": manifest.created_at,
+        "created_at": instant(datetime.fromisoformat(manifest.created_at)),
         "job": manifest.job,
         "task": f"{manifest.task} on {manifest.target}",
         "classes": ", ".join(map(str, manifest.classes)),
         "key": ", ".join(manifest.key),
-        "training": f"{training.start} to {training.end}",
+        "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),
         "rows": f"{training.rows:,}, of which labelled {training.labelled:,}",
         "fitted and tested": f"{training.fitted:,} and {training.tested:,}",
         **{f"metric {metric}": f"{value:.4f}" for metric, value in manifest.metrics.items()},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import typer
+
 from batchscore import ledger
-from batchscore.cli.render import Format, intervals_progress, on_terminal, say, show
+from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
 from batchscore.errors import BatchscoreError, BundleNotFound, InputError
 from batchscore.job import Job
@@ -29,16 +31,16 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         manifest = session.registry.manifest(job.model.name, session.registry.resolve(job.model.name, job.model.use))
         scorer, digest = f"{manifest.name} version {manifest.version}", manifest.digest
     except BundleNotFound as error:
-        say(str(error))
+        typer.echo(str(error), err=True)
         scorer, digest = None, None
     with session.warehouse(read_only=True) as warehouse:
         planned = _plan(session, job, history_of(warehouse, name), digest, first, last)
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {
             "interval": job.calendar.label(each.interval),
             "state": each.state,
-            "start": each.interval.start.isoformat(),
-            "end": each.interval.end.isoformat(),
+            "start": each.interval.start,
+            "end": each.interval.end,
             "rows": each.run.rows_read if each.run else None,
             "would_score": scorer,
             "why": each.why,
@@ -172,7 +174,7 @@ def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
     if on_terminal() and tried > 1:
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
         show(rows, Format.table, title=f"{len(failures)} of {tried} interval(s) failed")
-    say(told)
+        say(told)
     raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
 
 

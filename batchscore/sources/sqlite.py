@@ -64,7 +64,7 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
             missing.
     """
     query.database.existing_file()
-    uri = f"file:{quote(query.database.path)}?mode=ro"
+    uri = f"file:{quote(query.database.path)}?mode=rw"
     with (
         query.database.translated(query.where),
         # The generator may be closed by another thread than the one that read from it, never by two at a time.
