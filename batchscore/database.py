@@ -31,8 +31,16 @@ _REFUSED_AT_LOGIN = re.compile(
     r"|bad value for",
     re.IGNORECASE,
 )
-# Parameters of a URL that hold a secret: libpq's password and sslpassword, MotherDuck's token.
-_SECRET_PARAMETER = re.compile("password|token|secret", re.IGNORECASE)
+# Parameters of a URL that may be shown; what another driver calls its secrets nobody here knows.
+_SHOWN_PARAMETERS = {
+    *("access_mode", "application_name", "charset", "connect_timeout", "database", "dbname", "driver", "host", "mode"),
+    *("options", "port", "role", "schema", "sslcert", "sslmode", "sslrootcert", "target_session_attrs", "timeout"),
+    *("uri", "user", "warehouse"),
+}
+_SECRET_PARAMETER = re.compile("pass|pwd|token|secret|key|credential|auth|odbc_connect", re.IGNORECASE)
+# Of a parameter of another name: shorter values are switches, and masking them would mask half of every line.
+_SHORTEST_SECRET = 8
+_ODBC_PASSWORD = re.compile(r"(?:pwd|password)\s*=\s*(\{[^}]*\}|[^;]*)", re.IGNORECASE)
 _SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DUCKDB_REFUSED = (
     duckdb.BinderException,
@@ -94,17 +102,19 @@ class Database:
         return self.url.database or ":memory:"
 
     def __str__(self) -> str:
-        shown = self.url.difference_update_query(self._secret_parameters())
+        shown = self.url.difference_update_query(self._hidden_parameters())
         return shown.render_as_string(hide_password=True)
 
     def __repr__(self) -> str:
         return f"Database({self})"
 
     def secrets(self) -> set[str]:
-        """The password and every secret parameter, as they are and as a URL spells them; empty without one."""
+        """The password and every parameter that may hold one, as they are and as a URL spells them."""
         values = [str(self.url.password or "")]
-        for name in self._secret_parameters():
-            values.extend(self.url.normalized_query[name])
+        for name in self._hidden_parameters():
+            given = self.url.normalized_query[name]
+            values.extend(v for v in given if _SECRET_PARAMETER.search(name) or len(v) >= _SHORTEST_SECRET)
+            values.extend(match.strip("{}") for value in given for match in _ODBC_PASSWORD.findall(value))
         spellings = (str, lambda value: quote(value, safe=""), lambda value: quote(value, safe=" +"), quote_plus)
         return {spelling(value) for value in values for spelling in spellings} - {""}
 
@@ -115,13 +125,17 @@ class Database:
         place, mark, query = uri.partition("?")
         return place.replace(" ", "%20") + mark + query.replace("+", "%20")
 
+    def is_there(self) -> bool:
+        """Whether it is a server, or the file of an embedded database exists."""
+        return self.dialect not in ("duckdb", "sqlite") or self.path == ":memory:" or Path(self.path).is_file()
+
     def existing_file(self) -> None:
         """Refuse an embedded database whose file is not there, before a driver makes an empty one of that name.
 
         Raises:
             WarehouseError: There is no such file.
         """
-        if self.dialect in ("duckdb", "sqlite") and self.path != ":memory:" and not Path(self.path).is_file():
+        if not self.is_there():
             raise WarehouseError(f"{self}: there is no such file. Give the path of an existing database.")
 
     @contextmanager
@@ -141,8 +155,8 @@ class Database:
                 raise
             raise kind(f"{where} on {self}: {self._clean(error)} {_advice(kind)}") from None
 
-    def _secret_parameters(self) -> list[str]:
-        return [name for name in self.url.query if _SECRET_PARAMETER.search(name)]
+    def _hidden_parameters(self) -> list[str]:
+        return [name for name in self.url.query if name.lower() not in _SHOWN_PARAMETERS]
 
     def _clean(self, error: Exception) -> str:
         """The driver's own words on one line, without the secrets in any spelling."""

@@ -99,14 +99,13 @@ class Calendar:
         """The instants of `--from` and `--to`, each as `parse` reads it; None where it is not given.
 
         Raises:
-            UsageError: One of them is no date, or `first` is not before `last`.
+            UsageError: One of them is no date or lies inside an interval, or `first` is not before `last`.
         """
-        start = None if first is None else self.parse(first)
-        end = None if last is None else self.parse(last)
+        start, end = (None if text is None else self.at(text).start for text in (first, last))
         if start is not None and end is not None and start >= end:
             raise UsageError(
                 f"--from {first} is not before --to {last}, so there is no interval between them. --to is the first "
-                "instant left out: for one day write --from 2013-10-01 --to 2013-10-02."
+                "instant left out: for one interval, write where the next one starts."
             )
         return start, end
 

@@ -116,7 +116,7 @@ def configure(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=lambda *_: structlog.PrintLogger(target()),
+        logger_factory=lambda *_: structlog.WriteLogger(target()),
         cache_logger_on_first_use=False,
     )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscore.run.ahead import ahead
+from batchscore.ahead import ahead
 
 
 class Source:
@@ -253,7 +253,7 @@ class TestNested:
 
     def test_early_and_slow(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A thread that waits for another which is given up on ends as well, once that one's item is made."""
-        monkeypatch.setattr("batchscore.run.ahead._JOIN_SECONDS", 0.1)
+        monkeypatch.setattr("batchscore.ahead._JOIN_SECONDS", 0.1)
         go = threading.Event()
         source = Source(5, wait=go)
         with ahead(source.items()) as read, ahead(i * 2 for i in read):

@@ -60,7 +60,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Project], None], int, str]] = {
     "an unknown key": (edit("jobs/toy.toml", "carry =", "cary ="), 2, r"output\.cary: unknown key\. Did you mean carry\?"),
     "another query": (edit("sql/toy/rows.sql", "b, c", "b + 1 AS b, c"), 10, r"(?s)not what toy version 1.*-SELECT.*\+SELECT.*--accept-sql"),
     "another key": (edit("jobs/toy.toml", 'key = ["id"]', 'key = ["ts"]'), 10, r"key \['ts'\].*trained with \['id'\]"),
-    "a carried column of nowhere": (edit("jobs/toy.toml", 'carry = ["day"]', 'carry = ["dya"]'), 11, r"dya \(nearest: day\)"),
+    "a carried column of nowhere": (edit("jobs/toy.toml", 'carry = ["day"]', 'carry = ["dya"]'), 2, r"carry of job toy names 'dya'.*Did you mean day\?"),
     "a table of another job": (
         lambda project: toy.execute(
             project.url,
@@ -76,7 +76,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Project], None], int, str]] = {
         sql("CREATE TABLE toy_predictions (id BIGINT, day DATE, prediction BOOLEAN, score BIGINT, model_name VARCHAR, "
             "model_version BIGINT, interval_start TIMESTAMPTZ, scored_at TIMESTAMPTZ, run_id VARCHAR)"),
         12,
-        r"score: want float, got BIGINT",
+        r"score: want float \(DOUBLE\), got BIGINT",
     ),
     "a warehouse that is no database": (lambda project: (project.root / "warehouse.duckdb").write_text("x" * 9999), 12, r"not a valid DuckDB"),
 }  # fmt: skip
@@ -153,6 +153,15 @@ class TestBadInput:
         run = result.named("run.published")[0]["run_id"]
         shown = json.loads(project.call("runs", "show", run, "--format", "json").out)
         assert shown["run"]["sql_accepted"] == "a comment only"
+
+    def test_an_accepted_query_wants_a_reason(self, project: Project) -> None:
+        """An empty reason is none."""
+        project.edit("sql/toy/rows.sql", ("FROM toy", "FROM toy /* renamed */"))
+
+        result = project.call("backfill", "toy", *DAY, "--accept-sql", " ")
+
+        assert result.code == 2
+        assert "wants a reason" in result.error
 
     def test_other_parameters_are_another_query(self, project: Project) -> None:
         """A changed value of a query's own parameter is told like changed SQL, and makes other runs."""
@@ -339,6 +348,17 @@ class TestTraining:
         assert project.call("models", "promote", "toy", "2").code == 0
         listed = json.loads(project.call("models", "list", "--format", "json").out)
         assert [(row["version"], row["aliases"]) for row in listed] == [(1, ""), (2, "champion")]
+
+    def test_workers_of_a_pipeline_know_its_functions(self, project: Project) -> None:
+        """A pipeline that fits in several processes may use functions of the features module."""
+        project.edit(
+            "jobs/toy.py",
+            ('["c"]),\n    )', '["c"]),\n        n_jobs=2,\n    )'),
+        )
+
+        result = project.run("train", "toy", BATCHSCORE_WAREHOUSE_URL=f"duckdb:///{project.root}/warehouse.duckdb")
+
+        assert result.code == 0, result.out + result.err
 
     def test_a_model_below_the_bar_is_not_promoted(self, project: Project) -> None:
         """A version that misses the success metric is registered, exits 31, and does not become champion."""
@@ -564,6 +584,27 @@ class TestOutput:
         assert result.code != 0
         assert result.out == ""
         assert json.loads(result.err)["event"] == "command.failed"
+
+    def test_what_a_job_prints_stands_beside_the_log(self, project: Project) -> None:
+        """Off a terminal, standard output is one JSON object a line, whatever the job's own code prints."""
+        project.edit(
+            "jobs/toy.py", ("def features(rows):", "print('imported')\n\n\ndef features(rows):\n    print('called')")
+        )
+        project.edit("jobs/toy.toml", ('name = "toy"\n\n[output]', 'name = "talks"\n\n[output]'))
+
+        for command in (("train", "toy"), ("backfill", "toy", *DAY), ("models", "verify", "talks")):
+            result = project.run(*command, BATCHSCORE_WAREHOUSE_URL=f"duckdb:///{project.root}/warehouse.duckdb")
+
+            assert result.code == 0, result.err
+            assert result.events
+            assert "called" in result.err
+
+    def test_features_that_may_not_be_read(self, project: Project) -> None:
+        """Scoring runs the bundle's features: a file in the job folder that cannot be read stops nothing."""
+        (project.root / "jobs/toy.py").unlink()
+        (project.root / "jobs/toy.py").mkdir()
+
+        assert project.call("backfill", "toy", *DAY).code == 0
 
     def test_the_demo_tells_why_it_stopped(self, project: Project) -> None:
         """The demo logs nothing, so where its output goes into a file it tells its error all the same."""

@@ -123,6 +123,10 @@ class TestUrl:
             (f"postgresql://db/w?oauth_client_secret={ENCODED}", "postgresql://db/w"),
             (f"duckdb:///w?motherduck_token={ENCODED}", "duckdb:///w"),
             ("duckdb:////data/w.duckdb", "duckdb:////data/w.duckdb"),
+            (f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{ENCODED}", "mssql+pyodbc:///"),
+            (f"bigquery://project?credentials_base64={ENCODED}", "bigquery://project"),
+            (f"snowflake://account?passcode={ENCODED}&warehouse=wh", "snowflake://account?warehouse=wh"),
+            (f"mysql://db/w?unheard_of={ENCODED}&charset=utf8mb4", "mysql://db/w?charset=utf8mb4"),
         ],
     )
     def test_shown_without_secrets(self, text, shown):
@@ -138,6 +142,14 @@ class TestUrl:
 
         assert {CANARY, ENCODED} <= in_place
         assert in_place == in_query
+        for url in (
+            f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BUID%3Du%3BPWD%3D%7B{ENCODED}%7D%3BPort%3D1",
+            f"bigquery://project?credentials_base64={ENCODED}",
+            f"snowflake://account?private_key_passphrase={ENCODED}",
+            f"mysql://db/w?unheard_of={ENCODED}&ssl=true",
+        ):
+            assert {CANARY, ENCODED} <= Database.at(url).secrets(), url
+            assert "true" not in Database.at(url).secrets()
         assert Database.at("postgresql://reader@db/warehouse?sslmode=require").secrets() == set()
 
     @pytest.mark.parametrize("secret", ["plain", CANARY, "a b", "a+b", "a&b=c", "a?b#c", "é:/[]", "%41"])

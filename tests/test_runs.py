@@ -311,6 +311,31 @@ class TestInterruption:
         assert toy.query(project.url, drift) == whole
 
 
+class TestStopping:
+    @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize("database", ["duckdb", "postgres"])
+    def test_training_stops_in_the_middle_of_a_query(
+        self, how: signal.Signals, code: int, database: str, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        """A signal ends a command at once with its own exit code, also while it waits for a query of an hour."""
+        postgres = database == "postgres"
+        url = request.getfixturevalue("postgres_url") if postgres else f"duckdb:///{tmp_path}/warehouse.duckdb"
+        project = Project.at(tmp_path, url)
+        toy.load(url, toy.rows())
+        endless = "pg_sleep(3600) IS NOT NULL" if postgres else "(SELECT sum(sin(range)) FROM range(100000000000)) > 0"
+        project.edit("sql/toy/rows.sql", ("FROM toy WHERE", f"FROM toy WHERE {endless} AND"))
+
+        process = project.start("train", "toy")
+        assert process.stdout
+        assert "reading rows" in process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(how)
+        out, _ = process.communicate(timeout=20)
+
+        assert process.returncode == code
+        assert [json.loads(line)["exit_code"] for line in out.splitlines()] == [code]
+
+
 class TestRejects:
     def test_a_few_bad_rows_are_set_aside(self, project: Project) -> None:
         """Rows with a NULL that training never saw are rejected with key and reason; the others are published."""

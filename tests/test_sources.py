@@ -751,6 +751,32 @@ def test_a_row_out_of_order_is_no_row_that_is_done():
     assert column(chunks(Frame(rows.filter(pl.col("id") != 3)), rows, after=(4,), chunk_rows=2), "id") == [5, 6, 7]
 
 
+def test_a_sqlite_file_with_a_log_is_left_as_it_was(tmp_path):
+    """Reading a database in WAL mode leaves no file beside it."""
+    bench = SQLiteBench(tmp_path)
+    bench.load(numbered(3))
+    with closing(sqlite3.connect(bench.database.path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    before = sorted(tmp_path.iterdir())
+
+    assert len(read_frame(bench.source(), DAY, key=["id"])) == 3
+
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_room_for_a_temporary_folder(tmp_path, monkeypatch):
+    """Where no temporary folder can be made, the error says so and what to set."""
+    numbered(3).write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    source = open_source(
+        JobSource(parquet=f"{tmp_path}/{{interval_start:%Y}}/../rows.parquet", key=["id"]),
+        database=None, text=None, where="rows", calendar=Calendar("day", ZoneInfo("UTC")),
+    )  # fmt: skip
+
+    with pytest.raises(WarehouseError, match=r"no temporary folder can be made.*TMPDIR"):
+        list(source.batches(DAY))
+
+
 def test_sqlite_is_opened_for_reading_only(tmp_path):
     """A file without a database in it, or one that another connection has locked, is refused and left alone."""
     bench = SQLiteBench(tmp_path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import batchscore
-from batchscore.cli.render import Format, say
+from batchscore.cli.render import Aside, Format, say
 from batchscore.logs import configure
 from batchscore.settings import load_settings
 
@@ -84,12 +85,16 @@ def _session(context: typer.Context, *, looks: bool = False) -> Session:
 
     secrets = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
     configure(settings.log_format, secrets, quiet=looks)
+    if not looks and not sys.stdout.isatty():
+        # One JSON object a line, and nothing else: what a job's own code prints goes beside it.
+        configure(settings.log_format, secrets, stream=sys.stdout)
+        sys.stdout = Aside()
     return Session.of(settings)
 
 
 @app.command()
 def check(context: typer.Context, job: JobName, accept_sql: AcceptSql = None, format_: AsFormat = Format.table) -> None:
-    """Look at everything a run of JOB needs, touch nothing, and exit as the run would."""
+    """Look at everything JOB needs, touch nothing, and exit as a run would; or as train, where only that would fail."""
     from batchscore.cli.check import check
 
     check(_session(context, looks=True), job, accept_sql, format_)
@@ -168,7 +173,10 @@ def drift(
     everything: Annotated[bool, typer.Option("--all", help="What stayed steady too.")] = False,
     format_: AsFormat = Format.table,
 ) -> None:
-    """Compare what JOB's published runs saw with what their version was trained on. Without dates: the last run."""
+    """Compare what JOB's published runs saw with what their version was trained on.
+
+    Without dates: the run of the latest interval.
+    """
     from batchscore.cli.drift import drift
 
     drift(_session(context, looks=True), job, from_, to, everything, format_)

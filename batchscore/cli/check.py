@@ -13,12 +13,13 @@ import typer
 from batchscore import ledger
 from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
-from batchscore.cli.session import Session
+from batchscore.cli.session import Session, history_of
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, WarehouseError
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.run.execute import output_of
+from batchscore.run.plan import plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
@@ -75,9 +76,10 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
         if bundle is not None:
             _query(session, job, bundle, accept_sql, findings)
-        findings.look("source", lambda: _sampled(session, job, bundle), str)
         if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
+            findings.look("plan", lambda: _planned(session, job, bundle), str)
+        findings.look("source", lambda: _sampled(session, job, bundle), str)
         _features(session, job, bundle, findings)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
@@ -141,6 +143,8 @@ def _permitted(session: Session, job: Job) -> str:
                 f"{warehouse.database}: connected, but a run needs what this user may not do: {', '.join(missing)}. "
                 "Have it granted by whoever owns the warehouse."
             )
+        if not warehouse.database.is_there():
+            return f"{warehouse.database}: not there yet; the first run makes it"
         return f"{warehouse.database}: connected, and this user may do all that a run does"
 
 
@@ -153,6 +157,15 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
         if warehouse.check(output):
             return f"{output.table}: there, and its columns take the predictions"
         return f"{output.table}: not there yet; the first run creates it"
+
+
+def _planned(session: Session, job: Job, bundle: Bundle) -> str:
+    with session.warehouse(read_only=True) as warehouse:
+        planned = plan(
+            job, history_of(warehouse, job.name), first=None, last=None, now=session.now, digest=bundle.digest
+        )
+    due = sum(each.selected_by("missing") for each in planned)
+    return f"{due} of {len(planned)} complete interval(s) since {job.interval.start} are due"
 
 
 def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Findings) -> None:

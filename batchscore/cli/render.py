@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 
+import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from batchscore.errors import BatchscoreError, Terminated
-from batchscore.logs import Event, log, told_apart
+from batchscore.logs import Event, configure, log, told_apart
 
 __all__ = [
+    "Aside",
     "Cell",
     "Format",
     "instant",
@@ -51,6 +53,19 @@ class Format(StrEnum):
 
     table = "table"
     json = "json"
+
+
+class Aside(io.TextIOBase):
+    """Standard output for code that is not ours to answer for: what it prints goes to standard error."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return False
 
 
 def on_terminal() -> bool:
@@ -188,6 +203,8 @@ def show_stop(request: Terminated) -> None:
     """Tell that somebody stopped the command, and what is left of it."""
     kept = "chunks that are committed are kept, and nothing unfinished is published"
     told = f"{request}: {kept}. The same command goes on behind them."
+    if not structlog.is_configured():
+        configure("auto")
     if told_apart():
         Console(stderr=True).print(f"[bold]{told}[/]", highlight=False, soft_wrap=True)
     else:

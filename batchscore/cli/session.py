@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from dataclasses import dataclass
@@ -115,8 +116,10 @@ class Session:
         if changed := libraries_changed(bundle.manifest):
             log.warning(Event.BUNDLE_LIBRARIES, model=bundle.name, version=bundle.version, libraries=changed)
         path = self.features_path(job)
-        if path.is_file() and path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
-            log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
+        # The bundle's features run: a file that is not here, or may not be read, says nothing of them.
+        with contextlib.suppress(OSError):
+            if path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
+                log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
         return bundle
 
     def warehouse(self, *, read_only: bool = False) -> Warehouse:
@@ -131,6 +134,8 @@ class Session:
         Raises:
             SourceChanged: The query is not the bundle's, and nobody accepted that.
         """
+        if accept is not None and not accept.strip():
+            raise UsageError("--accept-sql wants a reason, which the ledger keeps: say why the change does no harm.")
         changed = self.query_change(job, bundle)
         if changed and accept is None:
             raise SourceChanged(

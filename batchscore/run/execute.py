@@ -15,14 +15,14 @@ import polars as pl
 
 import batchscore
 from batchscore import ledger
-from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SchemaMismatch, SourceChanged
+from batchscore.ahead import ahead
+from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SourceChanged, UsageError, nearest
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES, Scored, score
-from batchscore.run.ahead import ahead
 from batchscore.run.plan import revision_of
 from batchscore.run.publish import audit, publish, refuse_shared_table
 from batchscore.sources import Chunk, Source, read_chunks
@@ -62,14 +62,18 @@ def output_of(job: Job, bundle: Bundle) -> Output:
 
     Raises:
         SourceChanged: The job's key is not the bundle's.
-        SchemaMismatch: A carried column is not among the bundle's.
+        UsageError: A carried column is not among the bundle's.
     """
     if job.source.key != bundle.key:
         raise SourceChanged(
             f"job {job.name} has key {list(job.source.key)}, and {bundle} was trained with {list(bundle.key)}. Retrain."
         )
     if missing := [name for name in job.output.carry if name not in bundle.schema.names]:
-        raise SchemaMismatch.missing(missing, bundle.schema.names, f"{bundle}, asked by [output] carry,")
+        guess = f" Did you mean {near}?" if (near := nearest(missing[0], bundle.schema.names)) else ""
+        raise UsageError(
+            f"[output] carry of job {job.name} names {missing[0]!r}, which is no column of {bundle}.{guess} Its "
+            f"columns: {', '.join(bundle.schema.names)}. Name one of them, or give the column in the query and retrain."
+        )
     passed = [OutputColumn(name, bundle.schema[name].type) for name in (*job.source.key, *job.output.carry)]
     given = [OutputColumn(name, type_) for name, type_ in bundle.predictor.output_types.items()]
     return Output(job.output.table, (*passed, *given))
@@ -90,7 +94,7 @@ def prepare(
     Raises:
         UsageError: Another job has published into the same table.
         OutputMismatch: The output table cannot take the predictions exactly.
-        SourceChanged, SchemaMismatch: See `output_of`.
+        SourceChanged, UsageError: See `output_of`.
     """
     output = output_of(job, bundle)
     warehouse.create(ledger.METADATA)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import polars as pl
 
+from batchscore.ahead import ahead
 from batchscore.database import Database
 from batchscore.errors import KeyViolation, SchemaMismatch
 from batchscore.interval import Calendar, Interval
@@ -207,7 +208,9 @@ def read_frame(
             type from one batch to the next.
         KeyViolation: A key is NULL or occurs twice.
     """
-    frame = _united(list(source.batches(interval, limit=limit, columns=columns)), source.where)
+    # In a thread: a signal reaches the main one only between two calls, and a query may take an hour.
+    with ahead(source.batches(interval, limit=limit, columns=columns)) as batches:
+        frame = _united(list(batches), source.where)
     if missing := [name for name in key if name not in frame.columns]:
         raise SchemaMismatch.missing(missing, frame.columns, source.where)
     for name in key:

@@ -55,7 +55,8 @@ def _engine(query: Query) -> sa.Engine:
         return sa.create_engine(query.database.url, poolclass=sa.NullPool)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{query.database}: its driver is not installed: pip install {error.name}, in the image too."
+            f"{query.database}: its driver, the Python module {error.name}, is not installed. Install the package that "
+            "provides it, in the image too."
         ) from None
 
 

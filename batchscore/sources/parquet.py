@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class ParquetSource:
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
         page = Page(order, after, limit, batch_rows, columns)
-        with _ENGINE.translated(self.where), tempfile.TemporaryDirectory(prefix="batchscore-") as spill:
+        with _ENGINE.translated(self.where), _folder() as spill:
             settings = {"memory_limit": _MEMORY, "temp_directory": spill}
             with closing(duckdb.connect(":memory:", config={**settings})) as connection:
                 files = self._files(connection, interval)
@@ -161,6 +161,23 @@ class ParquetSource:
 
     def _pattern(self, interval: Interval) -> str:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for what a sort cannot keep in memory.
+
+    Raises:
+        WarehouseError: There is no place for one.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="batchscore-")
+    except OSError as error:
+        raise WarehouseError(
+            f"no temporary folder can be made: {error}. Give a writable /tmp, or set TMPDIR to a folder that is."
+        ) from error
+    with folder as name:
+        yield name
 
 
 def _has_field(path: str, where: str) -> bool:

@@ -9,11 +9,13 @@ that a reader would wait for.
 from __future__ import annotations
 
 from batchscore.database import Database
-from batchscore.errors import UsageError
+from batchscore.errors import UsageError, nearest
 from batchscore.warehouse.tables import Output, OutputColumn
 from batchscore.warehouse.transaction import Backend, Transaction, Warehouse
 
 __all__ = ["Output", "OutputColumn", "Transaction", "Warehouse", "open_warehouse"]
+
+_SUPPORTED = ("duckdb", "postgresql", "sqlite")
 
 
 def open_warehouse(database: Database, *, read_only: bool = False) -> Warehouse:
@@ -47,4 +49,5 @@ def _backend(database: Database, read_only: bool) -> Backend:
 
             return SQLite(database, read_only=read_only)
         case other:
-            raise UsageError(f"{other} cannot be the warehouse. Supported: duckdb, postgresql, sqlite.")
+            guess = f" Write {near}://." if (near := nearest(other, _SUPPORTED)) else ""
+            raise UsageError(f"{other} cannot be the warehouse. Supported: {', '.join(_SUPPORTED)}.{guess}")

@@ -66,6 +66,7 @@ _PRIVILEGES = sa.text(
 )
 # Any number of our own; one process at a time creates tables under it.
 _TABLE_LOCK = 0x62617463
+_DEFAULTS = {"application_name": "batchscore", "connect_timeout": "10"}
 
 
 class Postgres:
@@ -79,8 +80,7 @@ class Postgres:
             hide_parameters=True,
             pool_pre_ping=False,
             connect_args={
-                "application_name": "batchscore",
-                "connect_timeout": 10,
+                **{name: value for name, value in _DEFAULTS.items() if name not in database.url.query},
                 "options": " ".join((*asked, *(f"-c {name}={value}" for name, value in settings.items()))),
                 # A pooling proxy hands each transaction another server session.
                 "prepare_threshold": None,

@@ -130,7 +130,7 @@ def _fault(column: OutputColumn, live: LiveColumn | None) -> str | None:
     if live is None:
         return f"{column.name}: want {column.type}, got no such column"
     if _accepting(column, live) is None:
-        return f"{column.name}: want {column.type}, got {live.declared}"
+        return f"{column.name}: want {column.type} ({_SQL_TYPES[column.type].compile()}), got {live.declared}"
     return None
 
 

@@ -15,7 +15,8 @@ __all__ = ["ahead"]
 T = TypeVar("T")
 
 # A thread that is in the middle of a long query is left to end with the process.
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 2.0
+_WAKE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,17 @@ def _put(waiting: queue.Queue[T], item: T, stopped: threading.Event) -> None:
 
 
 def _consume(waiting: queue.Queue[T | _Failed | _End]) -> Iterator[T]:
-    while not isinstance(item := waiting.get(), _End):
+    while not isinstance(item := _next(waiting), _End):
         if isinstance(item, _Failed):
             raise item.error
         yield item
+
+
+def _next(waiting: queue.Queue[T | _Failed | _End]) -> T | _Failed | _End:
+    while True:
+        # A signal may reach another thread; this one, which must act on it, sees it when it wakes.
+        with contextlib.suppress(queue.Empty):
+            return waiting.get(timeout=_WAKE_SECONDS)
 
 
 def _drain(waiting: queue.Queue[T]) -> None:
