@@ -350,7 +350,7 @@ class TestTraining:
         assert [(row["version"], row["aliases"]) for row in listed] == [(1, ""), (2, "champion")]
 
     def test_workers_of_a_pipeline_know_its_functions(self, project: Project) -> None:
-        """A pipeline that fits in several processes may use functions of the features module."""
+        """A pipeline that fits with n_jobs may use functions of the features module."""
         project.edit(
             "jobs/toy.py",
             ('["c"]),\n    )', '["c"]),\n        n_jobs=2,\n    )'),

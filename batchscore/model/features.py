@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cloudpickle
 import polars as pl
 
 from batchscore.errors import TrainingError, UsageError
@@ -49,12 +48,9 @@ class Features:
             module = ModuleType(name)
             module.__file__ = where
             sys.modules[name] = module
-            # Worker processes of joblib (n_jobs) cannot import it: what it defines goes to them whole.
-            cloudpickle.register_pickle_by_value(module)
             try:
                 exec(compile(source, where, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's own code, or verified
             except (Exception, SystemExit) as error:
-                cloudpickle.unregister_pickle_by_value(module)
                 del sys.modules[name]
                 raise UsageError(f"{where} does not run: {type(error).__name__}: {error}.") from error
         for wanted in ("features", "pipeline"):

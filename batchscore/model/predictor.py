@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import joblib
 import numpy as np
 import polars as pl
 
@@ -14,7 +15,7 @@ from batchscore.job import Task
 from batchscore.model.features import Features
 from batchscore.schema import TypeName, dtype_of
 
-__all__ = ["Label", "Predictor", "Stage", "StageError"]
+__all__ = ["Label", "Predictor", "Stage", "StageError", "in_threads"]
 
 Label = bool | int | str
 Stage = Literal["features", "pipeline"]
@@ -60,7 +61,7 @@ class Predictor:
         """
         with _in_stage("features"):
             features = self.features.transform(rows)
-        with _in_stage("pipeline"):
+        with _in_stage("pipeline"), in_threads():
             answer = self.pipeline.predict if self.task == "regression" else self.pipeline.predict_proba
             answers = np.asarray(answer(features), dtype=np.float64)
             if len(answers) != rows.height:
@@ -72,6 +73,13 @@ class Predictor:
         names = [name for name in self.output_types if name != "prediction"]
         scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
         return pl.DataFrame([labels.gather(answers.argmax(axis=1)), *scores])
+
+
+@contextmanager
+def in_threads() -> Iterator[None]:
+    """A block in which `n_jobs` of an estimator means threads: another process could not import the features module."""
+    with joblib.parallel_config(backend="threading"):
+        yield
 
 
 @contextmanager

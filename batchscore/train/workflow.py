@@ -19,7 +19,7 @@ from batchscore.layout import Layout
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
 from batchscore.model.features import Features, check_row_wise
 from batchscore.model.metrics import evaluate
-from batchscore.model.predictor import Predictor, StageError
+from batchscore.model.predictor import Predictor, StageError, in_threads
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName, type_name
 from batchscore.sources import Source, read_frame
@@ -140,7 +140,8 @@ def _fit(job: Job, features: Features, rows: pl.DataFrame) -> Any:
         )
     inputs = _guarded("features()", features.transform, rows.drop(target.name))
     pipeline = _guarded("pipeline()", features.pipeline)
-    return _guarded("pipeline().fit", lambda: pipeline.fit(inputs, target.to_numpy()))
+    with in_threads():
+        return _guarded("pipeline().fit", lambda: pipeline.fit(inputs, target.to_numpy()))
 
 
 def _guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
