@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test check bench lock clean
+.PHONY: install demo test faults torture check bench lock clean
 
 install: $(READY)
 
@@ -19,7 +19,15 @@ demo: $(READY)
 	$(BIN)/batchscore demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+# Every way to break a run at every boundary; the kills alone are in `make test`.
+faults: $(READY)
+	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py
+
+# Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
+torture: $(READY)
+	$(BIN)/python tests/torture.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -23,32 +22,9 @@ from pydantic import (
 
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
+from batchscore.problem import Number, Problem, Table, Whole
 
-__all__ = ["METRICS", "Job", "Rows", "Task", "read_job"]
-
-Task = Literal["binary", "multiclass", "regression"]
-
-METRICS: dict[Task, tuple[str, ...]] = {
-    "binary": ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "base_rate"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss"),
-    "regression": ("mae", "rmse", "r2", "median_error"),
-}
-"""Which metrics each task has; a job's `success.metric` is one of them.
-
-Attributes:
-    roc_auc: Area under the ROC curve.
-    average_precision: Precision averaged over recall.
-    brier: Mean squared difference of score and outcome; lower is better.
-    log_loss: Mean negative log-likelihood; lower is better.
-    accuracy: Share of rows whose class is predicted.
-    base_rate: Share of rows of the second class: a fact of the labels, not of the model.
-    balanced_accuracy: Recall averaged over the classes that the labels have.
-    f1_macro: F1 averaged over the classes.
-    mae: Mean absolute error, in the target's unit; lower is better.
-    rmse: Root of the mean squared error, in the target's unit; lower is better.
-    r2: Share of the target's variance that is explained.
-    median_error: Median absolute error, in the target's unit; lower is better.
-"""
+__all__ = ["Job", "Publish", "Rows", "read_job"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 TableName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")]
@@ -63,73 +39,12 @@ def _no_number(value: object) -> object:
 
 Moment = Annotated[date | datetime, BeforeValidator(_no_number)]
 Value = str | int | float | bool | date | datetime
-# pydantic would take "1000" for a number, and true for 1.
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 # Columns that batchscore writes itself, beside `score_<class>`.
 RESERVED = ("prediction", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id")
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Success(_Table):
-    """The metric on held-out rows that a model must reach to be worth scoring with.
-
-    Attributes:
-        metric: One of the task's metrics.
-        at_least: The least value that will do, for a metric that should be high.
-        at_most: The largest value that will do, for a metric that should be low.
-    """
-
-    metric: str
-    at_least: Number | None = None
-    at_most: Number | None = None
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Self:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give exactly one of at_least and at_most")
-        return self
-
-    def met_by(self, value: float) -> bool:
-        """Whether a measured value reaches the bound; NaN never does."""
-        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
-
-    def __str__(self) -> str:
-        bound = f"at least {self.at_least}" if self.at_least is not None else f"at most {self.at_most}"
-        return f"{self.metric} {bound}"
-
-
-class Problem(_Table):
-    """What the model is for, agreed before any code.
-
-    Attributes:
-        objective: The purpose in one sentence.
-        task: What kind of answer the pipeline gives.
-        target: The column of the labels to predict.
-        success: The bar for `train` to promote a version; without one every version passes.
-    """
-
-    objective: str
-    task: Task
-    target: str
-    success: Success | None = None
-
-    @model_validator(mode="after")
-    def _measured(self) -> Self:
-        known = METRICS[self.task]
-        if self.success is not None and (metric := self.success.metric) not in known:
-            guess = f" Did you mean {near}?" if (near := nearest(metric, known)) else ""
-            raise ValueError(
-                f"success.metric {metric!r} is not measured for {self.task}.{guess} Known here: {', '.join(known)}."
-            )
-        return self
-
-
-class Rows(_Table):
+class Rows(Table):
     """Where rows come from: one SQL file, or Parquet files by path or glob.
 
     A Parquet path may hold `{interval_start:%Y-%m-%d}`, the interval's local start, and hive partitions.
@@ -160,13 +75,21 @@ class Source(Rows):
         key: The columns that identify a row. Rows are read in their order, and a run resumes behind the last one done.
         time_column: With `parquet`: the column whose time lies in the interval. With `sql` nothing reads it, for a
             query chooses its rows itself.
+        private: Columns whose values are never kept with a rejected row.
     """
 
     key: tuple[str, ...] = Field(min_length=1)
     time_column: str | None = None
+    private: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _key_is_told(self) -> Self:
+        if hidden := [name for name in self.key if name in self.private]:
+            raise ValueError(f"{hidden[0]} is of the key, which every reject keeps, and cannot be private")
+        return self
 
 
-class Cut(_Table):
+class Cut(Table):
     """How time is cut into runs.
 
     Attributes:
@@ -174,12 +97,15 @@ class Cut(_Table):
         timezone: The IANA time zone whose hours and days are meant.
         start: Intervals from here on are scored.
         catch_up: The most intervals that one `score` takes.
+        lookback: So many of the last published intervals are read again by `score`, and scored again where their rows
+            have changed.
     """
 
     every: Every
     timezone: str = "UTC"
     start: Moment
     catch_up: Whole = Field(default=31, ge=1)
+    lookback: Whole = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _within_the_calendar(self) -> Self:
@@ -195,7 +121,7 @@ class Cut(_Table):
             raise ValueError(f"{value!r} is no IANA time zone, such as America/New_York") from error
 
 
-class Split(_Table):
+class Split(Table):
     """Which training rows are held out for the test: the last by time, or a random share.
 
     Attributes:
@@ -217,7 +143,7 @@ class Split(_Table):
         return self
 
 
-class Training(_Table):
+class Training(Table):
     """The window `[from, to)` of rows to learn from, in the job's time zone.
 
     Attributes:
@@ -231,7 +157,7 @@ class Training(_Table):
     split: Split
 
 
-class Model(_Table):
+class Model(Table):
     """Which bundle scores: a registry name, and an alias or version of it.
 
     Attributes:
@@ -243,7 +169,7 @@ class Model(_Table):
     use: str | Whole = "champion"
 
 
-class Output(_Table):
+class Output(Table):
     """Where predictions go, and which input columns go with them beside the key.
 
     Attributes:
@@ -255,23 +181,61 @@ class Output(_Table):
     carry: tuple[str, ...] = ()
 
 
-class Limits(_Table):
+class Limits(Table):
     """Bounds of a run.
 
     Attributes:
         rejects: The share of a run's rows that may be rejected, from 0 to 1; one row more and nothing is published.
             Whatever it is, a run stops when the features or the pipeline have failed on more than 10,000 rows.
+        reject_rows: The number of a run's rows that may be rejected, whatever their share; no bound when not given.
         chunk_rows: Rows read, scored and committed together.
     """
 
     rejects: Number = Field(default=0.01, ge=0, le=1)
+    reject_rows: Whole | None = Field(default=None, ge=0)
     chunk_rows: Whole = Field(default=50_000, ge=1)
 
 
-class Job(_Table):
+class Publish(Table):
+    """Gates that a scored run must pass before its rows replace what is in the output table.
+
+    Each is off unless it is given. A run that trips one is `held`: the old rows stay, its own stay staged, and
+    `runs publish` lets it through. They judge what cannot be told from a single row; bad rows are for `[limits]`.
+
+    Attributes:
+        least_rows: The fewest rows read, as a multiple of the median of the last published intervals.
+        most_rows: The most rows read, as a multiple of it.
+        over: How many published intervals the median is taken of; fewer than 3 are not judged by.
+        rejects: The largest share of rejected rows.
+        varying: With true: the scores, or the predictions of a regression, must not all be one number.
+        score_range: The least and the largest value that they may have.
+        score_psi: The largest population stability index of predictions and scores, against the rows held out at
+            training.
+    """
+
+    least_rows: Number | None = Field(default=None, ge=0)
+    most_rows: Number | None = Field(default=None, gt=0)
+    over: Whole = Field(default=7, ge=3)
+    rejects: Number | None = Field(default=None, ge=0, le=1)
+    varying: bool = False
+    score_range: tuple[Number, Number] | None = None
+    score_psi: Number | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _something_passes(self) -> Self:
+        least, most = self.least_rows, self.most_rows
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"least_rows {least} is more than most_rows {most}")
+        if self.score_range is not None and self.score_range[0] > self.score_range[1]:
+            low, high = self.score_range
+            raise ValueError(f"score_range goes from {low} down to {high}; write the least value first")
+        return self
+
+
+class Job(Table):
     """One job, validated. Paths are relative to the SQL folder."""
 
-    class _Identity(_Table):
+    class _Identity(Table):
         """Which job it is.
 
         Attributes:
@@ -289,6 +253,7 @@ class Job(_Table):
     model: Model
     output: Output
     limits: Limits = Limits()
+    publish: Publish = Publish()
 
     @property
     def name(self) -> str:

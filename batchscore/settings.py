@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from batchscore import faults
 from batchscore.errors import UsageError
 
 __all__ = ["PREFIX", "Settings", "load_settings", "unknown_variables"]
@@ -39,6 +40,8 @@ class Settings(BaseSettings):
         registry_url: The folder of bundles.
         jobs_dir: The folder of `<job>.toml` and `<job>.py`.
         sql_dir: The folder that the job's SQL paths are relative to.
+        lease_seconds: How long an interval stays taken when its process dies and another machine wants it.
+        retry_seconds: How long to go on trying, without any progress, when a database or network fails.
         log_format: `json` (one object a line), `console`, or `auto`: JSON; on a terminal, warnings and errors in
             words.
     """
@@ -50,6 +53,8 @@ class Settings(BaseSettings):
     registry_url: str = "var/registry"
     jobs_dir: Path = Path("jobs")
     sql_dir: Path = Path("sql")
+    lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)
+    retry_seconds: float = Field(300.0, ge=0.0, allow_inf_nan=False)
     log_format: Literal["auto", "json", "console"] = "auto"
     origins: Mapping[str, str] = Field(default_factory=dict)
 
@@ -147,7 +152,9 @@ def load_settings(flags: Mapping[str, object] | None = None, secrets_dir: Path =
 
 def unknown_variables() -> list[str]:
     """Variables with our prefix that name no setting: a typing error, or a service of that name in the cluster."""
-    known = {f"{PREFIX}{name.upper()}{suffix}" for name in _public_fields() for suffix in ("", "_FILE")}
+    known = {f"{PREFIX}{name.upper()}{suffix}" for name in _public_fields() for suffix in ("", "_FILE")} | {
+        faults.VARIABLE
+    }
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 

@@ -29,11 +29,10 @@ from pydantic.fields import FieldInfo
 from sqlalchemy.dialects import postgresql, sqlite
 
 import batchscore
-from batchscore import errors, job, ledger, logs, schema, settings
+from batchscore import drift, errors, ledger, logs, problem, schema, settings
 from batchscore.cli.app import app
 from batchscore.job import Job
 from batchscore.model import predictor
-from batchscore.monitor import drift
 from batchscore.run import plan
 from batchscore.warehouse import tables
 
@@ -338,10 +337,10 @@ def _unfolded(table: str) -> str:
 
 
 def _metrics() -> Iterator[str]:
-    text = _strings_behind(ast.parse(inspect.getsource(job)))["METRICS"]
+    text = _strings_behind(ast.parse(inspect.getsource(problem)))["METRICS"]
     attributes = _attributes(text)
     yield _prose(text)
-    rows = [(task, f"`{name}`", attributes[name]) for task, names in job.METRICS.items() for name in names]
+    rows = [(task, f"`{name}`", attributes[name]) for task, names in problem.METRICS.items() for name in names]
     yield _table(("task", "metric", "meaning"), rows)
 
 

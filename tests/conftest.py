@@ -85,3 +85,17 @@ def project(trained: Project, tmp_path: Path) -> Project:
     """A copy of the trained project, to be spoilt."""
     shutil.copytree(trained.root, tmp_path / "project")
     return Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
+
+
+@pytest.fixture(params=["duckdb", "sqlite", "postgres"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
+    """The toy project on each kind of database, unscored, with the bundle that was trained on DuckDB."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+    else:
+        url = f"{request.param}:///{tmp_path}/warehouse.{request.param}"
+    project = Project.at(tmp_path, url)
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
+    toy.load(url, toy.rows())
+    return project

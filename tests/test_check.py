@@ -50,7 +50,7 @@ class TestAsARun:
         [
             (lambda p: p.edit("sql/toy/rows.sql", ("b, c", "b + 1 AS b, c")), "query", "+SELECT"),
             (lambda p: p.edit("sql/toy/rows.sql", ("b, c", "b")), "query", "-SELECT"),
-            (lambda p: p.edit("jobs/toy.toml", ('carry = ["day"]', 'carry = ["dya"]')), "output", "nearest: day"),
+            (lambda p: p.edit("jobs/toy.toml", ('carry = ["day"]', 'carry = ["dya"]')), "output", "Did you mean day"),
             (lambda p: p.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["ts"]')), "output", "Retrain"),
             (lambda p: toy.execute(p.url, "ALTER TABLE toy ALTER a TYPE VARCHAR USING 'n' || a"), "source", "column a"),
             (lambda p: toy.execute(p.url, "CREATE TABLE toy_predictions (id BIGINT)"), "output", "score: want float"),

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from batchscore.drift import BANDS, Drift, Metric, compare, ks, psi
 from batchscore.errors import ProfileMismatch
 from batchscore.layout import Layout
-from batchscore.monitor.drift import BANDS, Drift, Metric, compare, ks, psi
 from batchscore.profile import Profile
 
 Draw = Callable[[np.random.Generator, int], Any]
@@ -349,6 +349,6 @@ class TestNotFound:
 
     def test_starts_fast(self) -> None:
         """Importing the module does not import scipy."""
-        script = "import sys, batchscore.monitor.drift; sys.exit('scipy' in sys.modules)"
+        script = "import sys, batchscore.drift; sys.exit('scipy' in sys.modules)"
 
         assert 0 == subprocess.run([sys.executable, "-c", script], check=False).returncode

@@ -19,7 +19,7 @@ import toy
 from toy import Project
 
 from batchscore.cli.flights import flight_tables
-from batchscore.job import Task
+from batchscore.problem import Task
 
 ROOT = Path(__file__).parent.parent
 ANSWER = "flight_id, prediction, score"

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from batchscore.errors import UsageError
 from batchscore.interval import Interval
-from batchscore.job import METRICS, Job, Success, read_job
+from batchscore.job import Job, Publish, read_job
+from batchscore.problem import METRICS, Success
 
 # As the design shows it, and as `batchscore init` will write it.
 EXAMPLE = """
@@ -105,7 +106,12 @@ class TestExample:
         )
         assert (job.model.name, job.model.use) == ("flight_delay", "champion")
         assert (job.output.table, job.output.carry) == ("flight_delay_predictions", ("flight_date",))
-        assert (job.interval.catch_up, job.limits.rejects, job.limits.chunk_rows) == (31, 0.01, 50_000)
+        assert (job.interval.catch_up, job.interval.lookback) == (31, 0)
+        assert (job.limits.rejects, job.limits.reject_rows, job.limits.chunk_rows) == (0.01, None, 50_000)
+        assert job.source.private == ()
+        assert job.publish == Publish(
+            least_rows=None, most_rows=None, over=7, rejects=None, varying=False, score_range=None, score_psi=None
+        )
 
     def test_dates_are_local(self, jobs):
         """Start and training window are midnights of the job's zone, in UTC, and the calendar cuts there."""
@@ -194,6 +200,29 @@ class TestExample:
         found: dict[str, Any] = dict(job.source.parameters)
         assert found == {"a": 1, "b": 1.5, "c": "x", "d": True, "e": date(2013, 10, 1), "f": datetime(2013, 10, 1, 6)}
         assert [type(value) for value in found.values()] == [int, float, str, bool, date, datetime]
+
+    def test_gates(self, jobs):
+        """Every gate arrives as it is written, bounds that are alike among them."""
+        gates = """
+            [publish]
+            least_rows = 1
+            most_rows = 1.0
+            over = 3
+            rejects = 0
+            varying = true
+            score_range = [0.5, 0.5]
+            score_psi = 0.2
+        """
+
+        assert read(jobs, more=gates).publish == Publish(
+            least_rows=1.0, most_rows=1.0, over=3, rejects=0.0, varying=True, score_range=(0.5, 0.5), score_psi=0.2
+        )
+
+    def test_private_columns(self, jobs):
+        """Columns are private when they are named so, carried ones too."""
+        job = read(jobs, ('key = ["flight_id"]', 'key = ["flight_id"]\nprivate = ["passenger", "flight_date"]'))
+
+        assert job.source.private == ("passenger", "flight_date")
 
     def test_a_job_is_frozen(self, jobs):
         """A job that was read does not change."""
@@ -289,6 +318,13 @@ WRONG = [
     (("start = 2013-10-01", 'start = "soon"'), "interval.start", "(it says 'soon')"),
     (("start = 2013-10-01", "start = 06:00:00"), "interval.start", "valid date"),
     (("start = 2013-10-01", "start = 9999-12-31"), "interval", "9999-12-31 is outside the years 2 to 9998"),
+    (('every = "day"', 'every = "day"\nlookback = -1'), "interval.lookback", "greater than or equal to 0 (it says -1)"),
+    (('every = "day"', 'every = "day"\nlookback = true'), "interval.lookback", "valid integer (it says True)"),
+    (
+        ('key = ["flight_id"]', 'key = ["flight_id"]\nprivate = ["x", "flight_id"]'),
+        "source: ",
+        "flight_id is of the key, which every reject keeps, and cannot be private",
+    ),
     (("from = 2013-01-01", "from = 20130101"), "training.from", "write a date"),
     (("to = 2013-10-01", "to = 2013"), "training.to", "write a date"),
     (("from = 2013-01-01", "from = 0001-01-01"), "the file", "0001-01-01 is outside the years"),
@@ -301,12 +337,26 @@ OUT_OF_RANGE = [
     ("rejects = 1.01", "limits.rejects", "less than or equal to 1 (it says 1.01)"),
     ("rejects = -0.1", "limits.rejects", "greater than or equal to 0"),
     ("rejects = nan", "limits.rejects", "finite number"),
+    ("reject_rows = -1", "limits.reject_rows", "greater than or equal to 0 (it says -1)"),
+    ("reject_rows = 0.5", "limits.reject_rows", "integer"),
     ("rejects = true", "limits.rejects", "valid number (it says True)"),
     ('rejects = "0.5"', "limits.rejects", "valid number (it says '0.5')"),
     ('chunk_rows = "1000"', "limits.chunk_rows", "valid integer (it says '1000')"),
     ("chunk_rows = true", "limits.chunk_rows", "valid integer (it says True)"),
     ("chunk_rows = 0", "limits.chunk_rows", "greater than or equal to 1 (it says 0)"),
     ("chunk_rows = 1.5", "limits.chunk_rows", "integer"),
+]
+BAD_GATES = [
+    ("least_rows = -1", "publish.least_rows", "greater than or equal to 0 (it says -1)"),
+    ("most_rows = 0", "publish.most_rows", "greater than 0 (it says 0)"),
+    ("least_rows = 2\nmost_rows = 1.5", "publish", "least_rows 2.0 is more than most_rows 1.5"),
+    ("over = 2", "publish.over", "greater than or equal to 3 (it says 2)"),
+    ("rejects = 1.1", "publish.rejects", "less than or equal to 1 (it says 1.1)"),
+    ("score_range = [1, 0]", "publish", "score_range goes from 1.0 down to 0.0"),
+    ("score_range = [0, inf]", "publish.score_range.1", "finite number"),
+    ("score_range = [0]", "publish.score_range.1", "missing"),
+    ("score_psi = 0", "publish.score_psi", "greater than 0 (it says 0)"),
+    ("least_row = 1", "publish.least_row", "unknown key. Did you mean least_rows?"),
 ]
 NEEDED = [
     ('name = "flight_delay"\n\n', "job.name"),
@@ -340,13 +390,13 @@ class TestFaults:
         """So it is in the table of limits, which may be left out."""
         (line,) = faults(jobs, more=f"{LIMITS}reject = 0.5\n")
 
-        assert line == "limits.reject: unknown key. Did you mean rejects? Known here: rejects, chunk_rows."
+        assert line == "limits.reject: unknown key. Did you mean rejects? Known here: rejects, reject_rows, chunk_rows."
 
     def test_a_strange_key_lists_the_known(self, jobs):
         """Where nothing is near, the known keys are listed all the same."""
         (line,) = faults(jobs, ('every = "day"', 'every = "day"\nzzz = 1'))
 
-        assert line == "interval.zzz: unknown key. Known here: every, timezone, start, catch_up."
+        assert line == "interval.zzz: unknown key. Known here: every, timezone, start, catch_up, lookback."
 
     @pytest.mark.parametrize(("line", "place"), NEEDED, ids=[place for _, place in NEEDED])
     def test_a_missing_key_is_named(self, jobs, line, place):
@@ -384,7 +434,17 @@ class TestFaults:
         assert found.startswith(f"{place}: ")
         assert told in found
 
-    @pytest.mark.parametrize("line", ["rejects = 0", "rejects = 1.0", "rejects = 1", "chunk_rows = 1"])
+    @pytest.mark.parametrize(("lines", "place", "told"), BAD_GATES, ids=[line for line, _, _ in BAD_GATES])
+    def test_gates_have_bounds(self, jobs, lines, place, told):
+        """A gate that makes no sense is named with the rule that it breaks."""
+        (found,) = faults(jobs, more=f"\n[publish]\n{lines}\n")
+
+        assert found.startswith(f"{place}: ")
+        assert told in found
+
+    @pytest.mark.parametrize(
+        "line", ["rejects = 0", "rejects = 1.0", "rejects = 1", "reject_rows = 0", "chunk_rows = 1"]
+    )
     def test_the_bounds_are_allowed(self, jobs, line):
         """The ends of each range are inside it."""
         read(jobs, more=f"{LIMITS}{line}\n")

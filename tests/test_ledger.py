@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -23,8 +24,10 @@ from hypothesis import strategies as st
 from batchscore import ledger
 from batchscore.database import Database
 from batchscore.errors import IntervalLeased, WarehouseError
+from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
-from batchscore.ledger import Progress, Run, Totals, decode_key, encode_key, run_id_of
+from batchscore.ledger import Lease, Owner, Progress, Run, Totals, encode_key, run_id_of
+from batchscore.ledger.runs import select_runs
 from batchscore.warehouse import Output, OutputColumn, Warehouse, open_warehouse
 
 P = ParamSpec("P")
@@ -33,6 +36,8 @@ T = TypeVar("T")
 DAY = Interval(datetime(2013, 10, 1, 4, tzinfo=UTC), datetime(2013, 10, 2, 4, tzinfo=UTC))
 NEXT_DAY = Interval(DAY.end, DAY.end + timedelta(days=1))
 NOW = datetime(2013, 10, 3, 1, 2, 3, 456_789, tzinfo=UTC)
+NOTHING = Totals(0, 0, 0, 0)
+OWNER = Owner.here()
 OUTPUT = Output("predictions", (OutputColumn("id", "integer"), OutputColumn("prediction", "string")))
 
 many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
@@ -91,16 +96,22 @@ def complete(warehouse: Warehouse, run: Run, chunk: int, rows: int = 10, rejects
         chunk=chunk,
         keys=((chunk, "low"), (chunk, "high")),
         totals=Totals(1, rows, rows - rejects, rejects),
+        inputs=inputs(chunk, rows),
         profile={"of": [shard, chunk]},
         committed_at=NOW,
     )
 
 
+def inputs(chunk: int, rows: int = 10) -> Fingerprint:
+    """The fingerprint that `complete` gives a chunk."""
+    return Fingerprint(rows, 2**63 + chunk)
+
+
 def publish(warehouse: Warehouse, run: Run) -> Run:
     """Begin a run and publish it without rows."""
-    held = begin(warehouse, run)
-    call(warehouse, ledger.publish, held, Totals(0, 0, 0, 0), [], NOW)
-    return held
+    begun = begin(warehouse, run)
+    call(warehouse, ledger.publish, begun, NOTHING, Fingerprint(), [], NOW)
+    return begun
 
 
 def runs(warehouse: Warehouse) -> dict[str, Run]:
@@ -127,6 +138,7 @@ def rejects(
             "stage": ["predict"] * n,
             "reason": [reason] * n,
             "detail": pl.Series(details, dtype=pl.String),
+            "row_values": ['{"x": 1}'] * n,
         }
     )
     with warehouse.begin() as tx:
@@ -190,23 +202,20 @@ class TestBegin:
     """`begin`."""
 
     def test_new(self, warehouse: Warehouse) -> None:
-        """A new run is entered as it was planned, with the first fence."""
+        """A new run is entered as it was planned, and is running."""
         planned = run_of(sql_accepted="only a comment")
 
         assert begin(warehouse, planned) == planned
         assert runs(warehouse) == {"a": planned}
-        assert (planned.fence, planned.status) == (1, "running")
+        assert planned.status == "running"
 
     def test_taken_up(self, warehouse: Warehouse) -> None:
-        """Whoever takes a run up counts the fence up, keeps its instant, and runs it for its own reason."""
+        """Whoever takes a run up keeps its instant, and runs it for its own reason."""
         begin(warehouse, run_of(sql_accepted="mine"))
         later = run_of(scored_at=NOW + timedelta(hours=1), sql_accepted=None)
 
-        taken = begin(warehouse, later), begin(warehouse, later)
-
-        assert [run.fence for run in taken] == [2, 3]
-        assert {run.scored_at for run in taken} == {NOW}
-        assert runs(warehouse) == {"a": replace(run_of(), fence=3)}
+        assert begin(warehouse, later) == begin(warehouse, later) == run_of(sql_accepted=None)
+        assert runs(warehouse) == {"a": run_of(sql_accepted=None)}
 
     def test_after_failure(self, warehouse: Warehouse) -> None:
         """A failed run runs again, without its error."""
@@ -215,7 +224,7 @@ class TestBegin:
 
         taken = begin(warehouse, run_of())
 
-        assert (taken.status, taken.error, taken.fence) == ("running", None, 2)
+        assert (taken.status, taken.error) == ("running", None)
         assert runs(warehouse) == {"a": taken}
 
     def test_published(self, warehouse: Warehouse) -> None:
@@ -227,16 +236,25 @@ class TestBegin:
         assert runs(warehouse) == {"a": before}
         assert before.status == "published"
 
-    @many_writers
-    def test_at_once(self, database: Database, warehouse: Warehouse) -> None:
-        """Of two that begin the same new run together one enters it, and the other takes it up after the first."""
-        with open_warehouse(database) as other, ThreadPoolExecutor(1) as pool:
-            with warehouse.begin() as tx:
-                first = ledger.begin(tx.connection, run_of(), "0.1.0")
-                second = waiting(pool.submit(begin, other, run_of(scored_at=NOW + timedelta(seconds=1))))
+    def test_held(self, warehouse: Warehouse) -> None:
+        """A run that a gate holds runs again without the gate's words, and keeps its chunks."""
+        run = begin(warehouse, run_of())
+        complete(warehouse, run, 0)
+        call(warehouse, ledger.hold_back, run, Totals(1, 10, 10, 0), inputs(0), [], "least_rows: too few")
 
-            assert second.result().fence == first.fence + 1
-        assert runs(warehouse)["a"].scored_at == NOW
+        taken = begin(warehouse, run_of())
+
+        assert (taken.status, taken.error) == ("running", None)
+        assert runs(warehouse) == {"a": taken}
+        assert call(warehouse, ledger.progress, "a", 0).chunks == 1
+
+    def test_superseded(self, warehouse: Warehouse) -> None:
+        """A run that another has overtaken is left as it is and handed back: its work is not wanted any more."""
+        begin(warehouse, run_of())
+        publish(warehouse, run_of("b"))
+
+        assert begin(warehouse, run_of()).status == "superseded"
+        assert statuses(warehouse) == {"a": "superseded", "b": "published"}
 
 
 def waiting(future: Future[T]) -> Future[T]:
@@ -246,67 +264,11 @@ def waiting(future: Future[T]) -> Future[T]:
     return future
 
 
-class TestHold:
-    """`hold`."""
-
-    def test_holder(self, warehouse: Warehouse) -> None:
-        """Whoever began the run last holds it, as often as it asks."""
-        begin(warehouse, run_of())
-        held = begin(warehouse, run_of())
-
-        for _ in range(2):
-            call(warehouse, ledger.hold, held)
-
-    def test_earlier_holder(self, warehouse: Warehouse) -> None:
-        """A process whose run was taken up since commits nothing more, not even when the other has failed."""
-        first = begin(warehouse, run_of())
-        complete(warehouse, first, 0)
-        begin(warehouse, run_of())
-
-        def commit() -> None:
-            with warehouse.begin() as tx:
-                tx.connection.execute(sa.update(ledger.CHUNKS).values(rows_read=-1))
-                ledger.hold(tx.connection, first)
-
-        with pytest.raises(IntervalLeased, match=r"run a of .*another process has taken it up"):
-            commit()
-        call(warehouse, ledger.fail, "a", "why")
-        with pytest.raises(IntervalLeased):
-            commit()
-        assert call(warehouse, ledger.totals_of, "a") == Totals(1, 10, 10, 0)
-
-    @pytest.mark.parametrize("end", ["published", "failed", "gone"])
-    def test_ended(self, warehouse: Warehouse, end: str) -> None:
-        """A run that has ended, or is not in the ledger, is nobody's to write, and nobody's to publish."""
-        run = publish(warehouse, run_of()) if end == "published" else run_of()
-        if end == "failed":
-            run = begin(warehouse, run)
-            call(warehouse, ledger.fail, "a", "why")
-
-        for hold in (ledger.hold, ledger.hold_interval):
-            with pytest.raises(IntervalLeased):
-                call(warehouse, hold, run)
-
-    @many_writers
-    def test_begin_waits(self, database: Database, warehouse: Warehouse) -> None:
-        """A run is not taken up in the middle of a commit: the chunk counts, and then its process is shut out."""
-        first = begin(warehouse, run_of())
-        with open_warehouse(database) as other, ThreadPoolExecutor(1) as pool:
-            with warehouse.begin() as tx:
-                ledger.hold(tx.connection, first)
-                taking_up = waiting(pool.submit(begin, other, run_of()))
-            second = taking_up.result()
-
-            call(other, ledger.hold, second)
-            with pytest.raises(IntervalLeased):
-                call(warehouse, ledger.hold, first)
-
-
 class TestChunks:
     """What a run has done."""
 
     def test_progress(self, warehouse: Warehouse) -> None:
-        """A shard goes on behind its own last chunk; before the first there is no key."""
+        """A shard goes on behind its own last chunk, with the fingerprint of all rows up to there."""
         run = begin(warehouse, run_of())
         none = call(warehouse, ledger.progress, "a", 0)
         for chunk in range(11):
@@ -314,10 +276,12 @@ class TestChunks:
         complete(warehouse, run, 0, shard=1)
         complete(warehouse, begin(warehouse, run_of("b")), 30)
 
-        assert none == Progress(0, None)
-        assert call(warehouse, ledger.progress, "a", 0) == Progress(11, (10, "high"))
-        assert call(warehouse, ledger.progress, "a", 1) == Progress(1, (0, "high"))
-        assert call(warehouse, ledger.progress, "a", 2) == Progress(0, None)
+        assert none == Progress(0, Fingerprint(0, 0))
+        read = sum((inputs(chunk) for chunk in range(11)), Fingerprint())
+        assert call(warehouse, ledger.progress, "a", 0) == Progress(11, read)
+        assert read == Fingerprint(110, 2**63 + sum(range(11)))
+        assert call(warehouse, ledger.progress, "a", 1) == Progress(1, inputs(0))
+        assert call(warehouse, ledger.progress, "a", 2) == Progress(0)
 
     def test_failures(self, warehouse: Warehouse) -> None:
         """Rows on which the features or the pipeline failed are counted over the run; other rejects are not."""
@@ -325,6 +289,7 @@ class TestChunks:
         frame = pl.DataFrame({"stage": stages}).select(
             pl.lit("a").alias("run_id"), pl.lit(0).alias("shard"), pl.lit(0).alias("chunk"),
             pl.lit("[1]").alias("row_key"), "stage", pl.lit("why").alias("reason"), pl.lit(None, pl.String).alias("detail"),
+            pl.lit("{}").alias("row_values"),
         )  # fmt: skip
         with warehouse.begin() as tx:
             tx.load(ledger.REJECTS, frame)
@@ -350,7 +315,7 @@ class TestChunks:
 
         def again() -> None:
             with warehouse.begin() as tx:
-                tx.connection.execute(sa.update(ledger.RUNS).values(fence=99))
+                tx.connection.execute(sa.update(ledger.RUNS).values(revision=99))
                 ledger.complete(
                     tx.connection,
                     "a",
@@ -358,6 +323,7 @@ class TestChunks:
                     chunk=0,
                     keys=((5,), (6,)),
                     totals=Totals(1, 1, 1, 0),
+                    inputs=Fingerprint(1, 7),
                     profile={},
                     committed_at=NOW,
                 )
@@ -365,8 +331,8 @@ class TestChunks:
         with pytest.raises(WarehouseError):
             again()
         assert call(warehouse, ledger.totals_of, "a") == Totals(1, 10, 10, 0)
-        assert call(warehouse, ledger.progress, "a", 0) == Progress(1, (0, "high"))
-        assert runs(warehouse)["a"].fence == 1
+        assert call(warehouse, ledger.progress, "a", 0) == Progress(1, inputs(0))
+        assert runs(warehouse)["a"].revision == 0
 
     def test_profiles(self, warehouse: Warehouse) -> None:
         """The chunks' profiles come in the order of shard and chunk, however they were committed."""
@@ -395,11 +361,12 @@ class TestChunks:
                 chunk=0,
                 keys=((7,), (8,)),
                 totals=Totals(1, 3, 3, 0),
+                inputs=Fingerprint(3, 8),
                 profile={},
                 committed_at=NOW,
             )
 
-        assert call(warehouse, ledger.progress, "a", 0) == Progress(1, (8,))
+        assert call(warehouse, ledger.progress, "a", 0) == Progress(1, Fingerprint(3, 8))
         assert call(warehouse, ledger.totals_of, "b") == Totals(1, 10, 9, 1)
         assert [call(warehouse, ledger.rejects_kept, run_id) for run_id in "ab"] == [0, 1]
 
@@ -417,48 +384,30 @@ KEYS = st.lists(
 
 
 class TestKeys:
-    """`encode_key` and `decode_key`."""
+    """`encode_key`."""
 
-    @given(KEYS)
-    def test_round_trip(self, key: list[Any]) -> None:
-        """A key of any types comes back equal and of the same types; an instant stays an instant."""
-        found = decode_key(encode_key(key))
+    @given(KEYS, KEYS)
+    def test_told_apart(self, one: list[Any], other: list[Any]) -> None:
+        """Keys have the same text exactly when they have the same values of the same types."""
 
-        assert [(type(part), part) for part in found] == [(type(part), part) for part in key]
-        assert [getattr(part, "tzinfo", None) for part in found] == [getattr(part, "tzinfo", None) for part in key]
+        def of(key: list[Any]) -> list[tuple[type, Any, Any]]:
+            return [(type(part), part, getattr(part, "tzinfo", None)) for part in key]
+
+        assert (encode_key(one) == encode_key(other)) == (of(one) == of(other))
+        assert encode_key(one) == encode_key(tuple(one))
 
     @given(KEYS)
     def test_plain_text(self, key: list[Any]) -> None:
-        """A key is written as one line of ASCII without NUL, which every database can hold."""
+        """A key is written as one line of ASCII without NUL, which every database can hold, and is a JSON list."""
         text = encode_key(key)
 
         assert text.isascii()
         assert not {"\0", "\n", "\r"} & set(text)
-
-    @pytest.mark.parametrize(
-        "key",
-        [(1, "a"), (True,), ("\0é\n",), (date(1969, 12, 31),), (datetime(2024, 1, 2, 3, 4, 5, 6),), (NOW, -(2**63))],
-    )
-    def test_resume(self, warehouse: Warehouse, key: tuple[Any, ...]) -> None:
-        """A shard goes on behind the very key that was committed."""
-        begin(warehouse, run_of())
-        call(
-            warehouse,
-            ledger.complete,
-            "a",
-            shard=0,
-            chunk=0,
-            keys=(key, key),
-            totals=Totals(1, 1, 1, 0),
-            profile={},
-            committed_at=NOW,
-        )
-
-        assert call(warehouse, ledger.progress, "a", 0).key_high == key
+        assert len(json.loads(text)) == len(key)
 
 
 class TestPublish:
-    """`publish` and `hold_interval`."""
+    """`publish` and `published`."""
 
     def test_supersedes(self, warehouse: Warehouse) -> None:
         """Every other run of the same job, interval and table is superseded; those never published are told."""
@@ -466,21 +415,26 @@ class TestPublish:
         publish(warehouse, run_of("beside", NEXT_DAY))
         publish(warehouse, run_of("elsewhere", job="trains"))
         publish(warehouse, run_of("aside", output_table="other"))
-        for name in ("failed", "running"):
-            complete(warehouse, begin(warehouse, run_of(name)), 0)
+        for name in ("failed", "held", "running"):
+            complete(warehouse, begin(warehouse, run_of(name)), 0, rejects=1)
+            rejects(warehouse, name, 0, "why")
         call(warehouse, ledger.fail, "failed", "why")
+        call(warehouse, ledger.hold_back, runs(warehouse)["held"], Totals(1, 10, 9, 1), inputs(0), [], "why")
         new = begin(warehouse, run_of("new"))
 
-        overtaken = call(warehouse, ledger.publish, new, Totals(0, 0, 0, 0), [], NOW)
+        overtaken = call(warehouse, ledger.publish, new, NOTHING, Fingerprint(), [], NOW)
 
-        assert {run.run_id for run in overtaken} == {"failed", "running"}
-        assert [call(warehouse, ledger.progress, name, 0).chunks for name in ("failed", "running")] == [0, 0]
+        names = ["failed", "held", "running"]
+        assert sorted(run.run_id for run in overtaken) == names
+        assert [call(warehouse, ledger.progress, name, 0).chunks for name in names] == [0, 0, 0]
+        assert [call(warehouse, ledger.rejects_kept, name) for name in names] == [0, 0, 0]
         assert statuses(warehouse) == {
             "old": "superseded",
             "beside": "published",
             "elsewhere": "published",
             "aside": "published",
             "failed": "superseded",
+            "held": "superseded",
             "running": "superseded",
             "new": "published",
         }
@@ -493,12 +447,12 @@ class TestPublish:
         assert statuses(warehouse) == {"a": "superseded", "b": "superseded", "c": "superseded", "d": "published"}
 
     def test_record(self, warehouse: Warehouse) -> None:
-        """A published run has its totals, its time and no error, and its chunks stay without their profiles."""
+        """A published run has its totals, its input, its time and no error, and its chunks stay without profiles."""
         run = begin(warehouse, run_of())
         complete(warehouse, run, 0, rows=10, rejects=1)
         complete(warehouse, begin(warehouse, run_of("b", NEXT_DAY)), 0)
 
-        call(warehouse, ledger.publish, run, Totals(1, 10, 9, 1), [], NOW)
+        call(warehouse, ledger.publish, run, Totals(1, 10, 9, 1), Fingerprint(10, 0xAB), [], NOW)
 
         done = {
             "status": "published",
@@ -507,6 +461,7 @@ class TestPublish:
             "predictions": 9,
             "rejects": 1,
             "chunks": 1,
+            "input_hash": "00000000000000ab",
         }
         assert runs(warehouse)["a"] == replace(run, **done)
         assert call(warehouse, ledger.totals_of, "a") == Totals(1, 10, 9, 1)
@@ -540,22 +495,49 @@ class TestPublish:
         }
         run = begin(warehouse, run_of())
 
-        call(warehouse, ledger.publish, run, Totals(0, 0, 0, 0), [full, empty], NOW)
+        call(warehouse, ledger.publish, run, NOTHING, Fingerprint(), [full, empty], NOW)
 
         found = sorted(call(warehouse, ledger.profiles_of, "a"), key=lambda row: row["role"])
         assert found == [{"run_id": "a", **full}, {"run_id": "a", **empty}]
         assert call(warehouse, ledger.profiles_of, "b") == []
 
+    def test_published(self, warehouse: Warehouse) -> None:
+        """The published run of an interval is the one of the same job and table, under any name of that table."""
+        publish(warehouse, run_of("old", output_table="main.predictions"))
+        for other in (run_of("b", NEXT_DAY), run_of("c", job="trains"), run_of("d", output_table="other")):
+            publish(warehouse, other)
+            begin(warehouse, replace(other, run_id=f"{other.run_id} again"))
+
+        found = {
+            name: call(warehouse, ledger.published, run)
+            for name, run in {
+                "same": run_of("new"),
+                "none": run_of("new", Interval(NEXT_DAY.end, NEXT_DAY.end + timedelta(days=1))),
+                "other schema": run_of("new", output_table="elsewhere.predictions"),
+                "next": run_of("new", NEXT_DAY),
+            }.items()
+        }
+
+        assert {name: run and run.run_id for name, run in found.items()} == {
+            "same": "old",
+            "none": None,
+            "other schema": None,
+            "next": "b",
+        }
+
     @many_writers
     def test_one_waits(self, database: Database, warehouse: Warehouse) -> None:
-        """A second publisher of an interval waits for the first, finds itself overtaken, and writes nothing."""
+        """Whoever takes the interval's lease waits for a publish in hand; its publisher cannot publish again."""
         with open_warehouse(database) as other, ThreadPoolExecutor(1) as pool:
             warehouse.prepare(OUTPUT)
             first, second = staged(warehouse, "a", 100), staged(warehouse, "b", 70)
+            mine = lease(warehouse)
             with warehouse.begin() as tx:
-                publish_staged(tx, first)
-                publishing = waiting(pool.submit(publish_in_turn, other, second))
-            publishing.result()
+                publish_staged(tx, first, mine)
+                taking = waiting(pool.submit(lease, other))
+            taking.result()
+            with pytest.raises(IntervalLeased), warehouse.begin() as tx:
+                publish_staged(tx, second, mine)
 
         assert statuses(warehouse) == {"a": "published", "b": "superseded"}
         assert output_rows(warehouse) == {"a": 100}
@@ -573,8 +555,8 @@ class TestPublish:
                 start = threading.Barrier(2)
                 jobs = zip((one, two), rivals, strict=True)
                 racing = [pool.submit(publish_in_turn, process, run, start) for process, run in jobs]
-                for each in racing:
-                    each.result()
+                done = [each.result() for each in racing]
+                assert any(done)
 
                 found = statuses(warehouse)
                 (winner,) = [run_id for run_id, status in found.items() if status == "published"]
@@ -593,9 +575,14 @@ def staged(warehouse: Warehouse, run_id: str, rows: int) -> Run:
     return run
 
 
-def publish_staged(tx: Any, run: Run) -> None:
+def lease(warehouse: Warehouse) -> Lease:
+    """The interval's lease, taken anew by this test: whoever had it of this test's own owner has lost it."""
+    return call(warehouse, ledger.acquire, "flights", DAY, OWNER, seconds=60)
+
+
+def publish_staged(tx: Any, run: Run, held: Lease) -> None:
     """What publishing does in its transaction."""
-    ledger.hold_interval(tx.connection, run)
+    ledger.check(tx.connection, held)
     stamp = {
         "model_name": run.model_name,
         "model_version": run.model_version,
@@ -604,16 +591,18 @@ def publish_staged(tx: Any, run: Run) -> None:
         "run_id": run.run_id,
     }
     tx.replace(OUTPUT, run.stage, stamp)
-    ledger.publish(tx.connection, run, Totals(0, 0, 0, 0), [], NOW)
+    ledger.publish(tx.connection, run, NOTHING, Fingerprint(), [], NOW)
 
 
-def publish_in_turn(warehouse: Warehouse, run: Run, start: threading.Barrier | None = None) -> None:
-    """Publish a staged run, starting with others."""
-    if start:
-        start.wait()
-    # Whoever comes second has been overtaken.
-    with contextlib.suppress(IntervalLeased), warehouse.begin() as tx:
-        publish_staged(tx, run)
+def publish_in_turn(warehouse: Warehouse, run: Run, start: threading.Barrier) -> bool:
+    """Take the lease and publish a staged run, starting with others; whether nobody took the lease in between."""
+    start.wait()
+    with contextlib.suppress(IntervalLeased):
+        held = lease(warehouse)
+        with warehouse.begin() as tx:
+            publish_staged(tx, run, held)
+        return True
+    return False
 
 
 def output_rows(warehouse: Warehouse) -> dict[str, int]:
@@ -658,8 +647,50 @@ class TestFail:
         assert runs(warehouse)["a"].error == "key 'x\\0y' is doubled"
 
 
+class TestHoldBack:
+    """`hold_back`."""
+
+    def test_record(self, warehouse: Warehouse) -> None:
+        """A held run has its totals, its input and the gates' words, and keeps its chunks with their profiles."""
+        run = begin(warehouse, run_of())
+        complete(warehouse, run, 0, rejects=1)
+        profile = dict.fromkeys(c.name for c in ledger.PROFILES.c if c.name != "run_id") | {
+            "role": "input", "column_name": "x", "kind": "text", "row_count": 10, "null_count": 0, "profile": "{}",
+        }  # fmt: skip
+
+        for _ in range(2):
+            call(warehouse, ledger.hold_back, run, Totals(1, 10, 9, 1), Fingerprint(10, 0xAB), [profile], "one\ntwo")
+
+        assert runs(warehouse)["a"] == replace(
+            run,
+            status="held",
+            error="one\ntwo",
+            rows_read=10,
+            predictions=9,
+            rejects=1,
+            chunks=1,
+            input_hash="00000000000000ab",
+        )
+        assert call(warehouse, ledger.chunk_profiles, "a") == [{"of": [0, 0]}]
+        assert call(warehouse, ledger.profiles_of, "a") == [{"run_id": "a"} | profile]
+
+    def test_published_past_it(self, warehouse: Warehouse) -> None:
+        """A held run that is published keeps who did it and why, and no error; its profile is there once."""
+        run = begin(warehouse, run_of())
+        complete(warehouse, run, 0)
+        call(warehouse, ledger.hold_back, run, Totals(1, 10, 10, 0), inputs(0), [], "why")
+        overridden = replace(runs(warehouse)["a"], override_reason="it is right", override_by="ann@desk")
+
+        call(warehouse, ledger.publish, overridden, Totals(1, 10, 10, 0), inputs(0), [], NOW)
+
+        found = runs(warehouse)["a"]
+        assert (found.status, found.error, found.override_reason, found.override_by) == (
+            "published", None, "it is right", "ann@desk",
+        )  # fmt: skip
+
+
 class TestHistory:
-    """`history`, `find` and `users_of_table`."""
+    """`history`, `find`, `select_runs`, `rows_of_last` and `users_of_table`."""
 
     def test_order(self, warehouse: Warehouse) -> None:
         """Runs come by interval and then by age; a limit keeps the latest, in the same order."""
@@ -681,8 +712,8 @@ class TestHistory:
     def test_instants(self, warehouse: Warehouse) -> None:
         """Every instant comes back in UTC, to the microsecond, whatever zone it was given in."""
         at = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
-        held = begin(warehouse, run_of(scored_at=at))
-        call(warehouse, ledger.publish, held, Totals(0, 0, 0, 0), [], at)
+        begun = begin(warehouse, run_of(scored_at=at))
+        call(warehouse, ledger.publish, begun, NOTHING, Fingerprint(), [], at)
 
         run = runs(warehouse)["a"]
 
@@ -701,6 +732,41 @@ class TestHistory:
 
         assert [found("ab"), found("abc"), found("z")] == [{"abc1", "abd2"}, {"abc1"}, set()]
         assert found("%") == found("a_c") == set()
+
+    def test_select_runs(self, warehouse: Warehouse) -> None:
+        """Runs are selected by every condition given, and by none all of them are."""
+        for run in (run_of("a"), run_of("b", NEXT_DAY), run_of("c", job="trains")):
+            begin(warehouse, run)
+        c = ledger.RUNS.c
+
+        def ids(*conditions: sa.ColumnElement[bool]) -> set[str]:
+            return {run.run_id for run in call(warehouse, select_runs, *conditions)}
+
+        assert ids() == {"a", "b", "c"}
+        assert ids(c.job == "flights", c.interval_start == DAY.start) == {"a"}
+        assert ids(c.scored_at < NOW) == set()
+
+    def test_rows_of_last(self, warehouse: Warehouse) -> None:
+        """The row counts are those of the last published intervals before the run's own, of its job and table."""
+        days = [Interval(DAY.start + timedelta(days=i), DAY.end + timedelta(days=i)) for i in range(6)]
+        for rows, interval in enumerate(days):
+            for run in (
+                run_of(f"old {rows}", interval),
+                run_of(f"new {rows}", interval),
+                run_of(f"trains {rows}", interval, job="trains"),
+                run_of(f"other {rows}", interval, output_table="other"),
+            ):
+                read = Totals(1, rows if run.run_id.startswith("new") else 99, 0, 0)
+                call(warehouse, ledger.publish, begin(warehouse, run), read, Fingerprint(), [], NOW)
+        begin(warehouse, run_of("attempt", days[3]))
+
+        def last(interval: Interval, count: int) -> list[int]:
+            return call(warehouse, ledger.rows_of_last, run_of("now", interval, output_table="main.predictions"), count)
+
+        assert last(days[5], 3) == [4, 3, 2]
+        assert last(days[5], 9) == [4, 3, 2, 1, 0]
+        assert last(days[1], 3) == [0]
+        assert last(days[0], 3) == []
 
     def test_users_of_table(self, warehouse: Warehouse) -> None:
         """The users of a table are the jobs that have published into it, superseded or not, and no others."""
@@ -725,10 +791,16 @@ class TestRejects:
 
         found = call(warehouse, ledger.rejects_of, "a")
 
-        assert found[-1] == {"row_key": "[10, 0]", "stage": "predict", "reason": "predict_failed", "detail": "last"}
-        assert {(decode_key(row["row_key"]), row["detail"]) for row in found[:2]} == {
-            ((2, 0), 'first, "quoted"\nline'),
-            ((2, 1), None),
+        assert found[-1] == {
+            "row_key": "[10, 0]",
+            "stage": "predict",
+            "reason": "predict_failed",
+            "detail": "last",
+            "row_values": '{"x": 1}',
+        }
+        assert {(row["row_key"], row["detail"]) for row in found[:2]} == {
+            ("[2, 0]", 'first, "quoted"\nline'),
+            ("[2, 1]", None),
         }
         assert len(found) == 3
         assert call(warehouse, ledger.rejects_of, "a", 2) == found[:2]

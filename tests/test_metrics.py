@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from batchscore.job import METRICS, Task
 from batchscore.model.metrics import evaluate
+from batchscore.problem import METRICS, Task
 
 CLASSES: dict[str, tuple[tuple[Any, Any, Any], pl.DataType]] = {
     "integer": ((-1, 3, 20), pl.Int64()),

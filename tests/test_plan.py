@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -58,11 +59,10 @@ def run_of(
         model_name="flights",
         model_version=DIGESTS.index(digest) + 1,
         bundle_digest=digest,
-        revision=0,
         output_table="predictions",
         scored_at=interval.end + timedelta(hours=age),
         status=status,
-        **values,
+        **({"revision": 0} | values),
     )
 
 
@@ -99,7 +99,8 @@ def situations(draw: st.DrawFn) -> dict[str, Any]:
     history: list[Run] = []
     interval = job.calendar.containing(START - timedelta(hours=length))
     for _ in range(draw(st.integers(0, 8))):
-        attempts = draw(st.lists(st.sampled_from(["running", "failed", "superseded", "published"]), max_size=4))
+        statuses = ["running", "failed", "held", "superseded", "published"]
+        attempts = draw(st.lists(st.sampled_from(statuses), max_size=4))
         for age, status in enumerate(attempts):
             if status != "published" or attempts.index("published") == age:
                 history.append(run_of(interval, status, draw(st.sampled_from(DIGESTS)), age))
@@ -130,10 +131,11 @@ def expected_state(runs: Sequence[Run], digest: str | None) -> State:
     by_status = {run.status: run for run in runs}
     if "published" in by_status:
         return "stale-model" if digest not in (None, by_status["published"].bundle_digest) else "published"
-    attempts = [run for run in runs if run.status in ("running", "failed")]
+    attempts = [run for run in runs if run.status in ("running", "failed", "held")]
     if not attempts:
         return "missing"
-    return "failed" if max(attempts, key=lambda run: run.scored_at).status == "failed" else "unfinished"
+    states: dict[str, State] = {"running": "unfinished", "failed": "failed", "held": "held"}
+    return states[max(attempts, key=lambda run: run.scored_at).status]
 
 
 class TestModel:
@@ -241,7 +243,7 @@ class TestWindow:
         for number in (-9, 0, 99):
             with pytest.raises(UsageError, match=r"is published, and \[interval\] now cuts time otherwise"):
                 planned([run_of(day(number))], job)
-            for status in ("running", "failed", "superseded"):
+            for status in ("running", "failed", "held", "superseded"):
                 assert planned([run_of(day(number), status)], job) == planned(job=job)
 
 
@@ -256,6 +258,10 @@ class TestStates:
             ([("failed", "in use")], "failed"),
             ([("failed", "in use"), ("running", "in use")], "unfinished"),
             ([("running", "older"), ("failed", "in use")], "failed"),
+            ([("held", "in use")], "held"),
+            ([("failed", "in use"), ("held", "in use")], "held"),
+            ([("held", "in use"), ("running", "older")], "unfinished"),
+            ([("published", "in use"), ("held", "in use")], "published"),
             ([("published", "in use")], "published"),
             ([("published", "older")], "stale-model"),
             ([("superseded", "in use"), ("published", "older")], "stale-model"),
@@ -275,23 +281,26 @@ class TestStates:
         assert states([run_of(digest="older")], now=day(0).end, digest=None) == ["published"]
 
     def test_only(self) -> None:
-        """`missing` takes all that has no predictions, `failed` and `stale-model` what they say, `all` everything."""
+        """`missing` takes all that has no predictions, `failed` what stopped, `all` everything; the others themselves."""
         kept: dict[State, Run | None] = {
             "missing": None,
             "unfinished": run_of(status="running"),
             "failed": run_of(status="failed"),
+            "held": run_of(status="held"),
             "published": run_of(),
             "stale-model": run_of(digest="older"),
+            "changed-input": run_of(),
         }
         selected: dict[Only, set[State]] = {
             only: {state for state, run in kept.items() if Planned(day(0), state, run).selected_by(only)}
-            for only in ("missing", "failed", "stale-model", "all")
+            for only in ("missing", "failed", "stale-model", "changed-input", "all")
         }
 
         assert selected == {
-            "missing": {"missing", "unfinished", "failed"},
-            "failed": {"failed"},
+            "missing": {"missing", "unfinished", "failed", "held"},
+            "failed": {"failed", "held"},
             "stale-model": {"stale-model"},
+            "changed-input": {"changed-input"},
             "all": set(kept),
         }
 
@@ -312,6 +321,15 @@ class TestStates:
             "published by version 2, which is not the one in use",
         ]
 
+    def test_why_held_or_changed(self) -> None:
+        """A hold is told by the first of its gates; changed input by the version that scored what it was."""
+        held = planned([run_of(status="held", error="varying: score is 1\nrejects: 2 of 3")], now=day(0).end)[0]
+
+        assert held.why == "held: varying: score is 1"
+        assert Planned(day(0), "changed-input", run_of(digest="older")).why == (
+            "published by version 2, and its rows have changed since"
+        )
+
     def test_why_without_words(self) -> None:
         """A failure without an error is told without one."""
         assert [planned([run_of(status="failed", error=error)], now=day(0).end)[0].why for error in (None, "")] == [
@@ -323,44 +341,38 @@ class TestRevision:
     """`revision_of`."""
 
     def test_counts(self) -> None:
-        """It counts the runs of this interval and bundle that were published, superseded or not, and no attempt."""
+        """It is one more than the last published run of the interval has, by whichever bundle, and counts no attempt."""
         history = [
-            run_of(day(0), "superseded", age=0),
-            run_of(day(0), "superseded", "older", age=1),
-            run_of(day(0), "published", age=2),
-            run_of(day(0), "failed", age=3),
-            run_of(day(0), "running", age=4),
-            run_of(day(1), "published", age=5),
+            run_of(day(0), "superseded", age=0, revision=0),
+            run_of(day(0), "superseded", "older", age=1, revision=1),
+            run_of(day(0), "published", age=2, revision=2),
+            run_of(day(0), "failed", age=3, revision=3),
+            run_of(day(0), "held", age=4, revision=3),
+            run_of(day(0), "running", age=5, revision=3),
+            run_of(day(1), "published", age=6, revision=0),
+            run_of(day(2), "failed", age=7, revision=0),
         ]
 
-        found = {
-            (number, digest): revision_of(day(number), digest, history) for number in (0, 1, 2) for digest in DIGESTS
-        }
+        assert [revision_of(day(number), history) for number in range(4)] == [3, 1, 0, 0]
 
-        assert found == {
-            (0, "in use"): 2,
-            (0, "older"): 1,
-            (1, "in use"): 1,
-            (1, "older"): 0,
-            (2, "in use"): 0,
-            (2, "older"): 0,
-        }
-
-    @given(st.lists(st.sampled_from(["attempt", "publish in use", "publish older"]), max_size=12))
+    @given(st.lists(st.sampled_from(["attempt", "publish in use", "publish older", "prune"]), max_size=12))
     def test_new_work_is_new(self, steps: list[str]) -> None:
-        """Attempts of one piece of work share a revision; once published, the same bundle's next run has another."""
+        """Attempts of one piece of work share a revision; once it is published, no run ever has that revision again.
+
+        Nor when superseded runs were pruned in between.
+        """
         history: list[Run] = []
-        published: set[tuple[str, int]] = set()
+        published: set[int] = set()
         for age, step in enumerate(steps):
-            digest = step.removeprefix("publish ") if step != "attempt" else "in use"
-            revision = revision_of(day(0), digest, history)
-            assert (digest, revision) not in published
-            if step == "attempt":
-                history.append(run_of(day(0), "failed", digest, age))
-                assert revision_of(day(0), digest, history) == revision
+            revision = revision_of(day(0), history)
+            assert revision not in published
+            if step == "prune":
+                history = [run for run in history if run.status != "superseded"]
+                assert revision_of(day(0), history) == revision
+            elif step == "attempt":
+                history.append(run_of(day(0), "failed", "in use", age, revision=revision))
+                assert revision_of(day(0), history) == revision
             else:
-                history = [run for run in history if run.status != "published"] + [
-                    run_of(day(0), "superseded", run.bundle_digest, age) for run in history if run.status == "published"
-                ]
-                history.append(run_of(day(0), "published", digest, age))
-                published.add((digest, revision))
+                history = [replace(run, status="superseded") for run in history]
+                history.append(run_of(day(0), "published", step.removeprefix("publish "), age, revision=revision))
+                published.add(revision)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -18,10 +18,11 @@ import sqlalchemy as sa
 import toy
 from toy import Project
 
-from batchscore import ledger
+from batchscore import faults, ledger
 from batchscore.cli.session import Session
 from batchscore.errors import IntervalLeased, UsageError, WarehouseError
-from batchscore.ledger import Run
+from batchscore.interval import Interval
+from batchscore.ledger import Lease, Run
 from batchscore.run import execute
 from batchscore.run.execute import Scoring, _commit, _plan_run, _read, _score, _take_up, score_interval
 from batchscore.run.publish import publish
@@ -180,22 +181,27 @@ class TestInterruption:
         assert again.named("run.published")[0]["rows_read"] == 100
 
     def test_a_process_that_lost_its_run_cannot_commit(self, project: Project) -> None:
-        """A process paused in mid-run, whose run another has taken up and published, stops and writes nothing."""
+        """A paused process keeps others out while its lease lasts; woken up after that, it stops and writes nothing."""
         if project.url.startswith("duckdb"):
             pytest.skip("DuckDB admits one process to a file: the second cannot open it")
         command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
         _slow_down(project)
-        first = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
+        slow = {"BATCHSCORE_REGISTRY_URL": "slow", "BATCHSCORE_LEASE_SECONDS": "3"}
+        first = project.start(*command, SLOW="1", **slow)
         _wait_for_chunks(first, 2)
         first.send_signal(signal.SIGSTOP)
         try:
-            second = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")
+            early = project.call(*command, **slow)
+            time.sleep(3)
+            second = project.call(*command, **slow)
         finally:
             first.send_signal(signal.SIGCONT)
         out, _ = first.communicate(timeout=60)
 
         if second.code == 20:
             pytest.fail(f"the paused process held a lock: {second.out}")
+        assert (early.code, early.named("chunk.committed")) == (21, [])
+        assert f"is leased by process {first.pid} on" in early.error
         assert second.code == 0, second.out
         assert first.returncode == 21, out
         assert [row[0] for row in project.table()] == list(range(3201, 3301))
@@ -205,20 +211,17 @@ class TestInterruption:
         with _scoring(project) as scoring:
             interval = scoring.job.calendar.at("2024-02-02")
             planned = _plan_run(scoring, interval, [])
-            with scoring.warehouse.begin() as tx:
-                first = ledger.begin(tx.connection, planned, "0")
-            with scoring.warehouse.begin() as tx:
-                second = ledger.begin(tx.connection, planned, "0")
-            _take_up(scoring, second)
+            first, second = _lease(scoring, interval), _lease(scoring, interval)
+            run, _ = _take_up(scoring, planned, second, [])
             rows = pl.DataFrame({"id": [1], "day": [interval.start.date()], "prediction": [True], "score": [0.5]})
             with scoring.warehouse.begin() as tx:
-                tx.stage(scoring.output, second.stage, scoring.casts, rows)
+                tx.stage(scoring.output, run.stage, scoring.casts, rows)
 
             with pytest.raises(IntervalLeased):
-                _take_up(scoring, first)
+                _take_up(scoring, planned, first, [])
 
             with scoring.warehouse.begin() as tx:
-                assert tx.staged(scoring.output, second.stage) == 1
+                assert tx.staged(scoring.output, run.stage) == 1
 
     def test_an_overtaken_run_leaves_nothing(self, project: Project) -> None:
         """A run that stopped, and whose interval another run has published, leaves no stage, chunk or reject."""
@@ -250,7 +253,7 @@ class TestInterruption:
         """What is not as the chunks committed it is never gone on with: the run starts from nothing and says so."""
         toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id = 3105")
         with _scoring(project) as scoring:
-            run = _two_chunks_in(scoring)
+            run, _ = _two_chunks_in(scoring)
         toy.execute(project.url, spoil.format(stage=run.stage))
 
         result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
@@ -266,13 +269,13 @@ class TestInterruption:
     def test_a_stage_spoilt_at_the_last_moment_is_not_published(self, project: Project) -> None:
         """Rows that another hand takes from the stage stop the publish with 12: nothing reaches the output table."""
         with _scoring(project) as scoring:
-            run = _two_chunks_in(scoring)
+            run, lease = _two_chunks_in(scoring)
             toy_rows = f"DELETE FROM {run.stage} WHERE id = 3101"
             with scoring.warehouse.begin() as tx:
                 tx.connection.execute(sa.text(toy_rows))
 
             with pytest.raises(WarehouseError, match=f"{run.stage} or batchscore_rejects does not hold"):
-                publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=1.0, begun=0.0)
+                publish(scoring.warehouse, scoring.output, run, lease, scoring.bundle, scoring.job, begun=0.0)
 
         assert project.table() == []
 
@@ -311,6 +314,159 @@ class TestInterruption:
         assert toy.query(project.url, drift) == whole
 
 
+class TestResume:
+    """A run that was broken off after some chunks of ten rows, taken up again."""
+
+    @pytest.mark.parametrize("chunk_rows", ["7", "10", "25", "1000"])
+    def test_another_chunk_size(self, project: Project, chunk_rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Chunks of any size go on behind the row that was reached; table and counts are those of a run in one piece."""
+        day = (*DAYS[:3], "2024-02-02")
+        project.call("backfill", "toy", *day)
+        whole = (project.table(), _counts(project), _input_of_first_day(project))
+        _break_off(project, monkeypatch, *day, "--only", "all")
+
+        result = project.call("backfill", "toy", *day, "--only", "all", "--chunk-rows", chunk_rows)
+
+        assert result.code == 0, result.out
+        assert [(event["chunks"], event["rows"]) for event in result.named("run.resumed")] == [(4, 40)]
+        # The chunks are cut where they would have been; of the one that was half done the rest is scored.
+        rows = [event["rows"] for event in result.named("chunk.committed")]
+        assert rows == {"7": [2, *[7] * 8, 2], "10": [10] * 6, "25": [10, 25, 25], "1000": [60]}[chunk_rows]
+        assert (project.table(), _counts(project), _input_of_first_day(project)) == whole
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE toy SET b = 0.5 WHERE id = 3105",
+            "UPDATE toy SET c = NULL WHERE id = 3140",
+            "DELETE FROM toy WHERE id = 3101",
+            "DELETE FROM toy WHERE id = 3140",
+            "DELETE FROM toy WHERE id > 3139",
+            "UPDATE toy SET id = 50 WHERE id = 3200",
+        ],
+        ids=["changed", "NULL", "first gone", "last gone", "fewer than read", "one more"],
+    )
+    def test_changed_before_the_watermark(self, project: Project, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows that were read and are no longer the same cost all that was done: the table is that of the new rows."""
+        day = (*DAYS[:3], "2024-02-02")
+        _break_off(project, monkeypatch, *day)
+        toy.execute(project.url, change)
+
+        result = project.call("backfill", "toy", *day, "--chunk-rows", "10")
+
+        assert result.code == 0, result.out
+        assert [(event["chunks"], event["rows"]) for event in result.named("run.restarted")] == [(4, 40)]
+        assert not result.named("run.resumed")
+        found = (project.table(), _counts(project), _input_of_first_day(project))
+        project.call("backfill", "toy", *day, "--only", "all")
+        assert found == (project.table(), _counts(project), _input_of_first_day(project))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE toy SET b = 0.5 WHERE id = 3141",
+            "DELETE FROM toy WHERE id = 3141",
+            "DELETE FROM toy WHERE id > 3140",
+            "UPDATE toy SET id = 9999 WHERE id = 3180",
+        ],
+        ids=["changed", "gone", "none left", "moved"],
+    )
+    def test_changed_behind_the_watermark(self, project: Project, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows that were not read yet may change: the run goes on, and the table is that of the new rows."""
+        day = (*DAYS[:3], "2024-02-02")
+        _break_off(project, monkeypatch, *day)
+        toy.execute(project.url, change)
+
+        result = project.call("backfill", "toy", *day, "--chunk-rows", "10")
+
+        assert result.code == 0, result.out
+        assert [(event["chunks"], event["rows"]) for event in result.named("run.resumed")] == [(4, 40)]
+        assert not result.named("run.restarted")
+        found = (project.table(), _counts(project), _input_of_first_day(project))
+        project.call("backfill", "toy", *day, "--only", "all")
+        assert found == (project.table(), _counts(project), _input_of_first_day(project))
+
+
+class TestWorkers:
+    """`--workers`."""
+
+    def test_same_table(self, project: Project) -> None:
+        """Four at a time give the table, the counts and the drift that one gives, every interval once."""
+        drift = """
+            SELECT r.interval_start, d.role, d.column_name, d.metric, d.value, d.verdict FROM batchscore_drift AS d
+            JOIN batchscore_runs AS r ON r.run_id = d.run_id WHERE r.status = 'published' ORDER BY 1, 2, 3, 4
+        """
+        assert project.call("backfill", "toy", *DAYS, "--chunk-rows", "20").code == 0
+        one = (project.table(), _counts(project), toy.query(project.url, drift))
+
+        four = project.call("backfill", "toy", *DAYS, "--only", "all", "--chunk-rows", "20", "--workers", "4")
+
+        assert four.code == 0, four.out
+        assert len(four.named("run.published")) == 5
+        assert len(four.named("chunk.committed")) == 25
+        assert {event["job"] for event in four.events if event["event"].startswith(("run.", "chunk."))} == {"toy"}
+        assert (project.table(), _counts(project), toy.query(project.url, drift)) == one
+        statuses = [status for (status,) in toy.query(project.url, "SELECT status FROM batchscore_runs ORDER BY 1")]
+        assert statuses == ["published"] * 5 + ["superseded"] * 5
+        assert not [name for name in toy.tables(project.url) if "stage" in name]
+
+    def test_many(self, project: Project) -> None:
+        """More workers than the warehouse has connections in its pool wait for one another, and all of them get done."""
+        window = ("--from", "2024-02-01", "--to", "2024-03-11")
+
+        result = project.call("backfill", "toy", *window, "--chunk-rows", "25", "--workers", "30")
+
+        assert result.code == 0, result.out
+        assert len(result.named("run.published")) == 39
+        assert [row[0] for row in project.table()] == list(range(3101, 3601))
+
+    def test_one_fails(self, project: Project) -> None:
+        """An interval that fails stops none of the others, and gives the exit code."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id BETWEEN 3301 AND 3350")
+
+        result = project.call("backfill", "toy", *DAYS, "--workers", "3")
+
+        assert result.code == 11
+        assert "50 of 100 rows" in result.error
+        days = sorted(event["interval_start"][8:10] for event in result.named("run.published"))
+        assert days == ["01", "02", "04", "05"]
+
+    def test_score(self, project: Project) -> None:
+        """`score` takes workers too, and no more intervals for it."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 3"))
+
+        result = project.call("score", "toy", "--workers", "2")
+
+        assert result.code == 0, result.out
+        days = sorted(event["interval_start"][8:10] for event in result.named("run.published"))
+        assert days == ["01", "02", "03"]
+
+    @pytest.mark.parametrize("project", ["duckdb", "postgres"], indirect=True)
+    def test_sigterm(self, project: Project) -> None:
+        """A signal ends all of them after the chunk in hand, with 143; their leases are free, and nothing is lost."""
+        command = ("backfill", "toy", *DAYS, "--chunk-rows", "10", "--workers", "2")
+        _slow_down(project)
+        process = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
+        committed = _wait_for_chunks(process, 3)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+
+        assert process.returncode == 143
+        assert time.monotonic() - begun < 8
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [event["exit_code"] for event in events if event["event"] == "command.failed"] == [143]
+        assert not [event for event in events if event["event"] in ("run.published", "run.failed")]
+        committed += sum(event["event"] == "chunk.committed" for event in events)
+        assert toy.query(project.url, "SELECT count(*) FROM batchscore_leases WHERE owner IS NOT NULL") == [(0,)]
+
+        again = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")
+        assert again.code == 0, again.out
+        assert len(again.named("run.resumed")) == 2
+        assert len(again.named("chunk.committed")) == 50 - committed
+        assert [row[0] for row in project.table()] == list(range(3101, 3601))
+
+
 class TestStopping:
     @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     @pytest.mark.parametrize("database", ["duckdb", "postgres"])
@@ -325,12 +481,15 @@ class TestStopping:
         endless = "pg_sleep(3600) IS NOT NULL" if postgres else "(SELECT sum(sin(range)) FROM range(100000000000)) > 0"
         project.edit("sql/toy/rows.sql", ("FROM toy WHERE", f"FROM toy WHERE {endless} AND"))
 
-        process = project.start("train", "toy")
-        assert process.stdout
-        assert "reading rows" in process.stdout.readline()
-        time.sleep(0.5)
-        process.send_signal(how)
-        out, _ = process.communicate(timeout=20)
+        with project.start("train", "toy") as process:
+            try:
+                assert process.stdout
+                assert "reading rows" in process.stdout.readline()
+                time.sleep(0.5)
+                process.send_signal(how)
+                out, _ = process.communicate(timeout=20)
+            finally:
+                process.kill()
 
         assert process.returncode == code
         assert [json.loads(line)["exit_code"] for line in out.splitlines()] == [code]
@@ -372,11 +531,12 @@ class TestRejects:
         mended = project.call("backfill", "toy", *day, "--only", "all", "--chunk-rows", "30")
         assert mended.code == 0, mended.out
         assert mended.named("run.published")[0]["rejects"] == 0
+        assert mended.named("run.restarted")
         assert not mended.named("run.resumed")
         assert project.table() == before
 
     def test_mended_rows_are_all_read_again(self, project: Project) -> None:
-        """A run that its rows have stopped starts from nothing: mending may have touched rows it had read."""
+        """A run whose rows have changed since it read them starts from nothing, and says so."""
         toy.execute(project.url, "UPDATE toy SET id = 3150 WHERE id = 3151")
         day = (*DAYS[:3], "2024-02-02", "--chunk-rows", "10")
 
@@ -387,8 +547,125 @@ class TestRejects:
         assert stopped.code == 11
         assert "3150" in stopped.error
         assert mended.code == 0, mended.out
+        assert [event["level"] for event in mended.named("run.restarted")] == ["warning"]
         assert not mended.named("run.resumed")
         assert mended.named("run.published")[0]["rows_read"] == 97
+
+    def test_values_are_kept(self, project: Project) -> None:
+        """`rejects` shows what a row held: text with quotes, dates and instants, and a number that is none by its name."""
+        toy.execute(
+            project.url,
+            "UPDATE toy SET a = NULL, c = 'it''s \"x\"\n\\ é' WHERE id = 3105",
+            *([] if project.url.startswith("sqlite") else ["UPDATE toy SET b = 'NaN' WHERE id = 3150"]),
+        )
+        ((b,),) = toy.query(project.url, "SELECT b FROM toy WHERE id = 3105")
+        assert project.call("backfill", "toy", *DAYS[:3], "2024-02-02").code == 0
+
+        listed = project.call("rejects", "toy", "--interval", "2024-02-01", "--format", "json")
+        shown = project.call("rejects", "toy", "--interval", "2024-02-01").out
+
+        found = json.loads(listed.out)
+        first = json.loads(found[0]["row_values"])
+        ts = datetime.fromisoformat(first.pop("ts"))
+        assert (ts - datetime(2024, 2, 1, tzinfo=UTC)) / timedelta(seconds=1) == pytest.approx(4 * 864)
+        assert first == {"day": "2024-02-01", "a": None, "b": b, "c": 'it\'s "x"\n\\ é'}
+        told = {name: found[0][name] for name in ("row_key", "stage", "reason", "detail")}
+        assert told == {"row_key": "[3105]", "stage": "input", "reason": "unexpected_null", "detail": "column a"}
+        if not project.url.startswith("sqlite"):
+            assert [reject["reason"] for reject in found] == ["unexpected_null", "unexpected_nan"]
+            assert json.loads(found[1]["row_values"])["b"] == "nan"
+        assert "unexpected_null" in shown
+        assert "[3105]" in shown
+
+    def test_private_columns_are_not_kept(self, project: Project) -> None:
+        """A private column is nowhere in the ledger; with all of them private a reject has its key and reason alone."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL, c = 'secret' WHERE id = 3105")
+        project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c", "b"]'))
+        day = (*DAYS[:3], "2024-02-02")
+
+        some = project.call("backfill", "toy", *day)
+        kept = toy.query(project.url, "SELECT row_values FROM batchscore_rejects")
+        project.edit("jobs/toy.toml", ('private = ["c", "b"]', 'private = ["ts", "day", "a", "b", "c"]'))
+        none = project.call("backfill", "toy", *day, "--only", "all")
+
+        assert (some.code, none.code) == (0, 0)
+        assert [set(json.loads(values)) for (values,) in kept] == [{"ts", "day", "a"}]
+        rejects = json.loads(project.call("rejects", "toy", "--interval", "2024-02-01", "--format", "json").out)
+        assert [(reject["row_key"], reject["row_values"]) for reject in rejects] == [("[3105]", "{}")]
+        whole = [toy.query(project.url, f"SELECT * FROM {name}") for name in ("batchscore_rejects", "batchscore_runs")]
+        assert "secret" not in repr(whole)
+
+    def test_a_private_column_that_is_not_there(self, project: Project) -> None:
+        """A private column that the bundle does not have, as one that is misspelt, is refused before a row is read."""
+        project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c", "tss"]'))
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
+
+        assert result.code == 2
+        assert "[source] private of job toy names 'tss', which is no column of toy version 1" in result.error
+        assert "Did you mean ts?" in result.error
+        assert not result.named("run.started")
+
+    def test_which_rejects_are_shown(self, project: Project) -> None:
+        """Those of the published run, or else of the latest; the first so many; and in words when there are none."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id IN (3101, 3102, 3103)")
+        day = (*DAYS[:3], "2024-02-02")
+
+        def shown(*options: str) -> list[str]:
+            listed = project.call("rejects", "toy", *options, "--format", "json")
+            assert listed.code == 0, listed.out
+            return [reject["row_key"] for reject in json.loads(listed.out)]
+
+        never = project.call("rejects", "toy", "--interval", "2024-02-01").out
+        project.call("backfill", "toy", *DAYS[:3], "2024-02-03")
+        assert shown("--interval", "2024-02-01") == ["[3101]", "[3102]", "[3103]"]
+        assert shown("--interval", "2024-02-01", "--limit", "2") == ["[3101]", "[3102]"]
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id BETWEEN 3104 AND 3190")
+        assert project.call("backfill", "toy", *day, "--only", "all").code == 11
+        assert len(shown("--interval", "2024-02-01")) == 3
+
+        assert "2024-02-01 was never scored" in never
+        assert "has no rejects" in project.call("rejects", "toy", "--interval", "2024-02-02").out
+        assert project.call("rejects", "toy", "--interval", "someday").code == 2
+
+    @pytest.mark.parametrize(
+        ("limits", "passed"),
+        [
+            ("rejects = 1.0\nreject_rows = 28", "limits.reject_rows = 28"),
+            ("rejects = 1.0\nreject_rows = 29", None),
+            ("rejects = 0.28\nreject_rows = 29", "limits.rejects = 0.28"),
+            ("rejects = 0.29", None),
+        ],
+    )
+    def test_limits(self, project: Project, limits: str, passed: str | None) -> None:
+        """A share and a number bound the rejects, each reached and not passed, whichever is less."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id BETWEEN 3101 AND 3129")
+        project.edit("jobs/toy.toml", ("rejects = 0.05", limits))
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02", "--chunk-rows", "10")
+
+        if passed:
+            assert result.code == 11
+            assert f"29 of 100 rows of [2024-02-01T00:00Z, 2024-02-02T00:00Z) were rejected, more than {passed}" in (
+                result.error
+            )
+        else:
+            assert result.code == 0, result.out
+            assert result.named("run.published")[0]["rejects"] == 29
+
+    def test_rows_mended_behind_what_was_read_cost_nothing(self, project: Project) -> None:
+        """A run that stopped at a bad row, with the rows before it as they were, goes on behind its last chunk."""
+        toy.execute(project.url, "UPDATE toy SET id = 3154 WHERE id = 3155")
+        day = (*DAYS[:3], "2024-02-02")
+
+        assert project.call("backfill", "toy", *day, "--chunk-rows", "10").code == 11
+        toy.execute(project.url, "DELETE FROM toy WHERE id = 3154")
+        mended = project.call("backfill", "toy", *day, "--chunk-rows", "7")
+
+        assert mended.code == 0, mended.out
+        resumed = mended.named("run.resumed")
+        assert [(event["chunks"], event["rows"]) for event in resumed] == [(5, 50)]
+        assert [row[0] for row in project.table()] == [id_ for id_ in range(3101, 3201) if id_ not in (3154, 3155)]
 
     @pytest.mark.parametrize("chunk_rows", ["1", "10", "100"])
     def test_failing_rows_are_counted_over_the_run(
@@ -476,6 +753,86 @@ class TestSchedule:
         with pytest.raises(Exception, match="batchscore_runs"):
             toy.query(project.url, "SELECT * FROM batchscore_runs")
 
+    def test_only_what_changed(self, project: Project) -> None:
+        """`--only changed-input` is for published intervals whose rows are not those that were scored, and no others."""
+        window = (*DAYS[:3], "2024-02-05", "--only", "changed-input")
+
+        def plan() -> list[tuple[str, str]]:
+            listed = json.loads(project.call("plan", "toy", *window, "--format", "json").out or "[]")
+            return [(row["interval"], row["state"]) for row in listed]
+
+        assert project.call("backfill", "toy", *DAYS[:3], "2024-02-04").code == 0
+        toy.execute(project.url, "UPDATE toy SET b = b, y = NOT y WHERE id < 3401")
+        assert plan() == []
+        assert project.call("backfill", "toy", *window).named("run.nothing_due")
+        toy.execute(
+            project.url, "UPDATE toy SET b = 0.25 WHERE id = 3150", "DELETE FROM toy WHERE id IN (3250, 3350, 3351)"
+        )
+        toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3450", "UPDATE toy SET a = 0 WHERE id = 3451")
+        before = project.table(("id", "run_id"))
+
+        listed, result = plan(), project.call("backfill", "toy", *window)
+
+        assert listed == [(f"2024-02-0{day}", "changed-input") for day in (1, 2, 3)]
+        assert result.code == 0, result.out
+        assert [event["rows_read"] for event in result.named("run.published")] == [100, 99, 98]
+        after = project.table(("id", "run_id"))
+        assert {run_id for _, run_id in before}.isdisjoint({run_id for _, run_id in after})
+        assert plan() == []
+
+    def test_looking_for_changes_writes_nothing(self, project: Project) -> None:
+        """`plan --only changed-input` reads every published interval and writes nothing."""
+        project.call("backfill", "toy", *DAYS[:3], "2024-02-03")
+        toy.execute(project.url, "UPDATE toy SET b = 0.25 WHERE id = 3150")
+        names = [name for name in toy.tables(project.url) if name.startswith(("batchscore_", "toy_"))]
+        before = {name: toy.query(project.url, f"SELECT * FROM {name}") for name in names}
+
+        assert project.call("plan", "toy", "--only", "changed-input").code == 0
+
+        assert [name for name in toy.tables(project.url) if name.startswith(("batchscore_", "toy_"))] == names
+        assert {name: toy.query(project.url, f"SELECT * FROM {name}") for name in names} == before
+
+    def test_looking_back(self, project: Project) -> None:
+        """`score` scores what is due, then those of the last `lookback` published intervals whose rows have changed."""
+        project.call("backfill", "toy", *DAYS)
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 1\nlookback = 2"))
+        toy.execute(project.url, "UPDATE toy SET b = 0.25 WHERE id IN (3350, 3550)")
+
+        first, second = project.call("score", "toy"), project.call("score", "toy")
+
+        assert (first.code, second.code) == (0, 0)
+        days = [[event["interval_start"][8:10] for event in each.named("run.published")] for each in (first, second)]
+        assert days == [["06", "05"], ["07"]]
+
+    def test_not_looking_back(self, project: Project) -> None:
+        """Without `lookback` a published interval is left alone, whatever became of its rows."""
+        project.call("backfill", "toy", *DAYS)
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 1"))
+        toy.execute(project.url, "UPDATE toy SET b = 0.25 WHERE id = 3550")
+
+        result = project.call("score", "toy")
+
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["06"]
+
+    def test_by_force(self, project: Project) -> None:
+        """`score --interval --force` scores a published interval again, under another id; nothing else takes force."""
+        one = ("score", "toy", "--interval", "2024-02-02")
+        assert project.call(*one, "--force").code == 0
+        before = project.table(("id", "run_id"))
+
+        idle, forced, without = (
+            project.call(*one),
+            project.call(*one, "--force"),
+            project.call("score", "toy", "--force"),
+        )
+
+        assert idle.named("run.nothing_due")
+        assert (forced.code, len(forced.named("chunk.committed"))) == (0, 1)
+        after = project.table(("id", "run_id"))
+        assert [id_ for id_, _ in after] == [id_ for id_, _ in before]
+        assert {run_id for _, run_id in before}.isdisjoint({run_id for _, run_id in after})
+        assert (without.code, without.error.startswith("--force scores one interval again: name it")) == (2, True)
+
     def test_a_new_champion_leaves_published_intervals_alone(self, project: Project, tmp_path: Path) -> None:
         """Published by the old version, an interval is stale and stays; `--only stale-model` scores it again."""
         (tmp_path / "var/registry").unlink()
@@ -504,16 +861,39 @@ def _counts(project: Project) -> list[tuple[object, ...]]:
     return [(*row[:4], json.loads(row[4])["counts"]) for row in toy.query(project.url, sql)]
 
 
-def _two_chunks_in(scoring: Scoring) -> Run:
+def _input_of_first_day(project: Project) -> list[tuple[object, ...]]:
+    """What the ledger has of the rows that the first day's published run read."""
+    return toy.query(
+        project.url,
+        "SELECT rows_read, predictions, rejects, input_hash FROM batchscore_runs "
+        "WHERE status = 'published' AND interval_start < '2024-02-02'",
+    )
+
+
+def _break_off(project: Project, monkeypatch: pytest.MonkeyPatch, *window: str) -> None:
+    """Let a backfill in chunks of ten rows end with a bug after its fourth chunk."""
+    monkeypatch.setattr(faults, "_spent", False)
+    broken = project.call("backfill", "toy", *window, "--chunk-rows", "10", BATCHSCORE_FAULT="after_commit:3:raise")
+    assert (broken.code, len(broken.named("chunk.committed"))) == (70, 3)
+
+
+def _lease(scoring: Scoring, interval: Interval) -> Lease:
+    """The interval's lease, in the hands of this process."""
+    with scoring.warehouse.begin() as tx:
+        return ledger.acquire(tx.connection, scoring.job.name, interval, scoring.owner, seconds=60)
+
+
+def _two_chunks_in(scoring: Scoring) -> tuple[Run, Lease]:
     """The first day's run, taken up and left after the first two of its chunks of ten rows."""
     scoring = replace(scoring, chunk_rows=10)
     interval = scoring.job.calendar.at("2024-02-01")
+    lease = _lease(scoring, interval)
+    run, done = _take_up(scoring, _plan_run(scoring, interval, []), lease, [])
+    for number, part in enumerate(_score(scoring, islice(_read(scoring, run, done), 2), 0)):
+        _commit(scoring, run, lease, number, part)
     with scoring.warehouse.begin() as tx:
-        run = ledger.begin(tx.connection, _plan_run(scoring, interval, []), "0")
-    done = _take_up(scoring, run)
-    for number, (chunk, result) in enumerate(_score(scoring, islice(_read(scoring, run, done.key_high), 2), 0)):
-        _commit(scoring, run, number, chunk, result)
-    return run
+        ledger.release(tx.connection, lease)
+    return run, lease
 
 
 @contextmanager

@@ -185,7 +185,7 @@ class TestScore:
             key: outcomes[str(d)][:2] for key, d in zip(rows["id"], distances, strict=True) if str(d) in outcomes
         }
 
-        assert expected == {key["id"]: (stage, reason) for key, stage, reason, _ in scored.rejects.rows()}
+        assert expected == {key["id"]: (stage, reason) for key, _, stage, reason, _ in scored.rejects.rows()}
         assert [key for key in rows["id"] if key not in expected] == scored.predictions["id"].to_list()
         assert rows.height == scored.rows_read == scored.predictions.height + scored.rejects.height
 
@@ -193,18 +193,32 @@ class TestScore:
     def test_says_why(self, fragile: Bundle, mark: float | None) -> None:
         """A reject's detail is the column, or the user's own error, on one line."""
         stage, reason, detail = OUTCOMES[mark]
-        key, *why, said = score(fragile, marked(9, {4: mark})).rejects.row(0)
+        key, _, *why, said = score(fragile, marked(9, {4: mark})).rejects.row(0)
 
         assert ({"id": 40}, stage, reason) == (key, *why)
         assert said.startswith(detail)
         assert "\n" not in said
 
     def test_rejects_have_the_key(self, fragile: Bundle) -> None:
-        """A reject is its key and three texts, whether there are any or not."""
-        schema = {"key": pl.Struct({"id": pl.Int64}), "stage": pl.String, "reason": pl.String, "detail": pl.String}
+        """A reject is its key, its other columns and three texts, whether there are any or not."""
+        others = {name: dtype for name, dtype in trips(1).schema.items() if name != "id"}
+        texts = dict.fromkeys(("stage", "reason", "detail"), pl.String)
+        schema = {"key": pl.Struct({"id": pl.Int64}), "values": pl.Struct(others), **texts}
 
         assert schema == score(fragile, marked(5, {3: None})).rejects.schema
         assert schema == score(fragile, marked(5, {})).rejects.schema
+
+    def test_rejects_have_their_values(self, fragile: Bundle) -> None:
+        """A reject's values are those of its own row, whichever stage it failed in."""
+        marks = {2: None, 3: BAD_FEATURE, 5: BAD_STEP, 6: NAN_SCORE}
+        rows = marked(9, marks)
+
+        rejects = score(fragile, rows).rejects
+
+        assert sorted(key["id"] for key in rejects["key"]) == [rows["id"][row] for row in marks]
+        by_key = {row["id"]: row for row in rows.rows(named=True)}
+        for key, values in zip(rejects["key"], rejects["values"], strict=True):
+            assert key | values == by_key[key["id"]]
 
     @pytest.mark.parametrize("n", [1, 2, 1_000])
     @pytest.mark.parametrize("mark", [BAD_FEATURE, BAD_STEP])

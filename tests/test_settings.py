@@ -15,7 +15,8 @@ from batchscore.settings import Settings, load_settings, unknown_variables
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
-PUBLIC = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir", "log_format")
+PLACES = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir")
+PUBLIC = (*PLACES, "lease_seconds", "retry_seconds", "log_format")
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ class TestPrecedence:
     @pytest.mark.parametrize("name", PUBLIC)
     def test_every_setting_can_be_given_on_every_level(self, levels, level, name):
         """A value given on one level alone is in force, and only its own origin changes."""
-        value = "json" if name == "log_format" else "sqlite:///x"
+        value = {"log_format": "json", "lease_seconds": "7.5", "retry_seconds": "7.5"}.get(name, "sqlite:///x")
         origin = levels.give(level, name, value)
 
         settings = levels.load()
@@ -133,6 +134,7 @@ class TestPrecedence:
             Path("sql"),
         )
         assert (settings.warehouse_url, settings.source_url, settings.log_format) == (None, None, "auto")
+        assert (settings.lease_seconds, settings.retry_seconds) == (60.0, 300.0)
         assert set(settings.origins.values()) == {"default"}
 
     def test_a_flag_that_was_not_given_is_none(self, levels):
@@ -283,6 +285,33 @@ class TestSecrets:
             load_settings(None, secrets).log_format = "json"
 
 
+class TestSeconds:
+    """`lease_seconds` and `retry_seconds`."""
+
+    @pytest.mark.parametrize(("lease", "retry"), [("1", "0"), ("86400", "1e6"), ("2.5", "0.5")])
+    def test_given(self, levels, lease, retry):
+        """Any number within the bounds will do, whole or not; no retry at all is one."""
+        levels.give("environment", "lease_seconds", lease)
+        levels.give("environment", "retry_seconds", retry)
+        settings = levels.load()
+
+        assert (settings.lease_seconds, settings.retry_seconds) == (float(lease), float(retry))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("lease_seconds", value) for value in ("0.9", "0", "-1", "86401", "1e12", "inf", "nan", "a minute", "")),
+            *(("retry_seconds", value) for value in ("-0.1", "inf", "nan", "forever")),
+        ],
+    )
+    def test_wrong(self, levels, name, value):
+        """A lease that no clock could tell, or one that nobody could wait for, is refused with its origin."""
+        levels.give("environment", name, value)
+
+        with pytest.raises(UsageError, match=f"BATCHSCORE_{name.upper()}: {name}: "):
+            levels.load()
+
+
 class TestVariables:
     """What else lies in the environment."""
 
@@ -294,8 +323,10 @@ class TestVariables:
         monkeypatch.setenv("BATCHSCORES_URL", "x")
         monkeypatch.setenv("BATCHSCORE_WAREHOUSE_ULR", "x")
         monkeypatch.setenv("BATCHSCORE_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv("BATCHSCORE_FAULT", "after_stage:0:kill")
+        monkeypatch.setenv("BATCHSCORE_FAULTS", "x")
 
-        assert unknown_variables() == ["BATCHSCORE_SERVICE_HOST", "BATCHSCORE_WAREHOUSE_ULR"]
+        assert unknown_variables() == ["BATCHSCORE_FAULTS", "BATCHSCORE_SERVICE_HOST", "BATCHSCORE_WAREHOUSE_ULR"]
 
     def test_origins_are_no_setting(self, monkeypatch, secrets):
         """Where values come from cannot itself be set, and nonsense there is an error of use like any other."""

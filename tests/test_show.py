@@ -90,7 +90,7 @@ class TestShow:
 
         assert facts(out)["rejects"] == "26"
         assert facts(out)["published"] == "nothing"
-        assert facts(out)["committed"] == "nothing; the next attempt starts from the first row"
+        assert facts(out)["committed"] == "100 rows in 1 chunk(s); the next attempt goes on behind them"
         assert "None" not in out
         assert "\nTooManyRejects: 26 of 100 rows" in out
         assert "rejects: the first 20 of 26\n" in out
@@ -116,8 +116,10 @@ class TestShow:
         # As after a lost connection: the chunks that were committed before it are kept.
         toy.execute(
             project.url,
+            f"DELETE FROM batchscore_chunks WHERE run_id = '{run['run_id']}'",
             "INSERT INTO batchscore_chunks SELECT "
-            f"'{run['run_id']}', shard, chunk, key_low, key_high, rows_read, predictions, rejects, committed_at, profile "
+            f"'{run['run_id']}', shard, chunk, key_low, key_high, rows_read, predictions, rejects, input_hash, committed_at, "
+            "profile "
             f"FROM batchscore_chunks WHERE run_id <> '{run['run_id']}' AND chunk < 3",
         )
 

@@ -23,10 +23,11 @@ from sklearn import metrics as sk
 
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, KeyViolation, SchemaMismatch, TrainingError, UsageError
-from batchscore.job import Job, Rows, Split, Success
+from batchscore.job import Job, Rows, Split
 from batchscore.model.bundle import Bundle, libraries_here
 from batchscore.model.features import Features
 from batchscore.model.scorer import check_golden
+from batchscore.problem import Success
 from batchscore.sources import Source, open_source
 from batchscore.train.split import split
 from batchscore.train.workflow import promotable, train

@@ -36,8 +36,12 @@ AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with 
 From = Annotated[str | None, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")]
 To = Annotated[str | None, typer.Option("--to", help="Not this interval and none after it.")]
 OnlyWhich = Annotated[
-    Literal["missing", "failed", "stale-model", "all"],
-    typer.Option("--only", help="missing: nothing published; stale-model: published by another bundle."),
+    Literal["missing", "failed", "stale-model", "changed-input", "all"],
+    typer.Option(
+        "--only",
+        help="missing: nothing published; stale-model: published by another bundle; changed-input: published from rows "
+        "that have changed since, for which each is read again.",
+    ),
 ]
 AcceptSql = Annotated[
     str | None,
@@ -52,6 +56,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         print(batchscore.__version__)
         raise typer.Exit
+
+
+Workers = Annotated[int, typer.Option("--workers", min=1, max=64, help="Intervals scored at a time, in threads.")]
 
 
 @app.callback()
@@ -139,13 +146,20 @@ def score(
     interval: Annotated[
         str | None, typer.Option("--interval", metavar="START", help="Only the interval that starts here.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --interval: score it again even when it is published.")
+    ] = False,
     chunk_rows: ChunkRows = None,
     accept_sql: AcceptSql = None,
+    workers: Workers = 1,
 ) -> None:
-    """Score what is due: every complete interval of JOB that has no published predictions, oldest first."""
-    from batchscore.cli.score import score
+    """Score what is due: every complete interval of JOB that has no published predictions, oldest first.
 
-    say(score(_session(context), job, interval, chunk_rows, accept_sql))
+    Then those of the last [interval] lookback ones whose rows have changed.
+    """
+    from batchscore.cli.score import Asked, score
+
+    say(score(_session(context), job, interval, Asked(chunk_rows, accept_sql, workers), force=force))
 
 
 @app.command()
@@ -157,11 +171,26 @@ def backfill(
     only: OnlyWhich = "missing",
     chunk_rows: ChunkRows = None,
     accept_sql: AcceptSql = None,
+    workers: Workers = 1,
 ) -> None:
     """Score JOB's intervals from --from up to, not including, --to. A failed one does not stop the others."""
-    from batchscore.cli.score import backfill
+    from batchscore.cli.score import Asked, backfill
 
-    say(backfill(_session(context), job, (from_, to), only, chunk_rows, accept_sql))
+    say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers)))
+
+
+@app.command()
+def rejects(
+    context: typer.Context,
+    job: JobName,
+    interval: Annotated[str, typer.Option("--interval", metavar="START", help="The interval that starts here.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many; all of them without it.")] = None,
+    format_: AsFormat = Format.table,
+) -> None:
+    """The rows of an interval of JOB that could not be scored: key, stage, reason and values."""
+    from batchscore.cli.runs import show_rejects
+
+    show_rejects(_session(context, looks=True), job, interval, limit, format_)
 
 
 @app.command()
@@ -259,3 +288,30 @@ def runs_show(
     from batchscore.cli.runs import show_run
 
     show_run(_session(context, looks=True), run, format_)
+
+
+@runs_app.command("publish")
+def runs_publish(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a held run, or its beginning.")],
+    reason: Annotated[str, typer.Option(help="Why it is right; the ledger keeps it, and who said so.")],
+    override: Annotated[
+        bool, typer.Option("--override", help="Past the gates that hold it; there is no other way.")
+    ] = False,
+) -> None:
+    """Publish a run that a gate of [publish] holds."""
+    from batchscore.cli.runs import publish_run
+
+    say(publish_run(_session(context), run, reason, override=override))
+
+
+@runs_app.command("prune")
+def runs_prune(
+    context: typer.Context,
+    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="90d, 12h or 4w.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and remove nothing.")] = False,
+) -> None:
+    """Remove superseded runs, rejects and unfinished stages older than AGE. Published rows and runs stay."""
+    from batchscore.cli.runs import prune
+
+    say(prune(_session(context), older_than, dry_run=dry_run))

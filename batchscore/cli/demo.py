@@ -51,8 +51,8 @@ def demo(flags: Mapping[str, object]) -> None:
     _title("2. Train: January to September, the last fifth by time held out")
     bundle = _trained(session, job)
     _title(f"3. Score: {NIGHT} as the nightly run does, then the rest of the quarter as a backfill")
-    print(scoring.score(session, JOB, NIGHT, None, None))
-    print(scoring.backfill(session, JOB, (NIGHT, END), "missing", None, None))
+    print(scoring.score(session, JOB, NIGHT, scoring.Asked()))
+    print(scoring.backfill(session, JOB, (NIGHT, END), "missing", scoring.Asked()))
     with session.warehouse(read_only=True) as warehouse:
         runs = [run for run in history_of(warehouse, JOB) if run.status == "published"]
         _tell_written(job, runs)

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from batchscore.cli.render import Cell, Format, print_json, show
 from batchscore.cli.session import Session, history_of
+from batchscore.drift import MINIMUM_ROWS, Drift
 from batchscore.errors import BundleIncompatible, BundleNotFound
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.model.bundle import Bundle
 from batchscore.model.registry import Registry
-from batchscore.monitor.drift import MINIMUM_ROWS, Drift
 from batchscore.monitor.watch import compare_with_training
 
 __all__ = ["drift", "drift_rows"]

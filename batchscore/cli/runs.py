@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import re
+import socket
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of
-from batchscore.errors import UsageError
+from batchscore.errors import BundleCorrupt, UsageError
 from batchscore.interval import Interval
-from batchscore.ledger import Run, Totals
+from batchscore.ledger import Owner, Pruned, Run, Totals
+from batchscore.logs import Event, log
+from batchscore.monitor.watch import record_drift
+from batchscore.run.execute import output_of
+from batchscore.run.lease import leased
+from batchscore.run.publish import publish
+from batchscore.warehouse import Warehouse
 
-__all__ = ["list_", "show_run"]
+__all__ = ["list_", "prune", "publish_run", "show_rejects", "show_run"]
 
 _REJECTS_SHOWN = 20
 # As many characters as a person tells runs apart by; any beginning that only one run has will do.
@@ -64,11 +76,114 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         first = f"the first {len(rejects)} of {kept:,}" if kept > len(rejects) else f"{kept}, all of them"
         print()
         show(rejects, Format.table, title=f"rejects: {first}")
-    if run.published_at is not None:
+    if run.rows_read is not None:
         print()
         show([_told_column(row) for row in profiles], Format.table, title="what it saw", empty="its profile is gone")
         print()
         show(moved, Format.table, title="what moved against training", empty=_told_steady(drift))
+
+
+def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:
+    """Print the rows of an interval that its last run could not score: the published one, or else the latest."""
+    job = session.job(name)
+    interval = job.calendar.at(start)
+    with session.warehouse(read_only=True) as warehouse:
+        runs = [run for run in history_of(warehouse, name) if run.interval == interval and run.status != "superseded"]
+        runs.sort(key=lambda run: (run.status == "published", run.scored_at))
+        with warehouse.begin("the ledger") as tx:
+            found = ledger.rejects_of(tx.connection, runs[-1].run_id, limit) if runs else []
+    empty = f"run {runs[-1].run_id[:_SHORT_ID]} of {start} has no rejects" if runs else f"{start} was never scored"
+    show(found, format_, empty=empty)
+
+
+def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -> str:
+    """Publish a held run past its gates, and say so.
+
+    Raises:
+        UsageError: `override` is not said, the reason is empty, or the run is not held or not for the job's table.
+        IntervalLeased: Another process works on its interval.
+    """
+    if not override:
+        raise UsageError("a gate holds the run. To publish it all the same, say --override.")
+    if not reason.strip():
+        raise UsageError("--reason is empty, and the ledger keeps why a run is right. Say it.")
+    with session.warehouse() as warehouse:
+        run = _held(warehouse, prefix)
+        job = session.job(run.job)
+        if not ledger.same_table(job.output.table, run.output_table):
+            raise UsageError(
+                f"run {run.run_id} was scored for {run.output_table}, and job {job.name} has table = "
+                f"{job.output.table!r} now. Name the old table in [output], or score the interval again."
+            )
+        bundle = session.registry.load(run.model_name, run.model_version)
+        if bundle.digest != run.bundle_digest:
+            raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
+        lease = leased(warehouse, run.job, run.interval, Owner.here(), session.settings.lease_seconds)
+        with lease as taken:
+            begun = time.monotonic()
+            # Another process may have taken it up before this one had the lease.
+            run = _held(warehouse, run.run_id)
+            held = replace(run, override_reason=reason, override_by=f"{getpass.getuser()}@{socket.gethostname()}")
+            done = publish(warehouse, output_of(job, bundle), held, taken, bundle, job, begun=begun)
+        with warehouse.begin("the drift of a run") as tx:
+            record_drift(tx.connection, bundle, done)
+    log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
+    return f"run {run.run_id[:_SHORT_ID]} is published: {done.predictions:,} predictions, past: {run.error}"
+
+
+def _held(warehouse: Warehouse, prefix: str) -> Run:
+    with warehouse.begin("the ledger") as tx:
+        run = _only(ledger.find(tx.connection, prefix) if tx.has_table(ledger.RUNS.name) else [], prefix)
+    if run.status != "held":
+        raise UsageError(f"run {run.run_id} is {run.status}, and only a held one can be published so.")
+    return run
+
+
+def prune(session: Session, age: str, *, dry_run: bool) -> str:
+    """Remove what is older than an age and serves nobody, and say what.
+
+    Raises:
+        UsageError: The age cannot be read.
+    """
+    match = re.fullmatch(r"(\d+)([hdw])", age)
+    if not match:
+        raise UsageError(f"--older-than {age!r} is no age. Write a number and h, d or w: 90d.")
+    hours = int(match[1]) * {"h": 1, "d": 24, "w": 168}[match[2]]
+    try:
+        before = session.now - timedelta(hours=hours)
+    except OverflowError:
+        raise UsageError(f"--older-than {age!r} is before all calendars. Write less: 90d.") from None
+    with session.warehouse() as warehouse:
+        pruned, stages = _prune(warehouse, before, dry_run=dry_run)
+    log.info(Event.RUNS_PRUNED, dry_run=dry_run, before=before.isoformat(), stages=stages, **asdict(pruned))
+    return (
+        f"{'would remove' if dry_run else 'removed'}: {pruned.superseded_runs} superseded run(s), {stages} stage(s), "
+        f"{pruned.rejects} reject(s); {pruned.abandoned_runs} unfinished run(s) begin anew"
+    )
+
+
+class _Undo(Exception):
+    """What was tried is rolled back."""
+
+
+def _prune(warehouse: Warehouse, before: datetime, *, dry_run: bool) -> tuple[Pruned, int]:
+    pruned, unused = Pruned(0, 0, 0), {}
+    with contextlib.suppress(_Undo), warehouse.begin("the ledger") as tx:
+        if not tx.has_table(ledger.RUNS.name):
+            return pruned, 0
+        tables = {run.output_table for run in ledger.history(tx.connection)}
+        # Listed before the runs are asked: whoever makes a stage has entered its run by then.
+        stages = {(table.rpartition(".")[0], stage): table for table in tables for stage in tx.stages(table)}
+        pruned = ledger.prune(tx.connection, before)
+        used = ledger.stages_in_use(tx.connection, before)
+        unused = {place: table for place, table in stages.items() if place[1] not in used}
+        if dry_run:
+            raise _Undo
+        for (_, stage), table in unused.items():
+            tx.drop_stages(table, [stage])
+    if not dry_run:
+        warehouse.settle()
+    return pruned, len(unused)
 
 
 def _only(found: Sequence[Run], prefix: str) -> Run:
@@ -97,6 +212,8 @@ def _row(run: Run) -> dict[str, Cell]:
         "scored_at": run.scored_at,
         "published_at": run.published_at,
         "sql_accepted": run.sql_accepted,
+        "override_reason": run.override_reason,
+        "override_by": run.override_by,
         "output_table": run.output_table,
         "error": run.error,
     }
@@ -127,12 +244,17 @@ def _facts(run: Run, committed: Totals, rejects_kept: int) -> dict[str, Cell]:
     if run.published_at is not None:
         facts |= {"published at": run.published_at, "rows read": f"{run.rows_read:,}"}
         facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}
+    elif run.status == "held":
+        facts |= {"published": "nothing: a gate holds it", "rows read": f"{run.rows_read:,}"}
+        facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}
     elif committed.chunks:
         rows = f"{committed.rows_read:,} rows in {committed.chunks:,} chunk(s)"
         facts |= {"published": "nothing", "committed": f"{rows}; the next attempt goes on behind them"}
     else:
         facts |= {"published": "nothing", "committed": "nothing; the next attempt starts from the first row"}
-    if run.published_at is None and rejects_kept:
+    if run.override_reason is not None:
+        facts |= {"override reason": run.override_reason, "override by": run.override_by}
+    if run.status not in ("held", "published", "superseded") and rejects_kept:
         facts["rejects"] = f"{rejects_kept:,}"
     if run.sql_accepted is not None:
         facts["query accepted"] = run.sql_accepted

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import typer
 
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
-from batchscore.errors import BatchscoreError, BundleNotFound, InputError
+from batchscore.errors import BatchscoreError, BundleNotFound, GateTripped, InputError, Terminated, UsageError
+from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.watch import record_drift
+from batchscore.run.again import with_changes
 from batchscore.run.execute import Scoring, score_interval
 from batchscore.run.plan import Only, Planned, plan
+from batchscore.run.workers import in_turn
 from batchscore.warehouse import Warehouse
 
-__all__ = ["backfill", "score", "show_plan"]
+__all__ = ["Asked", "backfill", "score", "show_plan"]
 
 Failure = tuple[Planned, BatchscoreError]
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:
-    """Print the intervals that `only` selects; writes nothing."""
+    """Print the intervals that `only` selects; writes nothing. For `changed-input` published rows are read again."""
     job = session.job(name)
     try:
         manifest = session.registry.manifest(job.model.name, session.registry.resolve(job.model.name, job.model.use))
@@ -34,7 +40,10 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         typer.echo(str(error), err=True)
         scorer, digest = None, None
     with session.warehouse(read_only=True) as warehouse:
-        planned = _plan(session, job, history_of(warehouse, name), digest, first, last)
+        history = session.patience().persist(lambda: history_of(warehouse, name))
+        planned = _plan(session, job, history, digest, first, last)
+        if only == "changed-input" and digest is not None:
+            planned = _with_changes(session, job, session.bundle(job), planned)
     rows: list[dict[str, Cell]] = [
         {
             "interval": job.calendar.label(each.interval),
@@ -51,8 +60,23 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
     show(rows, format_, empty=f"nothing to do: {len(planned)} complete interval(s), none of them {only}")
 
 
-def score(session: Session, name: str, interval: str | None, chunk_rows: int | None, accept_sql: str | None) -> str:
-    """Score one interval, or what is due, oldest first, up to the job's `catch_up`.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command was asked about how to score.
+
+    Attributes:
+        chunk_rows: Rows a chunk; the job's own number when None.
+        accept_sql: Why another query than the bundle's may run.
+        workers: How many intervals are scored at a time.
+    """
+
+    chunk_rows: int | None = None
+    accept_sql: str | None = None
+    workers: int = 1
+
+
+def score(session: Session, name: str, interval: str | None, asked: Asked, *, force: bool = False) -> str:
+    """Score one interval, or what is due, oldest first, up to the job's `catch_up`; then what `lookback` finds changed.
 
     An interval whose rows break the contract does not stop those behind it; anything else would stop them too.
 
@@ -60,38 +84,35 @@ def score(session: Session, name: str, interval: str | None, chunk_rows: int | N
         What was done, in words.
     """
     job = session.job(name)
+    if force and not interval:
+        raise UsageError("--force scores one interval again: name it with --interval.")
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
-        history = history_of(warehouse, name)
-        wanted = job.calendar.at(interval) if interval else None
-        due = [
-            each
-            for each in _plan(session, job, history, bundle.digest, None, None)
-            if each.selected_by("missing") and wanted in (None, each.interval)
-        ]
-        chosen = due if interval else due[: job.interval.catch_up]
+        history = session.patience().persist(lambda: history_of(warehouse, name))
+        planned = _plan(session, job, history, bundle.digest, None, None)
+        if interval:
+            wanted = job.calendar.at(interval)
+            only: Only = "all" if force else "missing"
+            chosen = due = [each for each in planned if each.interval == wanted and each.selected_by(only)]
+        else:
+            due = [each for each in planned if each.selected_by("missing")]
+            changed = _changed_lately(session, job, bundle, planned)
+            chosen = _first_due(due, job.interval.catch_up) + changed
         _watch_again(warehouse, bundle, job)
         if not chosen:
             return _nothing_due(session, job, interval)
-        scoring = session.scoring(job, bundle, warehouse, accept_sql, chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, go_on_past=InputError)
-    if left := due[len(chosen) :]:
+        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(InputError, GateTripped))
+    if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
         told += (
             f"\n{len(left)} more interval(s) are due; catch_up is {job.interval.catch_up}. Run again, or: batchscore "
-            f"backfill {name} --from {job.calendar.label(left[0].interval)} --to <date>"
+            f"backfill {name} --from {job.calendar.label(left[0].interval)} --to {_end_label(job, left[-1].interval)}"
         )
     return _told(job, told, failures, len(chosen))
 
 
-def backfill(
-    session: Session,
-    name: str,
-    window: tuple[str, str],
-    only: Only,
-    chunk_rows: int | None,
-    accept_sql: str | None,
-) -> str:
+def backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked) -> str:
     """Score a window's intervals; a failed one does not stop the others, and the worst gives the exit code.
 
     Returns:
@@ -100,16 +121,38 @@ def backfill(
     job = session.job(name)
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
-        history = history_of(warehouse, name)
+        history = session.patience().persist(lambda: history_of(warehouse, name))
         planned = _plan(session, job, history, bundle.digest, *window)
+        if only == "changed-input":
+            planned = _with_changes(session, job, bundle, planned)
         chosen = [each for each in planned if each.selected_by(only)]
         _watch_again(warehouse, bundle, job)
         if not chosen:
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
-            return f"nothing to do: {len(planned)} complete interval(s) in the window, none of them {only}"
-        scoring = session.scoring(job, bundle, warehouse, accept_sql, chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, go_on_past=BatchscoreError)
+            return _nothing_in_window(job, planned, window, only)
+        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(BatchscoreError,))
     return _told(job, told, failures, len(chosen))
+
+
+def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
+    """The oldest: `catch_up` of those that have not failed and as many of those that have, for none to block others."""
+    failed = [each for each in due if each.state in ("failed", "held")][:catch_up]
+    fresh = [each for each in due if each.state not in ("failed", "held")][:catch_up]
+    return sorted([*failed, *fresh], key=lambda each: each.interval.start)
+
+
+def _changed_lately(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+    """Of the last published intervals, as many as `lookback` says, those whose rows have changed since."""
+    if not job.interval.lookback:
+        return []
+    published = [each for each in planned if each.state == "published"][-job.interval.lookback :]
+    return [each for each in _with_changes(session, job, bundle, published) if each.state == "changed-input"]
+
+
+def _with_changes(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+    source = session.source(job, job.source)
+    return session.patience().persist(lambda: with_changes(planned, source, bundle, chunk_rows=job.limits.chunk_rows))
 
 
 def _plan(
@@ -117,6 +160,17 @@ def _plan(
 ) -> list[Planned]:
     begin, end = job.calendar.window(first, last)
     return plan(job, history, first=begin, last=end, now=session.now, digest=digest)
+
+
+def _nothing_in_window(job: Job, planned: Sequence[Planned], window: tuple[str, str], only: Only) -> str:
+    end = job.calendar.parse(window[1])
+    if not planned and end <= job.start:
+        return f"nothing to do: the window ends before the job's start, {job.interval.start}"
+    return f"nothing to do: {len(planned)} complete interval(s) in the window, none of them {only}"
+
+
+def _end_label(job: Job, interval: Interval) -> str:
+    return job.calendar.label(job.calendar.containing(interval.end))
 
 
 def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
@@ -129,37 +183,49 @@ def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
     elif asked.start < job.start:
         why = f"{interval} is before the job's start, {job.interval.start}"
     else:
-        label = job.calendar.label
-        again = f"--from {label(asked)} --to {label(job.calendar.containing(asked.end))} --only all"
-        why = f"{interval} is published. To score it again: batchscore backfill {job.name} {again}"
+        why = f"{interval} is published. To score it again: batchscore score {job.name} --interval {interval} --force"
     return f"nothing to do: {why}"
 
 
 def _score_all(
-    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], *, go_on_past: type[BatchscoreError]
+    scoring: Scoring,
+    chosen: Sequence[Planned],
+    history: Sequence[Run],
+    workers: int,
+    *,
+    go_on_past: tuple[type[BatchscoreError], ...],
 ) -> tuple[str, list[Failure]]:
-    """Score the intervals in turn and compare each with training.
+    """Score the intervals, `workers` of them at a time, and compare each with training.
 
     Returns:
         What was done, in words; and what failed and why. A bug is no such failure: it flies.
     """
     failures: list[Failure] = []
-    done = 0
-    rows = rejects = 0
+    done: list[tuple[Run, int]] = []
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
-        for each in chosen:
+
+        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int]:
+            def committed(rows: int) -> None:
+                more_rows(rows)
+                if stopping.is_set():
+                    raise Terminated("stopped with the others")
+
             next_interval(scoring.job.calendar.label(each.interval))
-            try:
-                run = score_interval(scoring, each.interval, history, more_rows)
-            except BatchscoreError as error:
-                failures.append((each, error))
-                if not isinstance(error, go_on_past):
+            run = score_interval(scoring, each.interval, history, committed)
+            return run, _watch(scoring.warehouse, scoring.bundle, run)
+
+        with closing(in_turn(one, chosen, workers)) as outcomes:
+            for each, outcome in outcomes:
+                if not isinstance(outcome, BatchscoreError):
+                    done.append(outcome)
+                    continue
+                failures.append((each, outcome))
+                if not isinstance(outcome, go_on_past):
                     break
-                continue
-            done += 1
-            rows, rejects = rows + (run.predictions or 0), rejects + (run.rejects or 0)
-            _watch(scoring.warehouse, scoring.bundle, run)
-    told = f"{done} interval(s) published into {scoring.output.table}: {rows:,} predictions, {rejects:,} rejects"
+    rows, rejects = (sum(getattr(run, name) or 0 for run, _ in done) for name in ("predictions", "rejects"))
+    told = f"{len(done)} interval(s) published into {scoring.output.table}: {rows:,} predictions, {rejects:,} rejects"
+    if moved := sum(count > 0 for _, count in done):
+        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {scoring.job.name}"
     return told, failures
 
 
@@ -174,6 +240,7 @@ def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
     if on_terminal() and tried > 1:
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
         show(rows, Format.table, title=f"{len(failures)} of {tried} interval(s) failed")
+    if tried > 1 or "\n" in told:
         say(told)
     raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
 
@@ -187,10 +254,15 @@ def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
         _watch(warehouse, bundle, run)
 
 
-def _watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> None:
-    """Compare the run with training. The predictions are published: failing here is told and stops nothing."""
+def _watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
+    """Compare the run with training. The predictions are published: failing here is told and stops nothing.
+
+    Returns:
+        How many metrics moved.
+    """
     try:
         with warehouse.begin("the drift of a run") as tx:
-            record_drift(tx.connection, bundle, run)
+            return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
     except BatchscoreError as error:
         log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
+        return 0

@@ -23,6 +23,7 @@ from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
 from batchscore.run.execute import Scoring, prepare
+from batchscore.run.retry import Patience
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
@@ -122,6 +123,10 @@ class Session:
                 log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
         return bundle
 
+    def patience(self) -> Patience:
+        """How long to go on trying what fails for now."""
+        return Patience(self.settings.retry_seconds)
+
     def warehouse(self, *, read_only: bool = False) -> Warehouse:
         """The warehouse, connected."""
         return open_warehouse(Database.at(self.settings.warehouse()), read_only=read_only)
@@ -144,14 +149,18 @@ class Session:
             )
         if changed:
             log.warning(Event.SQL_ACCEPTED, reason=accept, change=changed)
-        return prepare(
-            job,
-            bundle,
-            self.source(job, job.source),
-            warehouse,
-            query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
-            sql_accepted=accept if changed else None,
-            chunk_rows=chunk_rows or job.limits.chunk_rows,
+        return self.patience().persist(
+            lambda: prepare(
+                job,
+                bundle,
+                self.source(job, job.source),
+                warehouse,
+                query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
+                sql_accepted=accept if changed else None,
+                chunk_rows=chunk_rows or job.limits.chunk_rows,
+                lease_seconds=self.settings.lease_seconds,
+                retry_seconds=self.settings.retry_seconds,
+            )
         )
 
     def query_change(self, job: Job, bundle: Bundle) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from batchscore.fingerprint import Fingerprint
 from batchscore.ledger.tables import CHUNKS, REJECTS
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "Totals",
     "chunk_profiles",
     "complete",
-    "decode_key",
     "encode_key",
     "forget_chunks",
     "forget_rejects",
@@ -38,12 +38,12 @@ class Progress:
 
     Attributes:
         chunks: Chunks committed.
-        key_high: The last key committed; None before the first chunk.
+        inputs: The fingerprint of their rows.
         failures: Rows of the run on which the features or the pipeline failed.
     """
 
     chunks: int
-    key_high: tuple[Any, ...] | None
+    inputs: Fingerprint = field(default_factory=Fingerprint)
     failures: int = 0
 
 
@@ -65,6 +65,7 @@ def complete(
     chunk: int,
     keys: tuple[Key, Key],
     totals: Totals,
+    inputs: Fingerprint,
     profile: Mapping[str, Any],
     committed_at: datetime,
 ) -> None:
@@ -78,6 +79,7 @@ def complete(
         "rows_read": totals.rows_read,
         "predictions": totals.predictions,
         "rejects": totals.rejects,
+        "input_hash": str(inputs),
         "committed_at": committed_at,
         "profile": json.dumps(profile, separators=(",", ":"), allow_nan=False),
     }
@@ -86,13 +88,13 @@ def complete(
 
 def progress(tx: sa.Connection, run_id: str, shard: int) -> Progress:
     """Where the shard goes on."""
-    query = sa.select(CHUNKS.c.chunk, CHUNKS.c.key_high).where(CHUNKS.c.run_id == run_id, CHUNKS.c.shard == shard)
-    last = tx.execute(query.order_by(CHUNKS.c.chunk.desc()).limit(1)).one_or_none()
+    c = CHUNKS.c
+    query = sa.select(c.chunk, c.rows_read, c.input_hash).where(c.run_id == run_id, c.shard == shard)
+    done = tx.execute(query.order_by(c.chunk)).all()
     failed = sa.and_(REJECTS.c.run_id == run_id, REJECTS.c.stage.in_(("features", "pipeline")))
     failures = int(tx.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
-    return (
-        Progress(0, None, failures) if last is None else Progress(last.chunk + 1, decode_key(last.key_high), failures)
-    )
+    inputs = sum((Fingerprint.parse(chunk.rows_read, chunk.input_hash) for chunk in done), Fingerprint())
+    return Progress(done[-1].chunk + 1 if done else 0, inputs, failures)
 
 
 def totals_of(tx: sa.Connection, run_id: str) -> Totals:
@@ -136,7 +138,7 @@ def rejects_of(tx: sa.Connection, run_id: str, limit: int | None = None) -> list
     """The rows of a run that could not be scored, by chunk and key."""
     c = REJECTS.c
     query = (
-        sa.select(c.row_key, c.stage, c.reason, c.detail)
+        sa.select(c.row_key, c.stage, c.reason, c.detail, c.row_values)
         .where(c.run_id == run_id)
         .order_by(c.chunk, c.row_key)
         .limit(limit)
@@ -149,22 +151,7 @@ def encode_key(key: Key) -> str:
     return json.dumps([_tagged(part) for part in key])
 
 
-def decode_key(text: str) -> tuple[Any, ...]:
-    """What `encode_key` wrote."""
-    return tuple(_untagged(part) for part in json.loads(text))
-
-
 def _tagged(part: object) -> object:
     if isinstance(part, datetime):
         return {"datetime": part.isoformat()}
     return {"date": part.isoformat()} if isinstance(part, date) else part
-
-
-def _untagged(part: Any) -> object:
-    match part:
-        case {"datetime": text}:
-            return datetime.fromisoformat(text)
-        case {"date": text}:
-            return date.fromisoformat(text)
-        case _:
-            return part

@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
-from batchscore.errors import IntervalLeased
+from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.ledger.chunks import Totals, forget_chunks, forget_rejects
 from batchscore.ledger.tables import CHUNKS, PROFILES, RUNS
@@ -23,15 +22,17 @@ __all__ = [
     "fail",
     "find",
     "history",
-    "hold",
-    "hold_interval",
+    "hold_back",
     "publish",
+    "published",
+    "rows_of_last",
     "run_id_of",
     "same_table",
+    "select_runs",
     "users_of_table",
 ]
 
-Status = Literal["running", "published", "failed", "superseded"]
+Status = Literal["running", "published", "failed", "held", "superseded"]
 
 # The name space of our run ids.
 _NAMESPACE = uuid.UUID("6f0a4a2e-7f43-5c55-9f2b-3a0e6b9b7a51")
@@ -42,8 +43,7 @@ class Run:
     """One (job, interval, bundle) scored, as the ledger has it.
 
     Attributes:
-        revision: How many runs of the same work were published before it.
-        fence: Counts the processes that took the run up; only the last of them may commit.
+        revision: One more than that of the interval's run published before it; 0 for the first.
         scored_at: The one instant that every row of the run carries.
         sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
     """
@@ -58,14 +58,16 @@ class Run:
     output_table: str
     scored_at: datetime
     status: Status = "running"
-    fence: int = 1
     sql_accepted: str | None = None
     published_at: datetime | None = None
     rows_read: int | None = None
     predictions: int | None = None
     rejects: int | None = None
     chunks: int | None = None
+    input_hash: str | None = None
     error: str | None = None
+    override_reason: str | None = None
+    override_by: str | None = None
 
     @property
     def stage(self) -> str:
@@ -90,7 +92,7 @@ def run_id_of(
 
 
 def begin(tx: sa.Connection, run: Run, version: str) -> Run:
-    """Enter the run, or take up the one that is there with its own `scored_at`, shutting out whoever held it.
+    """Enter the run, or take up the one that is there with its own `scored_at`. The caller has the interval's lease.
 
     Args:
         tx: An open transaction.
@@ -101,55 +103,40 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
         The run as the ledger has it; `published`, or `superseded` since, when another process was quicker.
     """
     record = {"batchscore_version": version}
-    # Postgres' INSERT … ON CONFLICT is SQLite's and DuckDB's too. It waits for another that is entering the same run.
-    entered = insert(RUNS).values(_columns(run) | record).on_conflict_do_nothing().returning(RUNS.c.run_id)
-    if tx.execute(entered).one_or_none():
+    found = tx.execute(sa.select(RUNS).where(RUNS.c.run_id == run.run_id)).mappings().one_or_none()
+    if found is None:
+        tx.execute(sa.insert(RUNS).values(_columns(run) | record))
         return run
-    taken = _run(tx.execute(_locked(sa.select(RUNS).where(RUNS.c.run_id == run.run_id), tx)).mappings().one())
+    taken = _run(found)
     if taken.status in ("published", "superseded"):
         return taken
-    taken = replace(taken, status="running", fence=taken.fence + 1, error=None, sql_accepted=run.sql_accepted)
+    taken = replace(taken, status="running", error=None, sql_accepted=run.sql_accepted)
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_columns(taken) | record))
     return taken
 
 
-def hold(tx: sa.Connection, run: Run) -> None:
-    """Make sure, until the transaction ends, that the run is still this process's to write.
-
-    Raises:
-        IntervalLeased: Another process took the run up, or it is no longer running.
-    """
-    query = sa.select(RUNS.c.fence, RUNS.c.status).where(RUNS.c.run_id == run.run_id)
-    found = tx.execute(_locked(query, tx)).one_or_none()
-    if found is None or (found.fence, found.status) != (run.fence, "running"):
-        raise IntervalLeased(
-            f"run {run.run_id} of {run.interval}: another process has taken it up since. This one stops and writes "
-            "nothing more; let the other finish, or run again when it has ended.",
-            run_id=run.run_id,
-        )
-
-
-def hold_interval(tx: sa.Connection, run: Run) -> None:
-    """`hold`, and every other run of the interval with it.
-
-    A second publisher of the interval waits here, and then sees the first one's rows.
-
-    Raises:
-        IntervalLeased: See `hold`.
-    """
-    tx.execute(_locked(sa.select(RUNS.c.run_id).where(_same_interval(run)).order_by(RUNS.c.run_id), tx)).all()
-    hold(tx, run)
+def published(tx: sa.Connection, run: Run) -> Run | None:
+    """The run whose rows the output table holds for this run's interval now."""
+    query = sa.select(RUNS).where(_same_interval(run), RUNS.c.status == "published")
+    found = [_run(row) for row in tx.execute(query).mappings()]
+    return next((other for other in found if same_table(other.output_table, run.output_table)), None)
 
 
 def publish(
-    tx: sa.Connection, run: Run, totals: Totals, profiles: Sequence[Mapping[str, Any]], at: datetime
+    tx: sa.Connection,
+    run: Run,
+    totals: Totals,
+    inputs: Fingerprint,
+    profiles: Sequence[Mapping[str, Any]],
+    at: datetime,
 ) -> list[Run]:
     """Mark the run published and the interval's others superseded, in the transaction that replaces its rows.
 
     Args:
-        tx: The publishing transaction, holding the interval.
+        tx: The publishing transaction, which has checked the interval's lease.
         run: The run.
         totals: Sums over its chunks.
+        inputs: The fingerprint of the rows read.
         profiles: Rows of `batchscore_profiles` without `run_id`: the merged profile, one a column.
         at: Now.
 
@@ -166,21 +153,35 @@ def publish(
     for other in overtaken:
         forget_chunks(tx, other.run_id)
         forget_rejects(tx, other.run_id)
-    done = {
-        "status": "published",
-        "published_at": at,
-        "rows_read": totals.rows_read,
-        "predictions": totals.predictions,
-        "rejects": totals.rejects,
-        "chunks": totals.chunks,
-        "error": None,
-    }
-    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(done))
+    overriding = {"override_reason": run.override_reason, "override_by": run.override_by}
+    done = {"status": "published", "published_at": at, "error": None, **overriding}
+    _finish(tx, run, done, totals, inputs, profiles)
     # A chunk's profile has served once it is merged.
     tx.execute(sa.update(CHUNKS).where(CHUNKS.c.run_id == run.run_id).values(profile=None))
+    return overtaken
+
+
+def hold_back(
+    tx: sa.Connection, run: Run, totals: Totals, inputs: Fingerprint, profiles: Sequence[Mapping[str, Any]], why: str
+) -> None:
+    """Record that a gate keeps the run, all of whose chunks are committed, from being published; see `publish`."""
+    _finish(tx, run, {"status": "held", "error": why}, totals, inputs, profiles)
+
+
+def _finish(
+    tx: sa.Connection,
+    run: Run,
+    values: Mapping[str, Any],
+    totals: Totals,
+    inputs: Fingerprint,
+    profiles: Sequence[Mapping[str, Any]],
+) -> None:
+    counts = {name: getattr(totals, name) for name in ("rows_read", "predictions", "rejects", "chunks")}
+    done = {**values, **counts, "input_hash": str(inputs)}
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(done))
+    tx.execute(sa.delete(PROFILES).where(PROFILES.c.run_id == run.run_id))
     if profiles:
         tx.execute(sa.insert(PROFILES), [{"run_id": run.run_id, **profile} for profile in profiles])
-    return overtaken
 
 
 def fail(tx: sa.Connection, run_id: str, error: str) -> None:
@@ -188,6 +189,11 @@ def fail(tx: sa.Connection, run_id: str, error: str) -> None:
     unpublished = sa.and_(RUNS.c.run_id == run_id, RUNS.c.status == "running")
     # Postgres has no NUL in text, and an error may quote one.
     tx.execute(sa.update(RUNS).where(unpublished).values(status="failed", error=error.replace("\0", "\\0")))
+
+
+def select_runs(tx: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Run]:
+    """The runs that meet all conditions on the columns of `batchscore_runs`."""
+    return [_run(row) for row in tx.execute(sa.select(RUNS).where(*conditions)).mappings()]
 
 
 def history(tx: sa.Connection, job: str | None = None, *, limit: int | None = None) -> list[Run]:
@@ -205,6 +211,15 @@ def find(tx: sa.Connection, prefix: str) -> list[Run]:
     return [_run(row) for row in tx.execute(query).mappings()]
 
 
+def rows_of_last(tx: sa.Connection, run: Run, count: int) -> list[int]:
+    """How many rows the last published intervals of the run's job and table before its own had, at most `count`."""
+    c = RUNS.c
+    earlier = sa.and_(c.job == run.job, c.status == "published", c.interval_start < run.interval.start)
+    query = sa.select(c.rows_read, c.output_table).where(earlier).order_by(c.interval_start.desc())
+    rows = [int(row.rows_read) for row in tx.execute(query) if same_table(row.output_table, run.output_table)]
+    return rows[:count]
+
+
 def users_of_table(tx: sa.Connection, table: str) -> set[str]:
     """The jobs that have published into an output table, under any name that may mean it."""
     query = sa.select(RUNS.c.job, RUNS.c.output_table).where(RUNS.c.published_at.is_not(None))
@@ -219,11 +234,6 @@ def same_table(one: str, other: str) -> bool:
 
 def _same_interval(run: Run) -> sa.ColumnElement[bool]:
     return sa.and_(RUNS.c.job == run.job, RUNS.c.interval_start == run.interval.start)
-
-
-def _locked(query: sa.Select[Any], tx: sa.Connection) -> sa.Select[Any]:
-    # DuckDB has no row locks and one process; SQLite locks the file when a transaction begins.
-    return query if tx.dialect.name == "duckdb" else query.with_for_update()
 
 
 def _columns(run: Run) -> dict[str, Any]:

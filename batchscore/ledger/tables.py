@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-__all__ = ["CHUNKS", "DRIFT", "METADATA", "PROFILES", "REJECTS", "RUNS"]
+__all__ = [
+    "CHUNKS",
+    "DRIFT",
+    "LEASES",
+    "METADATA",
+    "PROFILES",
+    "REJECTS",
+    "RUNS",
+    "Instant",
+    "insert_new",
+    "locked",
+]
 
 
-class _Instant(sa.types.TypeDecorator[datetime]):
+class Instant(sa.types.TypeDecorator[datetime]):
     """An aware instant, in UTC on the way in and out, on databases with and without time zones."""
 
     impl = sa.DateTime(timezone=True)
@@ -31,23 +45,25 @@ RUNS = sa.Table(
     METADATA,
     sa.Column("run_id", sa.String(36), primary_key=True),
     sa.Column("job", sa.String(64), nullable=False),
-    sa.Column("interval_start", _Instant, nullable=False),
-    sa.Column("interval_end", _Instant, nullable=False),
+    sa.Column("interval_start", Instant, nullable=False),
+    sa.Column("interval_end", Instant, nullable=False),
     sa.Column("model_name", sa.String(64), nullable=False),
     sa.Column("model_version", sa.BigInteger, nullable=False),
     sa.Column("bundle_digest", sa.String(64), nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("output_table", sa.String(128), nullable=False),
     sa.Column("sql_accepted", sa.Text),
-    sa.Column("scored_at", _Instant, nullable=False),
-    sa.Column("published_at", _Instant),
+    sa.Column("scored_at", Instant, nullable=False),
+    sa.Column("published_at", Instant),
     sa.Column("rows_read", sa.BigInteger),
     sa.Column("predictions", sa.BigInteger),
     sa.Column("rejects", sa.BigInteger),
     sa.Column("chunks", sa.BigInteger),
+    sa.Column("input_hash", sa.String(16)),
     sa.Column("error", sa.Text),
+    sa.Column("override_reason", sa.Text),
+    sa.Column("override_by", sa.Text),
     sa.Column("batchscore_version", sa.String(32), nullable=False),
 )
 """One row for each run.
@@ -60,20 +76,42 @@ Attributes:
     model_name: The bundle's name.
     model_version: The bundle's version.
     bundle_digest: The bundle's digest.
-    revision: How many runs of this interval by this bundle were published before it.
-    status: `running`, `published`, `failed`, or `superseded`: published once and replaced since, or overtaken before
-        it was published.
-    fence: How many processes have taken the run up; only the last of them may commit.
+    revision: One more than that of the interval's run published before it, by whichever bundle; 0 for the first.
+    status: `running`, `published`, `failed`, `held` by a gate of the job's `[publish]`, or `superseded`: published once
+        and replaced since, or overtaken before it was published.
     output_table: Where its predictions go.
     sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
     scored_at: The one instant that every row of the run carries.
     published_at: When it was published.
-    rows_read: Predictions and rejects together; NULL until it is published, like the next three.
+    rows_read: Predictions and rejects together; NULL until it is published or held, like the next four.
     predictions: Rows published.
     rejects: Rows that could not be scored.
     chunks: Chunks committed.
-    error: Why it failed.
+    input_hash: The sum of 64-bit hashes of the rows read, in hex; together with `rows_read` it says whether the input
+        is still the same.
+    error: Why it failed or is held.
+    override_reason: Why it was published past a gate; NULL where it was not.
+    override_by: Who did that: user and host.
     batchscore_version: The version that ran last.
+"""
+
+LEASES = sa.Table(
+    "batchscore_leases",
+    METADATA,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("interval_start", Instant, primary_key=True),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.String(255)),
+    sa.Column("expires_at", Instant),
+)
+"""One row for each interval that anybody has scored.
+
+Attributes:
+    job: The job's name.
+    interval_start: The interval's first instant.
+    fence: How often the lease was taken; a writer that took it earlier cannot commit any more.
+    owner: Host, process and token of the command that has it; NULL when it is free.
+    expires_at: When it may be taken from its owner, who puts that off while it lives.
 """
 
 CHUNKS = sa.Table(
@@ -87,7 +125,8 @@ CHUNKS = sa.Table(
     sa.Column("rows_read", sa.BigInteger, nullable=False),
     sa.Column("predictions", sa.BigInteger, nullable=False),
     sa.Column("rejects", sa.BigInteger, nullable=False),
-    sa.Column("committed_at", _Instant, nullable=False),
+    sa.Column("input_hash", sa.String(16), nullable=False),
+    sa.Column("committed_at", Instant, nullable=False),
     sa.Column("profile", sa.Text),
 )
 """One row for each committed chunk: where a run resumes.
@@ -101,6 +140,7 @@ Attributes:
     rows_read: Predictions and rejects together.
     predictions: Rows staged.
     rejects: Rows that could not be scored.
+    input_hash: The sum of 64-bit hashes of its rows, in hex.
     committed_at: When it was committed.
     profile: What it saw, as JSON; NULL once the run is published and `batchscore_profiles` has the whole.
 """
@@ -115,6 +155,7 @@ REJECTS = sa.Table(
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("reason", sa.String(32), nullable=False),
     sa.Column("detail", sa.Text),
+    sa.Column("row_values", sa.Text),
 )
 """One row for each row that could not be scored.
 
@@ -127,6 +168,7 @@ Attributes:
     reason: `unexpected_null`, `unexpected_nan` or `unexpected_infinity`: a column holds what training never saw in it;
         `features_failed`, `pipeline_failed`: the code raised; `score_not_finite`: the pipeline gave no number.
     detail: The column, or the exception.
+    row_values: What it held, as JSON, but for the key and the columns that are `private`; NaN and infinities as text.
 """
 
 PROFILES = sa.Table(
@@ -194,3 +236,15 @@ Attributes:
     row_count: What the value is measured over: rows, or rows with a value.
     reference_count: The same in the reference.
 """
+
+
+def locked(query: sa.Select[Any], tx: sa.Connection) -> sa.Select[Any]:
+    """The query, that keeps others from writing the rows it finds until the transaction ends."""
+    # DuckDB has no row locks and one process; SQLite locks the file when a transaction begins.
+    return query if tx.dialect.name == "duckdb" else query.with_for_update()
+
+
+def insert_new(tx: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
+    """Insert a row where its primary key is not there yet; it waits for another that is inserting the same."""
+    # Postgres' INSERT … ON CONFLICT is SQLite's and DuckDB's too.
+    tx.execute(insert(table).values(values).on_conflict_do_nothing())

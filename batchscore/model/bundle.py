@@ -22,10 +22,10 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
-from batchscore.job import Task
 from batchscore.layout import Layout
 from batchscore.model.features import Features
 from batchscore.model.predictor import Label, Predictor
+from batchscore.problem import Task
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from sklearn import metrics as sk
 
-from batchscore.job import Task
 from batchscore.model.predictor import Label
+from batchscore.problem import Task
 
 __all__ = ["evaluate"]
 

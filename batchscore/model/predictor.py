@@ -11,8 +11,8 @@ import joblib
 import numpy as np
 import polars as pl
 
-from batchscore.job import Task
 from batchscore.model.features import Features
+from batchscore.problem import Task
 from batchscore.schema import TypeName, dtype_of
 
 __all__ = ["Label", "Predictor", "Stage", "StageError", "in_threads"]

@@ -38,8 +38,8 @@ class Scored:
 
     Attributes:
         predictions: The key, the carried columns, `prediction` and the scores; one row for each scored row, in order.
-        rejects: `key` (Struct of the key's columns), `stage`, `reason`, `detail` (String); one row for each row not
-            scored.
+        rejects: `key` and `values` (Structs of the key's columns and of the others), `stage`, `reason`, `detail`
+            (String); one row for each row not scored.
         inputs: Profile of every input column, rejected rows included.
         outputs: Profile of `prediction` and the scores.
     """
@@ -84,10 +84,15 @@ def score(
     outputs = predicted.drop("row")
     return Scored(
         predictions=passed[kept.gather(predicted["row"])].hstack(outputs),
-        rejects=rows.select(pl.struct(bundle.key).alias("key"))[rejects["row"]].hstack(rejects.drop("row")),
+        rejects=_set_aside(rows[rejects["row"]], bundle.key).hstack(rejects.drop("row")),
         inputs=Profile.of(rows, bundle.input_reference.layouts),
         outputs=Profile.of(outputs, bundle.output_reference.layouts),
     )
+
+
+def _set_aside(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    values = pl.struct(pl.exclude(key)) if rows.width > len(key) else pl.struct(pl.lit(None).alias("none"))
+    return rows.select(pl.struct(key).alias("key"), values.alias("values"))
 
 
 def check_golden(bundle: Bundle) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from batchscore import ledger
+from batchscore.drift import Drift, compare
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
-from batchscore.monitor.drift import Drift, compare
 from batchscore.profile import Profile
 
 __all__ = ["compare_with_training", "record_drift"]

@@ -6,32 +6,36 @@ A run is a fold over chunks; a chunk is committed together with its ledger row o
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from itertools import chain
 
 import polars as pl
 
 import batchscore
 from batchscore import ledger
 from batchscore.ahead import ahead
-from batchscore.errors import BatchscoreError, InputError, IntervalLeased, SourceChanged, UsageError, nearest
+from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, SourceChanged, UsageError, nearest
+from batchscore.faults import fault
+from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.job import Job
-from batchscore.ledger import Run, Totals
+from batchscore.ledger import Lease, Owner, Progress, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES, Scored, score
+from batchscore.run.lease import leased
 from batchscore.run.plan import revision_of
-from batchscore.run.publish import audit, publish, refuse_shared_table
+from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
+from batchscore.run.retry import Patience
 from batchscore.sources import Chunk, Source, read_chunks
-from batchscore.warehouse import Output, OutputColumn, Warehouse
+from batchscore.warehouse import Output, OutputColumn, Transaction, Warehouse
 
 __all__ = ["Scoring", "output_of", "prepare", "score_interval"]
-
-# One shard a run for now; the ledger already tells them apart.
-SHARD = 0
 
 OnChunk = Callable[[int], None]
 
@@ -44,6 +48,9 @@ class Scoring:
         casts: What the live output table's columns make of ours.
         query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
+        owner: Who takes the leases.
+        lease_seconds: How long a lease lasts without being renewed.
+        retry_seconds: How long to try again without progress.
     """
 
     job: Job
@@ -55,6 +62,9 @@ class Scoring:
     query_digest: str
     sql_accepted: str | None
     chunk_rows: int
+    owner: Owner
+    lease_seconds: float
+    retry_seconds: float
 
 
 def output_of(job: Job, bundle: Bundle) -> Output:
@@ -62,18 +72,21 @@ def output_of(job: Job, bundle: Bundle) -> Output:
 
     Raises:
         SourceChanged: The job's key is not the bundle's.
-        UsageError: A carried column is not among the bundle's.
+        UsageError: A carried or private column is not among the bundle's.
     """
     if job.source.key != bundle.key:
         raise SourceChanged(
             f"job {job.name} has key {list(job.source.key)}, and {bundle} was trained with {list(bundle.key)}. Retrain."
         )
-    if missing := [name for name in job.output.carry if name not in bundle.schema.names]:
-        guess = f" Did you mean {near}?" if (near := nearest(missing[0], bundle.schema.names)) else ""
-        raise UsageError(
-            f"[output] carry of job {job.name} names {missing[0]!r}, which is no column of {bundle}.{guess} Its "
-            f"columns: {', '.join(bundle.schema.names)}. Name one of them, or give the column in the query and retrain."
-        )
+    named = [("[output] carry", name) for name in job.output.carry]
+    named += [("[source] private", name) for name in job.source.private]
+    for place, name in named:
+        if name not in bundle.schema.names:
+            guess = f" Did you mean {near}?" if (near := nearest(name, bundle.schema.names)) else ""
+            raise UsageError(
+                f"{place} of job {job.name} names {name!r}, which is no column of {bundle}.{guess} Its columns: "
+                f"{', '.join(bundle.schema.names)}. Name one of them, or give the column in the query and retrain."
+            )
     passed = [OutputColumn(name, bundle.schema[name].type) for name in (*job.source.key, *job.output.carry)]
     given = [OutputColumn(name, type_) for name, type_ in bundle.predictor.output_types.items()]
     return Output(job.output.table, (*passed, *given))
@@ -88,6 +101,8 @@ def prepare(
     query_digest: str,
     sql_accepted: str | None,
     chunk_rows: int,
+    lease_seconds: float,
+    retry_seconds: float,
 ) -> Scoring:
     """Make the ledger's tables and the output table, or check the one that is there.
 
@@ -101,11 +116,26 @@ def prepare(
     with warehouse.begin("the ledger") as tx:
         refuse_shared_table(tx, job.name, output.table)
     casts = warehouse.prepare(output)
-    return Scoring(job, bundle, source, warehouse, output, casts, query_digest, sql_accepted, chunk_rows)
+    return Scoring(
+        job,
+        bundle,
+        source,
+        warehouse,
+        output,
+        casts,
+        query_digest,
+        sql_accepted,
+        chunk_rows,
+        Owner.here(),
+        lease_seconds,
+        retry_seconds,
+    )
 
 
 def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run], on_chunk: OnChunk) -> Run:
     """Score an interval and publish it; an interrupted run of the same work goes on behind its last chunk.
+
+    A lost connection is met by taking the run up again from the ledger, which knows what was committed.
 
     Args:
         scoring: What `prepare` gave.
@@ -118,33 +148,50 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
 
     Raises:
         InputError: The rows break the bundle's contract, or too many were rejected; nothing of it is published.
-        IntervalLeased: Another process took the run up.
-        WarehouseError, TransientError: See there.
+        IntervalLeased: Another process has the interval, or took it.
+        WarehouseError: See there.
+        TransientError: The same, and `retry_seconds` have passed without progress.
     """
     begun = time.monotonic()
+    patience = Patience(scoring.retry_seconds)
     planned = _plan_run(scoring, interval, history)
-    with scoring.warehouse.begin("the ledger") as tx:
-        run = ledger.begin(tx.connection, planned, batchscore.__version__)
-    if run.status == "published":
-        return run
-    if run.status == "superseded":
-        raise IntervalLeased(f"{interval} has been scored again by another process since this one looked. Run again.")
+
+    def told(rows: int) -> None:
+        patience.progress()
+        on_chunk(rows)
+
     try:
-        if not _score_chunks(scoring, run, on_chunk):
-            log.warning(Event.RUN_EMPTY, run_id=run.run_id, interval=str(run.interval))
-        limit = scoring.job.limits.rejects
-        return publish(scoring.warehouse, scoring.output, run, scoring.bundle, reject_limit=limit, begun=begun)
+        return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
     except IntervalLeased:
         raise
     except Exception as error:
-        # Rows that must be mended before a run can pass may be rows that earlier chunks have read.
-        _record_failure(scoring, run, error, start_again=isinstance(error, InputError))
+        log.error(Event.RUN_FAILED, run_id=planned.run_id, interval=str(interval), error=str(error))
         raise
+
+
+def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
+    """Score and publish the run from where the ledger has it, under the interval's lease."""
+    warehouse, interval = scoring.warehouse, planned.interval
+    with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
+        run, done = _take_up(scoring, planned, lease, history)
+        if run.status == "published":
+            log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))
+            clear_up(warehouse, scoring.output, [run])
+            return run
+        try:
+            if not _score_chunks(scoring, run, lease, done, on_chunk):
+                log.warning(Event.RUN_EMPTY, run_id=run.run_id, interval=str(interval))
+            return publish(warehouse, scoring.output, run, lease, scoring.bundle, scoring.job, begun=begun)
+        except (IntervalLeased, GateTripped):
+            raise
+        except Exception as error:
+            _record_failure(scoring, run, lease, error)
+            raise
 
 
 def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> Run:
     job, bundle = scoring.job, scoring.bundle
-    revision = revision_of(interval, bundle.digest, history)
+    revision = revision_of(interval, history)
     run_id = ledger.run_id_of(
         job.name,
         interval,
@@ -168,75 +215,151 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
     )
 
 
-def _score_chunks(scoring: Scoring, run: Run, on_chunk: OnChunk) -> int:
+def _score_chunks(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: OnChunk) -> int:
     """Read, score and commit, each one chunk ahead of the next.
 
     Returns:
         How many chunks the run has.
     """
-    done = _take_up(scoring, run)
+    try:
+        return _go_on(scoring, run, lease, done, on_chunk)
+    except _InputMoved:
+        log.warning(Event.RUN_RESTARTED, run_id=run.run_id, chunks=done.chunks, rows=done.inputs.rows)
+        with scoring.warehouse.begin(f"the stage of {run.interval}") as tx:
+            ledger.check(tx.connection, lease)
+            _start_again(tx, scoring, run)
+        return _go_on(scoring, run, lease, Progress(0), on_chunk)
+
+
+class _InputMoved(Exception):
+    """The rows behind the committed chunks are no longer those."""
+
+
+def _go_on(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: OnChunk) -> int:
     number = done.chunks
     with (
-        ahead(_read(scoring, run, done.key_high)) as chunks,
+        ahead(_read(scoring, run, done)) as chunks,
         ahead(_score(scoring, chunks, done.failures)) as scored,
     ):
-        for chunk, result in scored:
-            _commit(scoring, run, number, chunk, result)
-            on_chunk(result.rows_read)
+        # With the first new chunk the old ones have been seen to be as they were.
+        first = next(scored, None)
+        if done.chunks:
+            log.info(Event.RUN_RESUMED, run_id=run.run_id, chunks=done.chunks, rows=done.inputs.rows)
+        for part in chain([first] if first else [], scored):
+            _commit(scoring, run, lease, number, part)
+            on_chunk(part.scored.rows_read)
             number += 1
     return number
 
 
-def _take_up(scoring: Scoring, run: Run) -> ledger.Progress:
-    """Where the run goes on, with a stage that holds exactly what its committed chunks staged."""
-    with scoring.warehouse.begin(f"the stage of {run.interval}") as tx:
-        ledger.hold(tx.connection, run)
+def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run]) -> tuple[Run, Progress]:
+    """The run as the ledger has it, with a stage that holds exactly what its committed chunks staged.
+
+    Raises:
+        IntervalLeased: Another process published the interval since `history` was read.
+    """
+    interval = planned.interval
+    with scoring.warehouse.begin(f"the stage of {interval}") as tx:
+        ledger.check(tx.connection, lease)
+        there = ledger.published(tx.connection, planned)
+        if there and there.run_id == planned.run_id:
+            return there, Progress(0)
+        if there and there.run_id not in {run.run_id for run in history}:
+            raise IntervalLeased(
+                f"{interval} was published by another process since this one looked, with version "
+                f"{there.model_version}. Nothing was written; run again to see what is left to do."
+            )
+        run = ledger.begin(tx.connection, planned, batchscore.__version__)
+        if run.status == "superseded":
+            raise IntervalLeased(f"{interval} was scored again by another process since this one looked. Run again.")
         sound = audit(tx, scoring.output, run) is not None
         spoilt = not sound and ledger.progress(tx.connection, run.run_id, SHARD).chunks > 0
         if not sound:
-            tx.drop_stage(scoring.output, run.stage)
-            ledger.forget_chunks(tx.connection, run.run_id)
-            ledger.forget_rejects(tx.connection, run.run_id)
-            tx.open_stage(scoring.output, run.stage)
+            _start_again(tx, scoring, run)
         done = ledger.progress(tx.connection, run.run_id, SHARD)
     if spoilt:
         log.warning(Event.RUN_SPOILT, run_id=run.run_id, stage=run.stage)
-    if done.chunks:
-        log.info(Event.RUN_RESUMED, run_id=run.run_id, chunks=done.chunks, after=done.key_high)
-    else:
-        log.info(Event.RUN_STARTED, run_id=run.run_id, interval=str(run.interval), model_version=run.model_version)
-    return done
+    if not done.chunks:
+        log.info(Event.RUN_STARTED, run_id=run.run_id, interval=str(interval), model_version=run.model_version)
+    return run, done
 
 
-def _read(scoring: Scoring, run: Run, after: tuple[object, ...] | None) -> Iterator[Chunk]:
+def _start_again(tx: Transaction, scoring: Scoring, run: Run) -> None:
+    """Forget all that the run has done, and give it an empty stage."""
+    tx.drop_stage(scoring.output, run.stage)
+    ledger.forget_chunks(tx.connection, run.run_id)
+    ledger.forget_rejects(tx.connection, run.run_id)
+    tx.open_stage(scoring.output, run.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A chunk and the fingerprint of its rows."""
+
+    chunk: Chunk
+    inputs: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A chunk, the fingerprint of its rows, and what came of them."""
+
+    chunk: Chunk
+    inputs: Fingerprint
+    scored: Scored
+
+
+def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
+    """The chunks behind those that are done.
+
+    Raises:
+        _InputMoved: The rows that were done are no longer what they were.
+    """
+
     def log_extra(names: list[str]) -> None:
         log.info(Event.COLUMNS_IGNORED, run_id=run.run_id, columns=names)
 
-    return read_chunks(
+    chunks = read_chunks(
         scoring.source,
         run.interval,
         schema=scoring.bundle.schema,
         key=scoring.bundle.key,
-        after=after,  # type: ignore[arg-type]
         chunk_rows=scoring.chunk_rows,
         on_extra=log_extra,
     )
-
-
-def _score(scoring: Scoring, chunks: Iterable[Chunk], failures: int) -> Iterator[tuple[Chunk, Scored]]:
-    """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
+    again, number = Fingerprint(), done.chunks
     for chunk in chunks:
-        result = score(scoring.bundle, chunk.rows, scoring.job.output.carry, failures_left=MOST_FAILURES - failures)
+        left = done.inputs.rows - again.rows
+        if left:
+            again += Fingerprint.of(chunk.rows.head(left))
+            if again.rows == done.inputs.rows and again != done.inputs:
+                raise _InputMoved
+        if new := chunk.behind(left):
+            yield _Read(new, Fingerprint.of(new.rows))
+            fault("after_read", number)
+            number += 1
+    if again != done.inputs:
+        raise _InputMoved
+
+
+def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator[_Part]:
+    """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
+    for read in chunks:
+        left = MOST_FAILURES - failures
+        result = score(scoring.bundle, read.chunk.rows, scoring.job.output.carry, failures_left=left)
         failures += result.failures
-        yield chunk, result
+        yield _Part(read.chunk, read.inputs, result)
 
 
-def _commit(scoring: Scoring, run: Run, number: int, chunk: Chunk, result: Scored) -> None:
+def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) -> None:
+    chunk, result = part.chunk, part.scored
     totals = Totals(1, result.rows_read, result.predictions.height, result.rejects.height)
+    fault("after_score", number)
     with scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
-        ledger.hold(tx.connection, run)
+        ledger.check(tx.connection, lease)
         tx.stage(scoring.output, run.stage, scoring.casts, result.predictions)
-        tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects))
+        tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.job.source.private))
+        fault("after_stage", number)
         ledger.complete(
             tx.connection,
             run.run_id,
@@ -244,14 +367,19 @@ def _commit(scoring: Scoring, run: Run, number: int, chunk: Chunk, result: Score
             chunk=number,
             keys=(chunk.low, chunk.high),
             totals=totals,
+            inputs=part.inputs,
             profile={"input": result.inputs.to_dict(), "output": result.outputs.to_dict()},
             committed_at=datetime.now(UTC),
         )
+        fault("before_commit", number)
+    fault("after_commit", number)
     log.info(Event.CHUNK_COMMITTED, run_id=run.run_id, chunk=number, rows=totals.rows_read, rejects=totals.rejects)
 
 
-def _reject_rows(run: Run, number: int, rejects: pl.DataFrame) -> pl.DataFrame:
+def _reject_rows(run: Run, number: int, rejects: pl.DataFrame, private: Sequence[str]) -> pl.DataFrame:
     keys = [ledger.encode_key(row) for row in rejects["key"].struct.unnest().rows()]
+    shown = rejects["values"].struct.unnest().drop(private, strict=False)
+    values = [json.dumps({name: _plain(value) for name, value in row.items()}) for row in shown.iter_rows(named=True)]
     return rejects.select(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(SHARD, pl.Int64).alias("shard"),
@@ -260,14 +388,19 @@ def _reject_rows(run: Run, number: int, rejects: pl.DataFrame) -> pl.DataFrame:
         "stage",
         "reason",
         "detail",
+        pl.Series("row_values", values, pl.String),
     )
 
 
-def _record_failure(scoring: Scoring, run: Run, error: Exception, *, start_again: bool) -> None:
-    log.error(Event.RUN_FAILED, run_id=run.run_id, interval=str(run.interval), error=str(error))
+def _plain(value: object) -> object:
+    """A value as JSON has it; a date, an instant, and a number that is none, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _record_failure(scoring: Scoring, run: Run, lease: Lease, error: Exception) -> None:
     # The first error is the one to tell; a warehouse that is gone cannot take the record of it.
     with contextlib.suppress(BatchscoreError), scoring.warehouse.begin("the ledger") as tx:
-        ledger.hold(tx.connection, run)
+        ledger.check(tx.connection, lease)
         ledger.fail(tx.connection, run.run_id, f"{type(error).__name__}: {error}")
-        if start_again:
-            ledger.forget_chunks(tx.connection, run.run_id)

@@ -15,14 +15,15 @@ from batchscore.ledger import Run, same_table
 
 __all__ = ["Only", "Planned", "State", "plan", "revision_of"]
 
-State = Literal["missing", "unfinished", "failed", "published", "stale-model"]
-Only = Literal["missing", "failed", "stale-model", "all"]
+State = Literal["missing", "unfinished", "failed", "held", "published", "stale-model", "changed-input"]
+Only = Literal["missing", "failed", "stale-model", "changed-input", "all"]
 
 _STATES: dict[Only, tuple[State, ...]] = {
-    "missing": ("missing", "unfinished", "failed"),
-    "failed": ("failed",),
+    "missing": ("missing", "unfinished", "failed", "held"),
+    "failed": ("failed", "held"),
     "stale-model": ("stale-model",),
-    "all": ("missing", "unfinished", "failed", "published", "stale-model"),
+    "changed-input": ("changed-input",),
+    "all": ("missing", "unfinished", "failed", "held", "published", "stale-model", "changed-input"),
 }
 
 
@@ -33,7 +34,8 @@ class Planned:
     Attributes:
         interval: The interval.
         state: What became of it: `missing` (never tried), `unfinished` (a process died or is at work), `failed`,
-            `published` by this bundle, or `stale-model`: published by another.
+            `held` (scored, and stopped by a gate), `published` by this bundle, `stale-model`: published by another, or
+            `changed-input`: published by this one, from rows that are no longer the same.
         run: The run that says so; None when missing.
     """
 
@@ -48,17 +50,17 @@ class Planned:
     @property
     def why(self) -> str:
         """The state in words."""
-        match self.state:
-            case "missing":
-                return "never scored"
-            case "unfinished":
-                return "begun and not finished; goes on behind its last committed chunk"
-            case "failed":
-                return f"failed: {(self.run.error or '').splitlines()[0] if self.run and self.run.error else ''}"
-            case "published":
-                return f"published by version {self.run.model_version}" if self.run else ""
-            case "stale-model":
-                return f"published by version {self.run.model_version}, which is not the one in use" if self.run else ""
+        version = self.run.model_version if self.run else None
+        first = ((self.run.error if self.run else None) or "").partition("\n")[0]
+        return {
+            "missing": "never scored",
+            "unfinished": "begun and not finished; goes on behind its last committed chunk",
+            "failed": f"failed: {first}",
+            "held": f"held: {first}",
+            "published": f"published by version {version}",
+            "stale-model": f"published by version {version}, which is not the one in use",
+            "changed-input": f"published by version {version}, and its rows have changed since",
+        }[self.state]
 
 
 def plan(
@@ -106,10 +108,14 @@ def _planned(interval: Interval, runs: Sequence[Run], digest: str | None) -> Pla
     attempted = sorted((run for run in runs if run.status != "superseded"), key=lambda run: run.scored_at)
     if not attempted:
         return Planned(interval, "missing", None)
-    return Planned(interval, "failed" if attempted[-1].status == "failed" else "unfinished", attempted[-1])
+    last = attempted[-1]
+    return Planned(interval, last.status if last.status in ("failed", "held") else "unfinished", last)
 
 
-def revision_of(interval: Interval, digest: str, history: Sequence[Run]) -> int:
-    """How many runs of this interval and bundle were published before: the next one is another run."""
+def revision_of(interval: Interval, history: Sequence[Run]) -> int:
+    """The number of the interval's next run: one more than the last that was published has, by whichever bundle.
+
+    That one is never pruned, so no number is given twice.
+    """
     done = ("published", "superseded")
-    return sum(run.interval == interval and run.bundle_digest == digest and run.status in done for run in history)
+    return max((run.revision + 1 for run in history if run.interval == interval and run.status in done), default=0)

@@ -8,41 +8,52 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 from batchscore import ledger
-from batchscore.errors import BatchscoreError, TooManyRejects, UsageError, WarehouseError
-from batchscore.ledger import Run, Totals
+from batchscore.errors import BatchscoreError, GateTripped, TooManyRejects, UsageError, WarehouseError
+from batchscore.faults import fault
+from batchscore.job import Job, Limits
+from batchscore.ledger import Lease, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.profile import ColumnProfile, Profile
+from batchscore.run.gates import times, tripped
 from batchscore.warehouse import Output, Transaction, Warehouse
 
-__all__ = ["audit", "publish", "refuse_shared_table"]
+__all__ = ["SHARD", "audit", "clear_up", "publish", "refuse_shared_table"]
+
+# One shard a run for now; the ledger already tells them apart.
+SHARD = 0
 
 
 def publish(
-    warehouse: Warehouse, output: Output, run: Run, bundle: Bundle, *, reject_limit: float, begun: float
+    warehouse: Warehouse, output: Output, run: Run, lease: Lease, bundle: Bundle, job: Job, *, begun: float
 ) -> Run:
     """Replace the interval's rows by the run's staged ones and mark it published, or leave everything as it was.
+
+    Where a gate trips, the run is held: its rows stay staged. One with an `override_reason` passes every gate.
 
     Args:
         warehouse: Where it is staged.
         output: The table it is bound for.
         run: The run, all of whose chunks are committed.
+        lease: That of its interval.
         bundle: What scored it.
-        reject_limit: The share of its rows that may be rejected.
+        job: What it is for; its limits and gates are asked.
         begun: `time.monotonic()` when this process took the run up, for the log.
 
     Raises:
-        TooManyRejects: More than `reject_limit` of the rows read were rejected.
+        TooManyRejects: More rows were rejected than the job's limits allow.
+        GateTripped: A gate of the job's `[publish]` is not passed.
         IntervalLeased: Another process took the run up.
         UsageError: Another job has published into the same table since this one looked.
         WarehouseError: The stage or the rejects are not what the chunks committed: another hand was in them.
     """
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
-        ledger.hold_interval(tx.connection, run)
+        ledger.check(tx.connection, lease)
         if run.job not in ledger.users_of_table(tx.connection, output.table):
             # Two jobs that publish into a table for the first time see each other only one by one.
             tx.one_at_a_time()
@@ -53,11 +64,30 @@ def publish(
                 f"run {run.run_id} of {run.interval}: {run.stage} or batchscore_rejects does not hold what the run "
                 "committed; something else has changed it. Nothing was published. Run again: it starts from nothing."
             )
-        _check_rejects(tx, run, totals, reject_limit)
+        _check_rejects(tx, run, totals, job.limits)
         profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
-        tx.replace(output, run.stage, _stamp(run))
-        overtaken = ledger.publish(tx.connection, run, totals, _profile_rows(profiles), now)
-    _clear_up(warehouse, output, [run, *overtaken])
+        inputs = ledger.progress(tx.connection, run.run_id, SHARD).inputs
+        earlier = ledger.rows_of_last(tx.connection, run, job.publish.over)
+        faults = tripped(job.publish, totals, earlier, profiles["output"], bundle.output_reference)
+        kept = _profile_rows(profiles)
+        if faults and run.override_reason is None:
+            ledger.hold_back(tx.connection, run, totals, inputs, kept, "\n".join(faults))
+        else:
+            faults = []
+            tx.replace(output, run.stage, _stamp(run))
+            fault("in_publish")
+            overtaken = ledger.publish(tx.connection, run, totals, inputs, kept, now)
+        fault("before_publish_commit")
+    if faults:
+        raise GateTripped(
+            f"{run.interval} is scored and not published: {'; '.join(faults)}. What was published before stays. See "
+            f"batchscore runs show {run.run_id[:8]}; to publish it all the same: batchscore runs publish "
+            f'{run.run_id[:8]} --override --reason "why it is right".',
+            run_id=run.run_id,
+            gates=faults,
+        )
+    fault("after_publish")
+    clear_up(warehouse, output, [run, *overtaken])
     published = replace(
         run,
         status="published",
@@ -66,6 +96,7 @@ def publish(
         predictions=totals.predictions,
         rejects=totals.rejects,
         chunks=totals.chunks,
+        input_hash=str(inputs),
     )
     _log(published, profiles, time.monotonic() - begun)
     return published
@@ -84,7 +115,7 @@ def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:
         )
 
 
-def _clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
+def clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
     """Drop the stages that a publish has left over; failing at it is told, for the predictions stand."""
     try:
         with warehouse.begin(f"the stage of {runs[0].interval}") as tx:
@@ -103,17 +134,21 @@ def audit(tx: Transaction, output: Output, run: Run) -> Totals | None:
         return None
     staged = tx.staged(output, run.stage)
     rejected = ledger.rejects_kept(tx.connection, run.run_id)
-    reached = ledger.progress(tx.connection, run.run_id, 0).chunks
+    reached = ledger.progress(tx.connection, run.run_id, SHARD).chunks
     held = (staged, rejected, reached, staged + rejected)
     return totals if held == (totals.predictions, totals.rejects, totals.chunks, totals.rows_read) else None
 
 
-def _check_rejects(tx: Transaction, run: Run, totals: Totals, reject_limit: float) -> None:
-    if totals.rejects > totals.rows_read * reject_limit:
+def _check_rejects(tx: Transaction, run: Run, totals: Totals, limits: Limits) -> None:
+    most = {"rejects": times(limits.rejects, totals.rows_read)}
+    if limits.reject_rows is not None:
+        most["reject_rows"] = Fraction(limits.reject_rows)
+    if passed := [name for name, bound in most.items() if totals.rejects > bound]:
+        limit = f"limits.{passed[0]} = {getattr(limits, passed[0])}"
         raise TooManyRejects(
-            f"{totals.rejects} of {totals.rows_read} rows of {run.interval} were rejected, more than limits.rejects = "
-            f"{reject_limit} allows: {_reasons(tx, run)}. Nothing was published. Mend the rows, raise the limit, or "
-            f"retrain; `batchscore runs show {run.run_id[:8]}` lists them."
+            f"{totals.rejects} of {totals.rows_read} rows of {run.interval} were rejected, more than {limit} allows: "
+            f"{_reasons(tx, run)}. Nothing was published. Mend the rows, raise the limit, or retrain; `batchscore runs "
+            f"show {run.run_id[:8]}` lists them."
         )
 
 

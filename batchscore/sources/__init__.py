@@ -35,13 +35,26 @@ class Chunk:
 
     Attributes:
         rows: The declared columns in the schema's order and types, in ascending key order; at least one row.
-        low: The key of the first row.
-        high: The key of the last row, behind which a later run goes on.
+        key: The columns that identify a row.
     """
 
     rows: pl.DataFrame
-    low: Key
-    high: Key
+    key: tuple[str, ...]
+
+    @property
+    def low(self) -> Key:
+        """The key of the first row."""
+        return self.rows.select(self.key).row(0)
+
+    @property
+    def high(self) -> Key:
+        """The key of the last row."""
+        return self.rows.select(self.key).row(-1)
+
+    def behind(self, count: int) -> Chunk | None:
+        """What is left of it behind its first `count` rows."""
+        rows = self.rows.slice(count)
+        return Chunk(rows, self.key) if rows.height else None
 
 
 class Source(Protocol):
@@ -56,7 +69,6 @@ class Source(Protocol):
         interval: Interval,
         *,
         order: Sequence[Column] = (),
-        after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
@@ -68,8 +80,6 @@ class Source(Protocol):
         Args:
             interval: The rows' time.
             order: The key columns with their declared types, to order by; text goes by its UTF-8 bytes.
-            after: The key that every row is strictly behind, or has a NULL in, but for some at the beginning where the
-                database cannot compare by the declared type; needs `order`.
             limit: The most rows to give.
             batch_rows: The most rows of a batch.
             columns: The columns whose values are wanted; None for all. Every other one comes as NULLs of type Null,
@@ -101,13 +111,12 @@ class SqlSource:
         interval: Interval,
         *,
         order: Sequence[Column] = (),
-        after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
-        page = Page(order, after, limit, batch_rows, columns)
+        page = Page(order, limit, batch_rows, columns)
         yield from self.read(Query(self.database, self.statement, self.parameters, interval, page))
 
 
@@ -141,7 +150,6 @@ def read_chunks(
     *,
     schema: Schema,
     key: Sequence[str],
-    after: Key | None,
     chunk_rows: int,
     on_extra: Callable[[list[str]], None] | None = None,
 ) -> Iterator[Chunk]:
@@ -152,7 +160,6 @@ def read_chunks(
         interval: Their time.
         schema: What the bundle declares; every chunk has these columns and types, whatever its values are.
         key: The columns that identify a row, in order.
-        after: The key of the last row that is done; None starts from the first.
         chunk_rows: Rows in a chunk.
         on_extra: Called once with the columns that the schema does not declare, if there are any.
 
@@ -163,19 +170,14 @@ def read_chunks(
     order = [schema[name] for name in key]
     for column in order:
         _check_key_type(column.name, column.dtype, source.where)
-    previous = None if after is None else _key_frame(after, order)
+    previous = None
     size = _batch_rows(chunk_rows)
-    new = None if previous is None else _is_behind(previous)
     held, told = schema.empty(), on_extra is None
-    for batch in source.batches(interval, order=order, after=after, batch_rows=size, columns=schema.names):
+    for batch in source.batches(interval, order=order, batch_rows=size, columns=schema.names):
         if on_extra is not None and not told and (extra := schema.undeclared(batch)):
             on_extra(extra)
             told = True
-        rows = schema.conform(batch, source.where)
-        if new is not None:
-            rows = _from_first(rows, new)
-            new = new if rows.is_empty() else None
-        held = held.vstack(rows)
+        held = held.vstack(schema.conform(batch, source.where))
         while len(held) >= chunk_rows:
             chunk, held = held.head(chunk_rows), held.slice(chunk_rows)
             yield _chunk(chunk, previous, key, source.where)
@@ -220,22 +222,6 @@ def read_frame(
     return frame
 
 
-def _is_behind(after: pl.DataFrame) -> pl.Expr:
-    """Whether a row's key is greater than that of `after`, shape `(1, key columns)`, or has a NULL in it."""
-    greater = _greater(after.columns, lambda name: pl.lit(after[name][0], dtype=after.schema[name]))
-    return pl.any_horizontal(greater, *(pl.col(name).is_null() for name in after.columns))
-
-
-def _from_first(rows: pl.DataFrame, new: pl.Expr) -> pl.DataFrame:
-    """The rows from the first new one on.
-
-    A database that compares by another form than the declared type's, such as text for a timestamp, gives some again
-    that are done. Behind the first new row each one counts: a small key there is an error, not a row to leave out.
-    """
-    found = rows.select(new).to_series().arg_true()
-    return rows[found[0] :] if len(found) else rows.clear()
-
-
 def _batch_rows(chunk_rows: int) -> int:
     """What to ask a source for: reading row by row is slow, a million at once is much memory."""
     return min(max(chunk_rows, 1_000), 50_000)
@@ -244,11 +230,7 @@ def _batch_rows(chunk_rows: int) -> int:
 def _chunk(rows: pl.DataFrame, previous: pl.DataFrame | None, key: Sequence[str], where: str) -> Chunk:
     keys = rows.select(key)
     _check_keys(keys, previous, where)
-    return Chunk(rows.rechunk(), low=keys.row(0), high=keys.row(-1))
-
-
-def _key_frame(key: Key, order: Sequence[Column]) -> pl.DataFrame:
-    return pl.DataFrame([key], schema={column.name: column.dtype for column in order}, orient="row")
+    return Chunk(rows.rechunk(), tuple(key))
 
 
 def _check_key_type(name: str, dtype: pl.DataType, where: str) -> None:

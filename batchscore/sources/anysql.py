@@ -13,7 +13,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from batchscore.errors import SchemaMismatch, UsageError
-from batchscore.sources.statement import Key, Page, Query
+from batchscore.sources.statement import Page, Query
 
 __all__ = ["frame_of", "read"]
 
@@ -70,7 +70,7 @@ def _stream(connection: sa.Connection, query: Query) -> Iterator[pl.DataFrame]:
     size = query.page.batch_rows
     streaming = connection.execution_options(stream_results=True, max_row_buffer=size)
     rows = _paged(rows, query.page, query.database.dialect)
-    with closing(streaming.execute(rows, {**query.values(), **query.page.values()})) as result:
+    with closing(streaming.execute(rows, query.values())) as result:
         for part in result.partitions(size):
             yield frame_of(names, part, query.where, query.page.columns)
 
@@ -88,22 +88,11 @@ def _paged(rows: sa.Select[Any], page: Page, dialect: str) -> sa.Select[Any]:
     bytewise = _TEXT_ORDER.get(dialect, _as_it_is)
     plain: list[sa.ColumnElement[Any]] = [sa.column(column.name) for column in page.order]
     keys = [bytewise(key) if c.type == "string" else key for key, c in zip(plain, page.order, strict=True)]
-    if page.after is not None:
-        rows = rows.where(sa.or_(_behind(keys, page.after, list(page.values())), *(key.is_(None) for key in plain)))
     return rows.order_by(*keys).limit(page.limit)
 
 
 def _as_it_is(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return text
-
-
-def _behind(keys: Sequence[sa.ColumnElement[Any]], after: Key, names: Sequence[str]) -> sa.ColumnElement[bool]:
-    """`keys > after` in lexical order, written out, for not every database compares tuples."""
-    key = keys[0]
-    bound: sa.BindParameter[Any] = sa.bindparam(names[0], after[0])
-    if len(keys) == 1:
-        return key > bound
-    return sa.or_(key > bound, sa.and_(key == bound, _behind(keys[1:], after[1:], names[1:])))
 
 
 def frame_of(

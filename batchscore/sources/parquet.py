@@ -18,7 +18,7 @@ from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
 from batchscore.schema import Column
 from batchscore.sources.duckdb import stream
-from batchscore.sources.statement import Key, Page, identifier
+from batchscore.sources.statement import Page, identifier
 
 __all__ = ["ParquetSource"]
 
@@ -68,7 +68,6 @@ class ParquetSource:
         interval: Interval,
         *,
         order: Sequence[Column] = (),
-        after: Key | None = None,
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
@@ -80,7 +79,7 @@ class ParquetSource:
             SchemaMismatch: A wanted column has no canonical type, or the key or time column is missing.
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
-        page = Page(order, after, limit, batch_rows, columns)
+        page = Page(order, limit, batch_rows, columns)
         with _ENGINE.translated(self.where), _folder() as spill:
             settings = {"memory_limit": _MEMORY, "temp_directory": spill}
             with closing(duckdb.connect(":memory:", config={**settings})) as connection:

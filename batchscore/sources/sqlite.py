@@ -78,7 +78,6 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
 
 def _stream(connection: sqlite3.Connection, query: Query) -> Iterator[pl.DataFrame]:
     values = {name: _text(value) for name, value in query.values().items()}
-    values |= {name: _no_later(value) for name, value in query.page.values().items()}
     names = _columns(connection, query, values)
     yield frame_of(names, [], query.where, query.page.columns)
     with closing(connection.execute(query.sql(_marker, _TEXT_ORDER), values)) as cursor:
@@ -110,15 +109,3 @@ def _text(value: Value) -> Value:
         return value.isoformat()
     naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
     return naive.isoformat(" ")
-
-
-def _no_later(value: Value) -> Value:
-    """What sorts before everything behind a key value, in whichever form of ISO 8601 an instant is stored.
-
-    An offset moves an instant's text by less than a day, so the day before is early enough; `read_chunks` leaves out
-    what is not behind the key after all.
-    """
-    if not isinstance(value, datetime):
-        return _text(value)
-    day = value.astimezone(UTC) if value.tzinfo else value
-    return date.fromordinal(max(day.toordinal() - 1, 1)).isoformat()

@@ -110,32 +110,21 @@ class Page:
     """Which rows of a query, as `Source.batches` is asked for them."""
 
     order: Sequence[Column] = ()
-    after: Key | None = None
     limit: int | None = None
     batch_rows: int = 50_000
     columns: Collection[str] | None = None
 
-    def values(self) -> dict[str, Value]:
-        """What `sql` compares the key with, by parameter name."""
-        return {f"batchscore_after_{i}": value for i, value in enumerate(self.after or ())}
-
-    def sql(self, inner: str, marker: Callable[[str], str], text_order: str) -> str:
+    def sql(self, inner: str, text_order: str) -> str:
         """The page of the query `inner`.
 
         Args:
             inner: The query, its own parameters rendered.
-            marker: Gives the SQL for a parameter by name.
             text_order: SQL with `{}` in the place of a text value, that orders text by its UTF-8 bytes, as Polars
-                does. A key that the database orders otherwise would be skipped or read twice on resume.
+                does.
         """
         wrap = [text_order if column.type == "string" else "{}" for column in self.order]
         keys = [form.format(identifier(column.name)) for form, column in zip(wrap, self.order, strict=True)]
         parts = [f"SELECT * FROM (\n{inner}\n) AS batchscore_rows"]
-        if self.after is not None:
-            bounds = [form.format(marker(name)) for form, name in zip(wrap, self.values(), strict=True)]
-            # Without the IS NULL a run that resumes would never see the key that stops a run from the start.
-            nulls = "".join(f" OR {identifier(column.name)} IS NULL" for column in self.order)
-            parts.append(f"WHERE ({', '.join(keys)}) > ({', '.join(bounds)}){nulls}")
         if keys:
             parts.append(f"ORDER BY {', '.join(keys)}")
         if self.limit is not None:
@@ -175,8 +164,8 @@ class Query:
         return {name: given[name] for name in self.statement.names}
 
     def sql(self, marker: Callable[[str], str], text_order: str) -> str:
-        """The SQL of the page, with `values()` and `page.values()` to be bound."""
-        return self.page.sql(self.statement.render(marker), marker, text_order)
+        """The SQL of the page, with `values()` to be bound."""
+        return self.page.sql(self.statement.render(marker), text_order)
 
 
 def identifier(name: str) -> str:

