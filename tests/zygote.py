@@ -65,7 +65,9 @@ class Zygote:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait(timeout=30)
 
     def start(self, args: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Command:
