@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process for each of two cores, and no more threads than cores: they would only wait for each other.
+PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: install demo test faults torture check bench lock clean
 
@@ -19,11 +21,11 @@ demo: $(READY)
 	$(BIN)/batchscore demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(PYTEST)
 
 # Every way to break a run at every boundary; the kills alone are in `make test`.
 faults: $(READY)
-	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py
+	$(PYTEST) -m faults tests/test_faults.py
 
 # Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
 torture: $(READY)

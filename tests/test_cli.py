@@ -286,10 +286,12 @@ class TestPostgresRefusals:
         assert "canary" not in result.out
 
     def test_nobody_listens(self, project: Project) -> None:
-        """A server that does not answer exits 20: it may later."""
-        result = project.call("score", "toy", BATCHSCORE_WAREHOUSE_URL="postgresql://u:canary@127.0.0.1:9/x")
+        """A server that does not answer is asked again for a while, and then it exits 20: it may answer later."""
+        elsewhere = {"BATCHSCORE_WAREHOUSE_URL": "postgresql://u:canary@127.0.0.1:9/x", "BATCHSCORE_RETRY_SECONDS": "1"}
+        result = project.call("score", "toy", **elsewhere)
 
         assert result.code == 20, result.out
+        assert result.named("attempt.failed")
         assert "canary" not in result.out
 
     def test_a_role_that_may_not_write(self, project: Project, postgres_url: str) -> None:
