@@ -335,8 +335,9 @@ def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
             if again.rows == done.inputs.rows and again != done.inputs:
                 raise _InputMoved
         if new := chunk.behind(left):
-            yield _Read(new, Fingerprint.of(new.rows))
+            read = _Read(new, Fingerprint.of(new.rows))
             fault("after_read", number)
+            yield read
             number += 1
     if again != done.inputs:
         raise _InputMoved
