@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A process for each of two cores, and no more threads than cores: they would only wait for each other.
 PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo test faults torture check bench lock clean
+.PHONY: install demo test proof torture check bench lock clean
 
 install: $(READY)
 
@@ -23,9 +23,9 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Every way to break a run at every boundary; the kills alone are in `make test`.
-faults: $(READY)
-	$(PYTEST) -m faults tests/test_faults.py
+# Every way to break a run at every boundary, of which `make test` has the kills, and every run on MariaDB.
+proof: $(READY)
+	$(PYTEST) -m long
 
 # Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
 torture: $(READY)
@@ -43,8 +43,8 @@ bench: $(READY)
 # Needs uv. Neither file names an index.
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
-	$(LOCK) pyproject.toml -o requirements.lock
-	$(LOCK) pyproject.toml --extra demo --group dev -o requirements-dev.lock
+	$(LOCK) pyproject.toml --extra mariadb -o requirements.lock
+	$(LOCK) pyproject.toml --extra demo --extra mariadb --group dev -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) var

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import adbc_driver_manager
@@ -18,7 +19,7 @@ import duckdb
 import psycopg
 import sqlalchemy as sa
 
-from batchscore.errors import BatchscoreError, TransientError, UsageError, WarehouseError
+from batchscore.errors import BatchscoreError, TransientError, UsageError, WarehouseError, nearest
 
 __all__ = ["Database"]
 
@@ -35,12 +36,17 @@ _REFUSED_AT_LOGIN = re.compile(
 _SHOWN_PARAMETERS = {
     *("access_mode", "application_name", "charset", "connect_timeout", "database", "dbname", "driver", "host", "mode"),
     *("options", "port", "role", "schema", "sslcert", "sslmode", "sslrootcert", "target_session_attrs", "timeout"),
-    *("uri", "user", "warehouse"),
+    *("unix_socket", "uri", "user", "warehouse"),
 }
 _SECRET_PARAMETER = re.compile("pass|pwd|token|secret|key|credential|auth|odbc_connect", re.IGNORECASE)
 # Of a parameter of another name: shorter values are switches, and masking them would mask half of every line.
 _SHORTEST_SECRET = 8
 _ODBC_PASSWORD = re.compile(r"(?:pwd|password)\s*=\s*(\{[^}]*\}|[^;]*)", re.IGNORECASE)
+# For a guess at what a misspelt URL meant.
+_COMMON = ("duckdb", "postgresql", "sqlite", "mariadb+pymysql", "mysql+pymysql")
+# Of MySQL and MariaDB: too many connections, shutdown, a table or an index that another has just made, lock timeout,
+# deadlock, killed, and no connection (any more).
+_MYSQL_TRANSIENT = {1040, 1050, 1053, 1061, 1205, 1213, 1927, 2002, 2003, 2006, 2013}
 _SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DUCKDB_REFUSED = (
     duckdb.BinderException,
@@ -129,6 +135,26 @@ class Database:
         """Whether it is a server, or the file of an embedded database exists."""
         return self.dialect not in ("duckdb", "sqlite") or self.path == ":memory:" or Path(self.path).is_file()
 
+    def engine(self, **options: Any) -> sa.Engine:
+        """An engine for a database that SQLAlchemy knows, with options of `sqlalchemy.create_engine`.
+
+        Raises:
+            UsageError: It knows no such dialect, or the driver is not installed.
+        """
+        try:
+            return sa.create_engine(self.url, **options)
+        except sa.exc.NoSuchModuleError:
+            guess = f" Write {near}://." if (near := nearest(self.url.drivername, _COMMON)) else ""
+            raise UsageError(
+                f"{self}: SQLAlchemy knows no {self.url.drivername}.{guess} If it is right, install the package that "
+                "provides it, in the image too."
+            ) from None
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{self}: its driver, the Python module {error.name}, is not installed. Install the package that "
+                "provides it, in the image too."
+            ) from None
+
     def existing_file(self) -> None:
         """Refuse an embedded database whose file is not there, before a driver makes an empty one of that name.
 
@@ -160,7 +186,12 @@ class Database:
 
     def _clean(self, error: Exception) -> str:
         """The driver's own words on one line, without the secrets in any spelling."""
-        text = str(_driver_error(error))
+        driver = _driver_error(error)
+        match driver.args:
+            case (int(code), str(said)):
+                text = f"{said} ({code})"
+            case _:
+                text = str(driver)
         for spelling in sorted(self.secrets(), key=len, reverse=True):
             text = text.replace(spelling, "***")
         text = " ".join(text.split())
@@ -186,10 +217,18 @@ def _kind(error: BaseException) -> type[BatchscoreError] | None:
             return TransientError if code is not None and code & 0xFF in _SQLITE_BUSY else WarehouseError
         case duckdb.Error():
             return _duckdb_kind(error)
-        case sa.exc.NoSuchModuleError() | sa.exc.IdentifierError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
+        case sa.exc.DBAPIError() if error.connection_invalidated or _mysql_code(error) in _MYSQL_TRANSIENT:
+            return TransientError
+        case sa.exc.IdentifierError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
             return WarehouseError
         case _:
             return None
+
+
+def _mysql_code(error: sa.exc.DBAPIError) -> int | None:
+    """The number that drivers of MySQL and MariaDB give first."""
+    first = next(iter(getattr(error.orig, "args", ())), None)
+    return first if isinstance(first, int) else None
 
 
 def _postgres_kind(error: psycopg.Error | adbc_driver_manager.Error) -> type[BatchscoreError] | None:

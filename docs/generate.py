@@ -26,7 +26,7 @@ import sqlalchemy as sa
 import typer.main
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 import batchscore
 from batchscore import drift, errors, ledger, logs, problem, schema, settings
@@ -61,6 +61,7 @@ DIALECTS: Mapping[str, sa.Dialect] = {
     "Postgres": postgresql.dialect(),
     "DuckDB": duckdb_engine.Dialect(),
     "SQLite": sqlite.dialect(),
+    "MariaDB": mysql.dialect(),
 }
 
 

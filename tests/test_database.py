@@ -639,4 +639,28 @@ class TestOthers:
         """A URL of a dialect nobody has is refused."""
         at = Database.at("nosuchdb://u@h/d")
 
-        assert "nosuchdb" in translated(at, lambda: sa.create_engine(at.url), WarehouseError)
+        with pytest.raises(UsageError, match="SQLAlchemy knows no nosuchdb"):
+            at.engine()
+
+    @pytest.mark.parametrize(
+        ("code", "invalidated", "kind"),
+        [
+            (1213, False, TransientError),
+            (1205, False, TransientError),
+            (2003, False, TransientError),
+            (1064, True, TransientError),
+            (1064, False, WarehouseError),
+            (1045, False, WarehouseError),
+            ("HY000", False, WarehouseError),
+        ],
+    )
+    def test_mysql(self, code, invalidated, kind):
+        """Deadlocks, lock timeouts and lost connections may pass; a wrong statement or password does not."""
+        driver = Exception(code, "said the server")
+        error = sa.exc.OperationalError("SELECT 1", {}, driver, connection_invalidated=invalidated)
+
+        def fail():
+            raise error
+
+        said = translated(Database.at("mariadb+pymysql://u@h/d"), fail, kind)
+        assert "said the server" in said

@@ -21,6 +21,8 @@ PLACES = [(point, where) for point in CHUNK_POINTS for where in CHUNKS] + [(poin
 HOWS = ("kill", "hang", "raise", "lose")
 FIRST = date(2024, 2, 1)
 DAYS = len(PLACES) * len(HOWS)
+# Databases that every server has.
+SERVERS = {"postgres": "postgres", "mariadb": "test"}
 COLUMNS = "id, prediction, score, model_version"
 
 
@@ -86,13 +88,13 @@ def zygote() -> Iterator[Zygote]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["duckdb", "sqlite", "postgres"])
+@pytest.fixture(scope="module", params=toy.DATABASES)
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Bench]:
     """Each database with a job, the same job under another name for calm runs, and a bad row in each chunk."""
     root = tmp_path_factory.mktemp(request.param)
-    if request.param == "postgres":
-        server = request.getfixturevalue("postgres_server")
-        url = server.set(database="postgres").render_as_string(hide_password=False)
+    if request.param in SERVERS:
+        server = request.getfixturevalue(f"{request.param}_server")
+        url = server.set(database=SERVERS[request.param]).render_as_string(hide_password=False)
     else:
         url = f"{request.param}:///{root}/warehouse.{request.param}"
     project = Project.at(root, url)
@@ -107,15 +109,15 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         (root / f"jobs/calm.{file}").write_text(calm)
     yield Bench(project, zygote)
-    if request.param == "postgres":
+    if request.param in SERVERS:
         tables = ("toy", *(name for name in toy.tables(url) if name.startswith(("toy_", "calm_", "batchscore_"))))
         toy.execute(url, *(f"DROP TABLE {name}" for name in tables))
 
 
 def _cases() -> list[Any]:
-    """Every place and way; all but kills are left to `make faults`."""
+    """Every place and way; all but kills are left to `make proof`."""
     return [
-        pytest.param(place, how, id=f"{place[0]}-{place[1]}-{how}", marks=[] if how == "kill" else [pytest.mark.faults])
+        pytest.param(place, how, id=f"{place[0]}-{place[1]}-{how}", marks=[] if how == "kill" else [pytest.mark.long])
         for place in PLACES
         for how in HOWS
     ]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import toy
 
 from batchscore import ledger
 from batchscore.database import Database
@@ -31,15 +32,13 @@ from batchscore.warehouse import Warehouse, open_warehouse
 DAY = Interval(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 2, tzinfo=UTC))
 NEXT_DAY = Interval(DAY.end, DAY.end + timedelta(days=1))
 
-many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres", "mariadb"], indirect=True)
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres"])
+@pytest.fixture(params=["duckdb", "sqlite", "postgres", "mariadb"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """Each kind of database, empty."""
-    if request.param == "postgres":
-        return Database.at(request.getfixturevalue("postgres_url"))
-    return Database.at(f"{request.param}:///{tmp_path / 'warehouse'}")
+    return Database.at(toy.url_of(request, tmp_path))
 
 
 @pytest.fixture

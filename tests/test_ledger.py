@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 import polars as pl
 import pytest
 import sqlalchemy as sa
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,15 +41,13 @@ NOTHING = Totals(0, 0, 0, 0)
 OWNER = Owner.here()
 OUTPUT = Output("predictions", (OutputColumn("id", "integer"), OutputColumn("prediction", "string")))
 
-many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres", "mariadb"], indirect=True)
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres"])
+@pytest.fixture(params=["duckdb", "sqlite", "postgres", "mariadb"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """Each kind of database, empty."""
-    if request.param == "postgres":
-        return Database.at(request.getfixturevalue("postgres_url"))
-    return Database.at(f"{request.param}:///{tmp_path / 'warehouse'}")
+    return Database.at(toy.url_of(request, tmp_path))
 
 
 @pytest.fixture

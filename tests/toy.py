@@ -20,9 +20,11 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects import mysql
 
 from batchscore.cli import main
 from batchscore.database import Database
+from batchscore.sqltypes import MYSQL
 from batchscore.warehouse import open_warehouse
 
 JOB = """
@@ -96,9 +98,12 @@ def pipeline():
 ROWS_SQL = "SELECT id, ts, day, a, b, c FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
 LABELS_SQL = "SELECT id, y FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
 
+# Where whole runs are tried; what every warehouse must do is tried on MariaDB in `make test` too.
+DATABASES = ("duckdb", "sqlite", "postgres", pytest.param("mariadb", marks=pytest.mark.long))
+
 COLUMNS = {
     "id": sa.BigInteger(),
-    "ts": sa.DateTime(timezone=True),
+    "ts": sa.DateTime(timezone=True).with_variant(mysql.TIMESTAMP(fsp=6), *MYSQL),
     "day": sa.Date(),
     "a": sa.Double(),
     "b": sa.Double(),
@@ -128,6 +133,13 @@ def rows(days: int = 36, a_day: int = 100, first: datetime = datetime(2024, 1, 1
     )
 
 
+def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Where the database is that a fixture was parametrized with: a server's, or a file in the folder."""
+    if request.param in ("postgres", "mariadb"):
+        return str(request.getfixturevalue(f"{request.param}_url"))
+    return f"{request.param}:///{folder}/warehouse.{request.param}"
+
+
 def load(url: str, frame: pl.DataFrame, table: str = "toy", columns: Mapping[str, Any] | None = None) -> None:
     """Replace a table of the source by the frame's rows."""
     columns = columns or COLUMNS
@@ -155,7 +167,7 @@ def tables(url: str) -> list[str]:
     listed = (
         "SELECT name FROM sqlite_master"
         if url.startswith("sqlite")
-        else "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('main', 'public')"
+        else "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('main', 'public', 'testing', 'test')"
     )
     return sorted(name for (name,) in query(url, listed))
 

@@ -98,7 +98,9 @@ def _serve() -> None:
     import batchscore.cli.demo
     import batchscore.cli.runs
     import batchscore.cli.score
+    import batchscore.sources.anysql
     import batchscore.sources.duckdb
+    import batchscore.warehouse.anysql
     import batchscore.warehouse.duckdb
     import batchscore.warehouse.postgres
     import batchscore.warehouse.sqlite  # noqa: F401

@@ -20,7 +20,7 @@ from batchscore.ledger.chunks import (
     rejects_of,
     totals_of,
 )
-from batchscore.ledger.leases import Lease, Owner, acquire, check, clock, release, renew
+from batchscore.ledger.leases import Lease, Owner, acquire, check, clock, keep_others_out, release, renew
 from batchscore.ledger.retention import Pruned, prune, stages_in_use
 from batchscore.ledger.runs import (
     Run,
@@ -67,6 +67,7 @@ __all__ = [
     "forget_rejects",
     "history",
     "hold_back",
+    "keep_others_out",
     "profiles_of",
     "progress",
     "prune",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects import mysql, postgresql
+
+from batchscore.sqltypes import MYSQL, TABLE_OPTIONS, TEXT, Instant
 
 __all__ = [
     "CHUNKS",
@@ -17,25 +19,9 @@ __all__ = [
     "PROFILES",
     "REJECTS",
     "RUNS",
-    "Instant",
     "insert_new",
     "locked",
 ]
-
-
-class Instant(sa.types.TypeDecorator[datetime]):
-    """An aware instant, in UTC on the way in and out, on databases with and without time zones."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 METADATA = sa.MetaData()
@@ -53,7 +39,7 @@ RUNS = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("output_table", sa.String(128), nullable=False),
-    sa.Column("sql_accepted", sa.Text),
+    sa.Column("sql_accepted", TEXT),
     sa.Column("scored_at", Instant, nullable=False),
     sa.Column("published_at", Instant),
     sa.Column("rows_read", sa.BigInteger),
@@ -61,10 +47,11 @@ RUNS = sa.Table(
     sa.Column("rejects", sa.BigInteger),
     sa.Column("chunks", sa.BigInteger),
     sa.Column("input_hash", sa.String(16)),
-    sa.Column("error", sa.Text),
-    sa.Column("override_reason", sa.Text),
-    sa.Column("override_by", sa.Text),
+    sa.Column("error", TEXT),
+    sa.Column("override_reason", TEXT),
+    sa.Column("override_by", TEXT),
     sa.Column("batchscore_version", sa.String(32), nullable=False),
+    **TABLE_OPTIONS,
 )
 """One row for each run.
 
@@ -103,11 +90,12 @@ LEASES = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("owner", sa.String(255)),
     sa.Column("expires_at", Instant),
+    **TABLE_OPTIONS,
 )
-"""One row for each interval that anybody has scored.
+"""One row for each interval that anybody has scored, and one that is locked by whoever first publishes into a table.
 
 Attributes:
-    job: The job's name.
+    job: The job's name; empty in that one.
     interval_start: The interval's first instant.
     fence: How often the lease was taken; a writer that took it earlier cannot commit any more.
     owner: Host, process and token of the command that has it; NULL when it is free.
@@ -120,14 +108,15 @@ CHUNKS = sa.Table(
     sa.Column("run_id", sa.String(36), primary_key=True),
     sa.Column("shard", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("chunk", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("key_low", sa.Text, nullable=False),
-    sa.Column("key_high", sa.Text, nullable=False),
+    sa.Column("key_low", TEXT, nullable=False),
+    sa.Column("key_high", TEXT, nullable=False),
     sa.Column("rows_read", sa.BigInteger, nullable=False),
     sa.Column("predictions", sa.BigInteger, nullable=False),
     sa.Column("rejects", sa.BigInteger, nullable=False),
     sa.Column("input_hash", sa.String(16), nullable=False),
     sa.Column("committed_at", Instant, nullable=False),
-    sa.Column("profile", sa.Text),
+    sa.Column("profile", TEXT),
+    **TABLE_OPTIONS,
 )
 """One row for each committed chunk: where a run resumes.
 
@@ -151,11 +140,12 @@ REJECTS = sa.Table(
     sa.Column("run_id", sa.String(36), nullable=False),
     sa.Column("shard", sa.BigInteger, nullable=False),
     sa.Column("chunk", sa.BigInteger, nullable=False),
-    sa.Column("row_key", sa.Text, nullable=False),
+    sa.Column("row_key", TEXT, nullable=False),
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("reason", sa.String(32), nullable=False),
-    sa.Column("detail", sa.Text),
-    sa.Column("row_values", sa.Text),
+    sa.Column("detail", TEXT),
+    sa.Column("row_values", TEXT),
+    **TABLE_OPTIONS,
 )
 """One row for each row that could not be scored.
 
@@ -186,7 +176,8 @@ PROFILES = sa.Table(
     sa.Column("std", sa.Double),
     sa.Column("minimum", sa.Double),
     sa.Column("maximum", sa.Double),
-    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("profile", TEXT, nullable=False),
+    **TABLE_OPTIONS,
 )
 """One row for each column that a published run saw or gave.
 
@@ -220,6 +211,7 @@ DRIFT = sa.Table(
     sa.Column("verdict", sa.String(24), nullable=False),
     sa.Column("row_count", sa.BigInteger, nullable=False),
     sa.Column("reference_count", sa.BigInteger, nullable=False),
+    **TABLE_OPTIONS,
 )
 """One row for each metric of each column of a published run.
 
@@ -246,5 +238,12 @@ def locked(query: sa.Select[Any], tx: sa.Connection) -> sa.Select[Any]:
 
 def insert_new(tx: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
     """Insert a row where its primary key is not there yet; it waits for another that is inserting the same."""
-    # Postgres' INSERT … ON CONFLICT is SQLite's and DuckDB's too.
-    tx.execute(insert(table).values(values).on_conflict_do_nothing())
+    if tx.dialect.name in MYSQL:
+        # Not INSERT IGNORE, whose shared lock on the row that is there two could hold and both want to raise.
+        (key, *_) = table.primary_key
+        tx.execute(mysql.insert(table).values(values).on_duplicate_key_update({key.name: table.c[key.name]}))
+    elif tx.dialect.name in ("postgresql", "sqlite", "duckdb"):
+        tx.execute(postgresql.insert(table).values(values).on_conflict_do_nothing())
+    else:
+        with contextlib.suppress(sa.exc.IntegrityError), tx.begin_nested():
+            tx.execute(sa.insert(table).values(values))

@@ -269,6 +269,9 @@ def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run
                 f"{interval} was published by another process since this one looked, with version "
                 f"{there.model_version}. Nothing was written; run again to see what is left to do."
             )
+        tx.open_stage(scoring.output, planned.stage)
+        # Again: making the stage may have ended the transaction, and let the lease's row go.
+        ledger.check(tx.connection, lease)
         run = ledger.begin(tx.connection, planned, batchscore.__version__)
         if run.status == "superseded":
             raise IntervalLeased(f"{interval} was scored again by another process since this one looked. Run again.")
@@ -285,11 +288,10 @@ def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run
 
 
 def _start_again(tx: Transaction, scoring: Scoring, run: Run) -> None:
-    """Forget all that the run has done, and give it an empty stage."""
-    tx.drop_stage(scoring.output, run.stage)
+    """Forget all that the run has done, and empty its stage."""
+    tx.empty_stage(scoring.output, run.stage)
     ledger.forget_chunks(tx.connection, run.run_id)
     ledger.forget_rejects(tx.connection, run.run_id)
-    tx.open_stage(scoring.output, run.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,17 +330,18 @@ def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
         on_extra=log_extra,
     )
     again, number = Fingerprint(), done.chunks
-    for chunk in chunks:
-        left = done.inputs.rows - again.rows
-        if left:
-            again += Fingerprint.of(chunk.rows.head(left))
-            if again.rows == done.inputs.rows and again != done.inputs:
-                raise _InputMoved
-        if new := chunk.behind(left):
-            read = _Read(new, Fingerprint.of(new.rows))
-            fault("after_read", number)
-            yield read
-            number += 1
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            left = done.inputs.rows - again.rows
+            if left:
+                again += Fingerprint.of(chunk.rows.head(left))
+                if again.rows == done.inputs.rows and again != done.inputs:
+                    raise _InputMoved
+            if new := chunk.behind(left):
+                read = _Read(new, Fingerprint.of(new.rows))
+                fault("after_read", number)
+                yield read
+                number += 1
     if again != done.inputs:
         raise _InputMoved
 

@@ -56,7 +56,7 @@ def publish(
         ledger.check(tx.connection, lease)
         if run.job not in ledger.users_of_table(tx.connection, output.table):
             # Two jobs that publish into a table for the first time see each other only one by one.
-            tx.one_at_a_time()
+            ledger.keep_others_out(tx.connection)
             refuse_shared_table(tx, run.job, output.table)
         totals = audit(tx, output, run)
         if totals is None:
@@ -130,9 +130,9 @@ def clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
 def audit(tx: Transaction, output: Output, run: Run) -> Totals | None:
     """Sums over the run's chunks; None where the stage or the rejects do not hold exactly what those committed."""
     totals = ledger.totals_of(tx.connection, run.run_id)
-    if not tx.has_stage(output, run.stage):
-        return None
     staged = tx.staged(output, run.stage)
+    if staged is None:
+        return None
     rejected = ledger.rejects_kept(tx.connection, run.run_id)
     reached = ledger.progress(tx.connection, run.run_id, SHARD).chunks
     held = (staged, rejected, reached, staged + rejected)

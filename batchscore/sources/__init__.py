@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +73,7 @@ class Source(Protocol):
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
-    ) -> Iterator[pl.DataFrame]:
+    ) -> Generator[pl.DataFrame]:
         """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
 
         The connection is opened when the first batch is asked for, and closed with the generator.
@@ -114,7 +115,7 @@ class SqlSource:
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
-    ) -> Iterator[pl.DataFrame]:
+    ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
         page = Page(order, limit, batch_rows, columns)
         yield from self.read(Query(self.database, self.statement, self.parameters, interval, page))
@@ -152,7 +153,7 @@ def read_chunks(
     key: Sequence[str],
     chunk_rows: int,
     on_extra: Callable[[list[str]], None] | None = None,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk]:
     """The rows of an interval in key order, in chunks of exactly `chunk_rows`, the last one shorter.
 
     Args:
@@ -173,15 +174,16 @@ def read_chunks(
     previous = None
     size = _batch_rows(chunk_rows)
     held, told = schema.empty(), on_extra is None
-    for batch in source.batches(interval, order=order, batch_rows=size, columns=schema.names):
-        if on_extra is not None and not told and (extra := schema.undeclared(batch)):
-            on_extra(extra)
-            told = True
-        held = held.vstack(schema.conform(batch, source.where))
-        while len(held) >= chunk_rows:
-            chunk, held = held.head(chunk_rows), held.slice(chunk_rows)
-            yield _chunk(chunk, previous, key, source.where)
-            previous = chunk.select(key).tail(1)
+    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.names)) as batches:
+        for batch in batches:
+            if on_extra is not None and not told and (extra := schema.undeclared(batch)):
+                on_extra(extra)
+                told = True
+            held = held.vstack(schema.conform(batch, source.where))
+            while len(held) >= chunk_rows:
+                chunk, held = held.head(chunk_rows), held.slice(chunk_rows)
+                yield _chunk(chunk, previous, key, source.where)
+                previous = chunk.select(key).tail(1)
     if len(held):
         yield _chunk(held, previous, key, source.where)
 

@@ -12,8 +12,9 @@ from uuid import UUID
 import polars as pl
 import sqlalchemy as sa
 
-from batchscore.errors import SchemaMismatch, UsageError
+from batchscore.errors import SchemaMismatch
 from batchscore.sources.statement import Page, Query
+from batchscore.sqltypes import MYSQL
 
 __all__ = ["frame_of", "read"]
 
@@ -31,6 +32,9 @@ _TEXT_ORDER: dict[str, Callable[[sa.ColumnElement[Any]], sa.ColumnElement[Any]]]
     "mssql": lambda text: sa.cast(text, sa.Unicode).collate("Latin1_General_100_BIN2_UTF8"),
 }
 _NUMBERS = {int, float, Decimal}
+# How MySQL's drivers number a TINYINT, a boolean if it is one wide, and a TIMESTAMP, an instant that is shown in the
+# session's zone; DATETIME is a local time.
+_MYSQL_TINYINT, _MYSQL_TIMESTAMP = 1, 7
 
 
 def read(query: Query) -> Iterator[pl.DataFrame]:
@@ -43,36 +47,49 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
         SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
     """
     with query.database.translated(query.where):
-        engine = _engine(query)
+        engine = query.database.engine(poolclass=sa.NullPool)
         with engine.connect() as connection:
             for statement in _SETUP.get(query.database.dialect, ()):
                 connection.exec_driver_sql(statement)
             yield from _stream(connection, query)
 
 
-def _engine(query: Query) -> sa.Engine:
-    try:
-        return sa.create_engine(query.database.url, poolclass=sa.NullPool)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{query.database}: its driver, the Python module {error.name}, is not installed. Install the package that "
-            "provides it, in the image too."
-        ) from None
-
-
 def _stream(connection: sa.Connection, query: Query) -> Iterator[pl.DataFrame]:
     inner = sa.text(_escaped(query) + "\n").columns().subquery("batchscore_rows")
     rows: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(inner)
-    with closing(connection.execute(rows.limit(0), query.values())) as none:
+    values = {name: _in_utc(value) for name, value in query.values().items()}
+    with closing(connection.execute(rows.limit(0), values)) as none:
         names = list(none.keys())
     query.page.check(names, query.where)
     yield frame_of(names, [], query.where, query.page.columns)
     size = query.page.batch_rows
     streaming = connection.execution_options(stream_results=True, max_row_buffer=size)
     rows = _paged(rows, query.page, query.database.dialect)
-    with closing(streaming.execute(rows, query.values())) as result:
+    with closing(streaming.execute(rows, values)) as result:
+        described = result.cursor.description if result.cursor and query.database.dialect in MYSQL else ()
         for part in result.partitions(size):
-            yield frame_of(names, part, query.where, query.page.columns)
+            frame = frame_of(names, part, query.where, query.page.columns)
+            yield _as_mysql_means(frame, described, query.where)
+
+
+def _in_utc(value: Any) -> Any:
+    # The session's zone is UTC, and a driver may leave a value's own zone out.
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
+
+
+def _as_mysql_means(frame: pl.DataFrame, described: Sequence[Sequence[Any]], where: str) -> pl.DataFrame:
+    """The columns with the types that the driver's Python values do not show."""
+    typed = []
+    for name, code, _, width, *_ in described:
+        column = frame[name]
+        if (code, width) == (_MYSQL_TINYINT, 1) and column.dtype.is_integer():
+            if (number := column.filter(~column.is_in([0, 1]).fill_null(value=True))).len():
+                hint = f"A TINYINT(1) is read as one: write {name} + 0 AS {name} in the query for a number."
+                raise SchemaMismatch.type_of(name, "boolean", f"integer, for instance {number[0]}", where, hint)
+            typed.append(column.cast(pl.Boolean))
+        elif code == _MYSQL_TIMESTAMP and column.dtype.is_temporal():
+            typed.append(column.dt.replace_time_zone("UTC"))
+    return frame.with_columns(typed)
 
 
 def _escaped(query: Query) -> str:

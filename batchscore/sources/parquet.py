@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ class ParquetSource:
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Collection[str] | None = None,
-    ) -> Iterator[pl.DataFrame]:
+    ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`.
 
         Raises:

@@ -9,13 +9,10 @@ that a reader would wait for.
 from __future__ import annotations
 
 from batchscore.database import Database
-from batchscore.errors import UsageError, nearest
 from batchscore.warehouse.tables import Output, OutputColumn
 from batchscore.warehouse.transaction import Backend, Transaction, Warehouse
 
 __all__ = ["Output", "OutputColumn", "Transaction", "Warehouse", "open_warehouse"]
-
-_SUPPORTED = ("duckdb", "postgresql", "sqlite")
 
 
 def open_warehouse(database: Database, *, read_only: bool = False) -> Warehouse:
@@ -26,7 +23,7 @@ def open_warehouse(database: Database, *, read_only: bool = False) -> Warehouse:
         read_only: For verbs that only look. A file that is not there reads as an empty warehouse.
 
     Raises:
-        UsageError: There is no warehouse backend for the dialect.
+        UsageError: There is no such dialect, or its driver is not installed.
         WarehouseError: Login, privilege, or a file that is no database.
         TransientError: The server does not answer, or another process has the file open.
     """
@@ -48,6 +45,7 @@ def _backend(database: Database, read_only: bool) -> Backend:
             from batchscore.warehouse.sqlite import SQLite
 
             return SQLite(database, read_only=read_only)
-        case other:
-            guess = f" Write {near}://." if (near := nearest(other, _SUPPORTED)) else ""
-            raise UsageError(f"{other} cannot be the warehouse. Supported: {', '.join(_SUPPORTED)}.{guess}")
+        case _:
+            from batchscore.warehouse.anysql import AnySQL
+
+            return AnySQL(database, read_only=read_only)

@@ -103,6 +103,9 @@ class DuckDB:
     def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         return unwritable(self._path)
 
+    def prove_rollback(self) -> None:
+        """Every statement can be rolled back."""
+
     def settle(self) -> None:
         try:
             # With another transaction of this process open it is left to the next checkpoint.

@@ -123,6 +123,9 @@ class Postgres:
         row = connection.execute(_PRIVILEGES, {"schema": table.schema, "table": name}).mappings().one()
         return [words for words, granted in row.items() if granted is False]
 
+    def prove_rollback(self) -> None:
+        """Every statement can be rolled back."""
+
     def settle(self) -> None:
         """The server looks after its own log."""
 

@@ -109,6 +109,9 @@ class SQLite:
     def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         return unwritable(self._path)
 
+    def prove_rollback(self) -> None:
+        """Every statement can be rolled back."""
+
     def settle(self) -> None:
         """Committed is durable: every commit syncs the log."""
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from batchscore.errors import OutputMismatch, WarehouseError
 from batchscore.schema import TypeName, dtype_of
+from batchscore.sqltypes import TABLE_OPTIONS, TEXT, TIMESTAMP, Instant
 
 __all__ = ["STAMP", "LiveColumn", "Output", "OutputColumn", "check_live", "exact", "make_folder", "unwritable"]
 
@@ -37,10 +38,10 @@ _SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
     "boolean": sa.Boolean(create_constraint=False),
     "integer": sa.BigInteger(),
     "float": sa.Double(),
-    "string": sa.Text(),
+    "string": TEXT,
     "date": sa.Date(),
-    "timestamp": sa.DateTime(timezone=False),
-    "timestamp_tz": sa.DateTime(timezone=True),
+    "timestamp": TIMESTAMP,
+    "timestamp_tz": Instant(),
 }
 
 # Integers go into a narrower or a floating column when every value of theirs does.
@@ -100,7 +101,7 @@ class Output:
 def _table(name: str, columns: Sequence[OutputColumn]) -> sa.Table:
     schema, _, bare = name.rpartition(".")
     listed = [sa.Column(column.name, _SQL_TYPES[column.type]) for column in columns]
-    return sa.Table(bare, sa.MetaData(), *listed, schema=schema or None)
+    return sa.Table(bare, sa.MetaData(), *listed, schema=schema or None, **TABLE_OPTIONS)
 
 
 def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, pl.DataType]:

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+from sqlalchemy.schema import CreateTable, DropTable
 
 from batchscore.database import Database
 from batchscore.warehouse.tables import LiveColumn, Output, check_live, exact
@@ -43,10 +43,17 @@ class Backend(Protocol):
         """Indexes that a new output table gets."""
 
     def lock_tables(self, connection: sa.Connection) -> None:
-        """Let one process at a time create or claim tables; released with the transaction."""
+        """Let one process at a time create tables; released with the transaction."""
 
     def missing_privileges(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         """What the user may not do and a run must, in words."""
+
+    def prove_rollback(self) -> None:
+        """Refuse a database that keeps what a transaction did that is rolled back.
+
+        Raises:
+            WarehouseError: It does.
+        """
 
     def settle(self) -> None:
         """Make what is published durable in the database's main file, where it has a log to fold in."""
@@ -68,14 +75,13 @@ class Transaction:
         return bool(self.backend.columns(self.connection, sa.Table(bare, sa.MetaData(), schema=schema or None)))
 
     def create(self, *tables: sa.Table) -> None:
-        """Create the tables that are not there; one process at a time does."""
-        self.one_at_a_time()
+        """Create the tables that are not there; one process at a time does.
+
+        On some databases, MariaDB among them, that commits all that the transaction did before, and lets its locks go.
+        """
+        self.backend.lock_tables(self.connection)
         for table in tables:
             self.connection.execute(CreateTable(table, if_not_exists=True))
-
-    def one_at_a_time(self) -> None:
-        """Wait for, and from now to the end of the transaction keep out, every other process that asks for this."""
-        self.backend.lock_tables(self.connection)
 
     def stages(self, output_table: str) -> list[str]:
         """The names of all stages beside an output table, whichever run's they are."""
@@ -88,14 +94,20 @@ class Transaction:
         for name in names:
             self.connection.execute(DropTable(sa.Table(name, sa.MetaData(), schema=schema), if_exists=True))
 
-    def has_stage(self, output: Output, stage: str) -> bool:
-        """Whether the run's stage is there, with the columns that the output table wants of it."""
-        live = self.backend.columns(self.connection, output.stage_table(stage))
-        return list(live) == [column.name for column in output.columns]
-
     def open_stage(self, output: Output, stage: str) -> None:
-        """Create the run's stage when it is missing."""
-        self.create(output.stage_table(stage))
+        """Create the run's stage when it is missing or has not the columns that the output table wants of it.
+
+        See `create` for what that does to the transaction.
+        """
+        table = output.stage_table(stage)
+        live = self.backend.columns(self.connection, table)
+        if list(live) != [column.name for column in output.columns]:
+            self.drop_stage(output, stage)
+            self.create(table)
+
+    def empty_stage(self, output: Output, stage: str) -> None:
+        """Delete all rows from the run's stage."""
+        self.connection.execute(sa.delete(output.stage_table(stage)))
 
     def drop_stage(self, output: Output, stage: str) -> None:
         """Drop the run's stage when it is there."""
@@ -121,8 +133,10 @@ class Transaction:
         if rows.height:
             self.backend.load(self.connection, table, rows)
 
-    def staged(self, output: Output, stage: str) -> int:
-        """How many rows the stage holds."""
+    def staged(self, output: Output, stage: str) -> int | None:
+        """How many rows the stage holds; None where there is none."""
+        if not self.backend.columns(self.connection, output.stage_table(stage)):
+            return None
         count = sa.select(sa.func.count()).select_from(output.stage_table(stage))
         return int(self.connection.execute(count).scalar_one())
 
@@ -164,7 +178,13 @@ class Warehouse:
             yield Transaction(connection, self.backend)
 
     def create(self, metadata: sa.MetaData) -> None:
-        """Create the tables of `metadata` that are not there."""
+        """Create the tables of `metadata` that are not there.
+
+        Raises:
+            WarehouseError: The database does not take back what a transaction did that is rolled back.
+        """
+        with self.database.translated("the first transaction"):
+            self.backend.prove_rollback()
         with self.begin("creating the ledger's tables") as tx:
             missing = [table for table in metadata.sorted_tables if not self.backend.columns(tx.connection, table)]
             if missing:
@@ -184,7 +204,7 @@ class Warehouse:
             if not self.backend.columns(tx.connection, table):
                 tx.create(table)
                 for index in self.backend.indexes(table):
-                    tx.connection.execute(CreateIndex(index, if_not_exists=True))
+                    index.create(tx.connection, checkfirst=True)
             return check_live(output, self.backend.columns(tx.connection, table))
 
     def check(self, output: Output) -> bool:
