@@ -410,7 +410,7 @@ class TestPublish:
 
     def test_supersedes(self, warehouse: Warehouse) -> None:
         """Every other run of the same job, interval and table is superseded; those never published are told."""
-        publish(warehouse, run_of("old", output_table="main.predictions"))
+        publish(warehouse, run_of("old"))
         publish(warehouse, run_of("beside", NEXT_DAY))
         publish(warehouse, run_of("elsewhere", job="trains"))
         publish(warehouse, run_of("aside", output_table="other"))
@@ -501,8 +501,8 @@ class TestPublish:
         assert call(warehouse, ledger.profiles_of, "b") == []
 
     def test_published(self, warehouse: Warehouse) -> None:
-        """The published run of an interval is the one of the same job and table, under any name of that table."""
-        publish(warehouse, run_of("old", output_table="main.predictions"))
+        """The published run of an interval is the one of the same job and table."""
+        publish(warehouse, run_of("old"))
         for other in (run_of("b", NEXT_DAY), run_of("c", job="trains"), run_of("d", output_table="other")):
             publish(warehouse, other)
             begin(warehouse, replace(other, run_id=f"{other.run_id} again"))
@@ -760,7 +760,7 @@ class TestHistory:
         begin(warehouse, run_of("attempt", days[3]))
 
         def last(interval: Interval, count: int) -> list[int]:
-            return call(warehouse, ledger.rows_of_last, run_of("now", interval, output_table="main.predictions"), count)
+            return call(warehouse, ledger.rows_of_last, run_of("now", interval), count)
 
         assert last(days[5], 3) == [4, 3, 2]
         assert last(days[5], 9) == [4, 3, 2, 1, 0]

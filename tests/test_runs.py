@@ -733,6 +733,22 @@ class TestSchedule:
         statuses = toy.query(project.url, "SELECT DISTINCT status FROM batchscore_runs")
         assert statuses == [("published",)]
 
+    @pytest.mark.parametrize("project", ["duckdb", "postgres"], indirect=True)
+    def test_the_same_name_in_another_schema_is_another_table(self, project: Project) -> None:
+        """With its schema the table is the same one; in another schema it is another, and nothing is there yet."""
+        project.call("backfill", "toy", *DAYS)
+        default = "main" if project.url.startswith("duckdb") else "public"
+        toy.execute(project.url, "CREATE SCHEMA other")
+        project.edit("jobs/toy.toml", ('table = "toy_predictions"', f'table = "{default}.toy_predictions"'))
+        same = project.call("backfill", "toy", *DAYS)
+        project.edit("jobs/toy.toml", (f'table = "{default}.toy_predictions"', 'table = "other.toy_predictions"'))
+        other = project.call("backfill", "toy", *DAYS)
+
+        assert same.named("run.nothing_due")
+        assert len(other.named("run.published")) == 5
+        assert toy.query(project.url, "SELECT count(*) FROM other.toy_predictions") == [(500,)]
+        assert toy.query(project.url, "SELECT DISTINCT status FROM batchscore_runs") == [("published",)]
+
     def test_an_interval_is_scored_when_it_has_ended(self, project: Project) -> None:
         """Tomorrow is not due: nothing is scored, and that is no error."""
         tomorrow = str(date.today() + timedelta(days=1))

@@ -557,6 +557,30 @@ def test_dates_and_local_times_are_bound_as_such(sql_bench):
     assert column(chunks(source, frame), "id") == [1]
 
 
+@pytest.mark.parametrize("sql_bench", ["duckdb", "postgres"], indirect=True)
+def test_dates_are_cut_in_the_zone_of_the_job(sql_bench):
+    """The how-to's way to compare a DATE gives the day of the job's zone; the plain comparison gives the next one."""
+    frame = numbered(3, day=[date(2024, 1, i) for i in (1, 2, 3)])
+    sql_bench.load(frame)
+    there = Calendar("day", ZoneInfo("America/New_York")).at("2024-01-02")
+    recipe = (
+        (Path(__file__).parent.parent / "docs/howto.md")
+        .read_text("utf-8")
+        .split("-- DuckDB and Postgres\n")[1]
+        .split("```")[0]
+    )
+    plain = "WHERE day >= :interval_start AND day < :interval_end"
+
+    found = {
+        where: column(
+            chunks(sql_bench.source(f"SELECT id, seen, day FROM input {where}"), frame, interval=there), "day"
+        )
+        for where in (recipe, plain)
+    }
+
+    assert found == {recipe: [date(2024, 1, 2)], plain: [date(2024, 1, 3)]}
+
+
 def test_a_query_may_be_anything_that_selects(sql_bench):
     """WITH, UNION, an ORDER BY of its own, a trailing semicolon and a trailing comment live inside the wrapping."""
     frame = numbered(6)

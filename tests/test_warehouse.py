@@ -621,6 +621,21 @@ class TestPrepare:
         with warehouse.begin() as tx:
             assert (tx.has_table("analytics.predictions"), tx.has_table("analytics.none")) == (True, False)
 
+    def test_full_name(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A table has one full name, its own and nobody else's, with and without its schema, there or not."""
+        for there in (False, True):
+            with warehouse.begin() as tx:
+                names = {name: tx.full_name(name) for name in ("predictions", "other.predictions", "Predictions")}
+                again = {full: tx.full_name(full) for full in names.values()}
+            assert again == {full: full for full in names.values()}
+            assert names["other.predictions"] == "other.predictions"
+            assert names["predictions"] != names["other.predictions"]
+            assert (names["Predictions"] == names["predictions"]) == bench.folds_case
+            if not there:
+                warehouse.prepare(OUTPUT)
+        with warehouse.begin() as tx:
+            assert tx.has_table(names["predictions"])
+
     @pytest.mark.parametrize("bench", ["embedded_duckdb", "postgres"], indirect=True)
     def test_stage_in_schema(self, bench: Bench, warehouse: Warehouse) -> None:
         """The stage is made in the output table's schema, where the run may create tables."""

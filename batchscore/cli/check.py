@@ -13,7 +13,7 @@ import typer
 from batchscore import ledger
 from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
-from batchscore.cli.session import Session, history_of
+from batchscore.cli.session import Session, runs_of
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, WarehouseError
 from batchscore.job import Job
@@ -161,9 +161,7 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
 
 def _planned(session: Session, job: Job, bundle: Bundle) -> str:
     with session.warehouse(read_only=True) as warehouse:
-        planned = plan(
-            job, history_of(warehouse, job.name), first=None, last=None, now=session.now, digest=bundle.digest
-        )
+        planned = plan(job, runs_of(warehouse, job), first=None, last=None, now=session.now, digest=bundle.digest)
     due = sum(each.selected_by("missing") for each in planned)
     return f"{due} of {len(planned)} complete interval(s) since {job.interval.start} are due"
 

@@ -110,7 +110,9 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
     with session.warehouse() as warehouse:
         run = _held(warehouse, prefix)
         job = session.job(run.job)
-        if not ledger.same_table(job.output.table, run.output_table):
+        with warehouse.begin("the output table") as tx:
+            table = tx.full_name(job.output.table)
+        if table != run.output_table:
             raise UsageError(
                 f"run {run.run_id} was scored for {run.output_table}, and job {job.name} has table = "
                 f"{job.output.table!r} now. Name the old table in [output], or score the interval again."

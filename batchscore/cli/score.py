@@ -11,7 +11,7 @@ import typer
 
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
-from batchscore.cli.session import Session, history_of
+from batchscore.cli.session import Session, runs_of
 from batchscore.errors import BatchscoreError, BundleNotFound, GateTripped, InputError, Terminated, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
@@ -40,7 +40,7 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         typer.echo(str(error), err=True)
         scorer, digest = None, None
     with session.warehouse(read_only=True) as warehouse:
-        history = session.patience().persist(lambda: history_of(warehouse, name))
+        history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, digest, first, last)
         if only == "changed-input" and digest is not None:
             planned = _with_changes(session, job, session.bundle(job), planned)
@@ -88,7 +88,7 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
         raise UsageError("--force scores one interval again: name it with --interval.")
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
-        history = session.patience().persist(lambda: history_of(warehouse, name))
+        history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, None, None)
         if interval:
             wanted = job.calendar.at(interval)
@@ -121,7 +121,7 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
     job = session.job(name)
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
-        history = session.patience().persist(lambda: history_of(warehouse, name))
+        history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, *window)
         if only == "changed-input":
             planned = _with_changes(session, job, bundle, planned)

@@ -174,6 +174,13 @@ class Session:
         return "\n".join(f"  {line}" for line in lines)
 
 
+def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:
+    """The runs of a job into its output table, by interval and then by age."""
+    with warehouse.begin("the ledger") as tx:
+        table = tx.full_name(job.output.table)
+    return [run for run in history_of(warehouse, job.name) if run.output_table == table]
+
+
 def history_of(warehouse: Warehouse, job: str | None = None, limit: int | None = None) -> list[Run]:
     """The runs in a warehouse's ledger; none where there is no ledger yet."""
     with warehouse.begin("the ledger") as tx:

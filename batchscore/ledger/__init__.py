@@ -33,7 +33,6 @@ from batchscore.ledger.runs import (
     published,
     rows_of_last,
     run_id_of,
-    same_table,
     users_of_table,
 )
 from batchscore.ledger.seen import drift_of, profiles_of, runs_without_drift, save_drift
@@ -81,7 +80,6 @@ __all__ = [
     "rows_of_last",
     "run_id_of",
     "runs_without_drift",
-    "same_table",
     "save_drift",
     "stages_in_use",
     "totals_of",

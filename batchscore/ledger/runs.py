@@ -27,7 +27,6 @@ __all__ = [
     "published",
     "rows_of_last",
     "run_id_of",
-    "same_table",
     "select_runs",
     "users_of_table",
 ]
@@ -44,6 +43,7 @@ class Run:
 
     Attributes:
         revision: One more than that of the interval's run published before it; 0 for the first.
+        output_table: Where its predictions go, schema and all.
         scored_at: The one instant that every row of the run carries.
         sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
     """
@@ -118,8 +118,8 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
 def published(tx: sa.Connection, run: Run) -> Run | None:
     """The run whose rows the output table holds for this run's interval now."""
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.status == "published")
-    found = [_run(row) for row in tx.execute(query).mappings()]
-    return next((other for other in found if same_table(other.output_table, run.output_table)), None)
+    found = tx.execute(query).mappings().one_or_none()
+    return _run(found) if found else None
 
 
 def publish(
@@ -144,9 +144,7 @@ def publish(
         The runs overtaken before they were published: their stages serve nobody any more.
     """
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.run_id != run.run_id, RUNS.c.status != "superseded")
-    others = [
-        other for other in map(_run, tx.execute(query).mappings()) if same_table(other.output_table, run.output_table)
-    ]
+    others = [_run(row) for row in tx.execute(query).mappings()]
     ids = [other.run_id for other in others]
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id.in_(ids)).values(status="superseded"))
     overtaken = [other for other in others if other.status != "published"]
@@ -214,26 +212,21 @@ def find(tx: sa.Connection, prefix: str) -> list[Run]:
 def rows_of_last(tx: sa.Connection, run: Run, count: int) -> list[int]:
     """How many rows the last published intervals of the run's job and table before its own had, at most `count`."""
     c = RUNS.c
-    earlier = sa.and_(c.job == run.job, c.status == "published", c.interval_start < run.interval.start)
-    query = sa.select(c.rows_read, c.output_table).where(earlier).order_by(c.interval_start.desc())
-    rows = [int(row.rows_read) for row in tx.execute(query) if same_table(row.output_table, run.output_table)]
-    return rows[:count]
+    of_table = sa.and_(c.job == run.job, c.output_table == run.output_table)
+    earlier = sa.and_(of_table, c.status == "published", c.interval_start < run.interval.start)
+    query = sa.select(c.rows_read).where(earlier).order_by(c.interval_start.desc()).limit(count)
+    return [int(rows) for rows in tx.execute(query).scalars()]
 
 
 def users_of_table(tx: sa.Connection, table: str) -> set[str]:
-    """The jobs that have published into an output table, under any name that may mean it."""
-    query = sa.select(RUNS.c.job, RUNS.c.output_table).where(RUNS.c.published_at.is_not(None))
-    return {row.job for row in tx.execute(query.distinct()) if same_table(row.output_table, table)}
-
-
-def same_table(one: str, other: str) -> bool:
-    """Whether two names may mean one table: a schema left out may be any, and upper case is no difference."""
-    (schema, _, bare), (other_schema, _, other_bare) = (name.casefold().rpartition(".") for name in (one, other))
-    return bare == other_bare and (not schema or not other_schema or schema == other_schema)
+    """The jobs that have published into an output table, by its full name."""
+    published = sa.and_(RUNS.c.output_table == table, RUNS.c.published_at.is_not(None))
+    return set(tx.execute(sa.select(RUNS.c.job).where(published)).scalars())
 
 
 def _same_interval(run: Run) -> sa.ColumnElement[bool]:
-    return sa.and_(RUNS.c.job == run.job, RUNS.c.interval_start == run.interval.start)
+    c = RUNS.c
+    return sa.and_(c.job == run.job, c.interval_start == run.interval.start, c.output_table == run.output_table)
 
 
 def _columns(run: Run) -> dict[str, Any]:

@@ -66,7 +66,7 @@ Attributes:
     revision: One more than that of the interval's run published before it, by whichever bundle; 0 for the first.
     status: `running`, `published`, `failed`, `held` by a gate of the job's `[publish]`, or `superseded`: published once
         and replaced since, or overtaken before it was published.
-    output_table: Where its predictions go.
+    output_table: Where its predictions go, schema and all.
     sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
     scored_at: The one instant that every row of the run carries.
     published_at: When it was published.

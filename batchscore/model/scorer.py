@@ -1,4 +1,4 @@
-"""Rows in, predictions out: pure, and the same for a chunk of any size.
+"""Rows in, predictions out: pure, and the same for a chunk of any size, but for what rounding makes of a score.
 
 A row that cannot be scored becomes a reject with its reason and leaves the others alone; a failing call is bisected
 to the rows that cause it.

@@ -45,6 +45,7 @@ class Scoring:
     """Everything that stays the same from interval to interval of one command.
 
     Attributes:
+        table: The output table's full name.
         casts: What the live output table's columns make of ours.
         query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
@@ -58,6 +59,7 @@ class Scoring:
     source: Source
     warehouse: Warehouse
     output: Output
+    table: str
     casts: Mapping[str, pl.DataType]
     query_digest: str
     sql_accepted: str | None
@@ -115,6 +117,7 @@ def prepare(
     warehouse.create(ledger.METADATA)
     with warehouse.begin("the ledger") as tx:
         refuse_shared_table(tx, job.name, output.table)
+        table = tx.full_name(output.table)
     casts = warehouse.prepare(output)
     return Scoring(
         job,
@@ -122,6 +125,7 @@ def prepare(
         source,
         warehouse,
         output,
+        table,
         casts,
         query_digest,
         sql_accepted,
@@ -197,7 +201,7 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
         interval,
         bundle_digest=bundle.digest,
         query_digest=scoring.query_digest,
-        table=scoring.output.table,
+        table=scoring.table,
         carry=job.output.carry,
         revision=revision,
     )
@@ -209,7 +213,7 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
         model_version=bundle.version,
         bundle_digest=bundle.digest,
         revision=revision,
-        output_table=scoring.output.table,
+        output_table=scoring.table,
         scored_at=datetime.now(UTC),
         sql_accepted=scoring.sql_accepted,
     )

@@ -11,7 +11,7 @@ from typing import Literal
 from batchscore.errors import UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
-from batchscore.ledger import Run, same_table
+from batchscore.ledger import Run
 
 __all__ = ["Only", "Planned", "State", "plan", "revision_of"]
 
@@ -76,7 +76,7 @@ def plan(
 
     Args:
         job: The job.
-        history: Its runs, in any order; those into another output table say nothing of this one.
+        history: Its runs into its output table, in any order.
         first: From here; the job's start when None or earlier.
         last: To here; `now` when None or later, for an interval is scored when it has ended.
         now: The one clock reading of this process.
@@ -87,8 +87,6 @@ def plan(
     """
     runs: defaultdict[Interval, list[Run]] = defaultdict(list)
     for run in history:
-        if not same_table(run.output_table, job.output.table):
-            continue
         runs[run.interval].append(run)
         if run.status == "published" and job.calendar.containing(run.interval.start) != run.interval:
             raise UsageError(

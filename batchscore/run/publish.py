@@ -54,7 +54,7 @@ def publish(
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
         ledger.check(tx.connection, lease)
-        if run.job not in ledger.users_of_table(tx.connection, output.table):
+        if run.job not in ledger.users_of_table(tx.connection, run.output_table):
             # Two jobs that publish into a table for the first time see each other only one by one.
             ledger.keep_others_out(tx.connection)
             refuse_shared_table(tx, run.job, output.table)
@@ -108,7 +108,7 @@ def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:
     Raises:
         UsageError: There is such a job.
     """
-    if others := ledger.users_of_table(tx.connection, table) - {job}:
+    if others := ledger.users_of_table(tx.connection, tx.full_name(table)) - {job}:
         raise UsageError(
             f"job {min(others)} has published into {table}. Two jobs would replace each other's intervals: "
             f"name another table in [output] of job {job}."

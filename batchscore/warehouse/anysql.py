@@ -81,6 +81,9 @@ class AnySQL:
             for column in described
         }
 
+    def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
+        return f"{table.schema or sa.inspect(connection).default_schema_name}.{table.name}"
+
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         if connection.dialect.name in MYSQL:
             _refuse_not_finite(frame)

@@ -80,6 +80,10 @@ class DuckDB:
         rows = connection.execute(_COLUMNS, {"table": table.name, "schema": table.schema})
         return {name: LiveColumn(declared, _DTYPES.get(declared, ()), required) for name, declared, required in rows}
 
+    def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
+        # Upper case is no difference here.
+        return f"{table.schema or connection.scalar(sa.select(sa.func.current_schema()))}.{table.name}".casefold()
+
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         quote = connection.dialect.identifier_preparer
         names = ", ".join(quote.quote(name) for name in frame.columns)

@@ -43,6 +43,13 @@ _COLUMNS = sa.text(
     ORDER BY a.attnum
     """
 )
+# Of a table on the search path; of one that is not there, where it would be made.
+_SCHEMA = sa.text(
+    """
+    SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(:name)),
+        current_schema())
+    """
+)
 _PRIVILEGES = sa.text(
     """
     SELECT
@@ -93,6 +100,11 @@ class Postgres:
         name = connection.dialect.identifier_preparer.format_table(table)
         rows = connection.execute(_COLUMNS, {"name": name})
         return {column: LiveColumn(declared, _dtypes(declared), required) for column, declared, required in rows}
+
+    def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        schema = table.schema or connection.scalar(_SCHEMA, {"name": name})
+        return f"{schema}.{table.name}"
 
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         _refuse_nul(frame)

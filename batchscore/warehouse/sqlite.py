@@ -84,6 +84,10 @@ class SQLite:
             for name, declared, required in described
         }
 
+    def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
+        # Upper case is no difference here.
+        return f"{table.schema or 'main'}.{table.name}".casefold()
+
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         if lost := [s.name for s in frame.iter_columns() if s.dtype.is_float() and s.is_nan().any()]:
             raise OutputMismatch(

@@ -33,6 +33,9 @@ class Backend(Protocol):
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         """The live table's columns by name; empty where there is no such table."""
 
+    def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
+        """One name, schema and all, for a table that has several, there or not."""
+
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         """Append the frame to the table inside the connection's transaction, by column name."""
 
@@ -71,8 +74,11 @@ class Transaction:
 
     def has_table(self, name: str) -> bool:
         """Whether a table or view of that name is there, in the default schema unless the name says which."""
-        schema, _, bare = name.rpartition(".")
-        return bool(self.backend.columns(self.connection, sa.Table(bare, sa.MetaData(), schema=schema or None)))
+        return bool(self.backend.columns(self.connection, _named(name)))
+
+    def full_name(self, name: str) -> str:
+        """The one name, schema and all, that the ledger knows a table by."""
+        return self.backend.full_name(self.connection, _named(name))
 
     def create(self, *tables: sa.Table) -> None:
         """Create the tables that are not there; one process at a time does.
@@ -221,9 +227,8 @@ class Warehouse:
 
     def missing_privileges(self, table: str) -> list[str]:
         """What the user may not do and a run that publishes into `table` must, in words; writes nothing."""
-        schema, _, bare = table.rpartition(".")
         with self.begin("privileges") as tx:
-            return self.backend.missing_privileges(tx.connection, sa.Table(bare, sa.MetaData(), schema=schema or None))
+            return self.backend.missing_privileges(tx.connection, _named(table))
 
     def settle(self) -> None:
         """Fold what is committed into the database's main file, where it keeps a log beside it.
@@ -237,3 +242,8 @@ class Warehouse:
     def close(self) -> None:
         """Close every connection."""
         self.backend.close()
+
+
+def _named(name: str) -> sa.Table:
+    schema, _, bare = name.rpartition(".")
+    return sa.Table(bare, sa.MetaData(), schema=schema or None)
