@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import toy
+from disk import Disk
 from toy import Project
 
 DATABASE = "testing"
@@ -70,6 +73,42 @@ def _guard(data: Path, uri: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
         while connection.execute("SHOW fsync").fetchone() != ("off",):
             time.sleep(0.01)
+
+
+@pytest.fixture
+def pooled_url(postgres_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of the empty Postgres database behind PgBouncer, which hands each transaction another session."""
+    bouncer = shutil.which("pgbouncer")
+    if not bouncer:
+        pytest.skip("no PgBouncer is installed: apt-get install pgbouncer")
+    server = sa.make_url(postgres_url)
+    with tempfile.TemporaryDirectory(prefix="bs-") as root, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        owner = Path(str(server.query["host"])).stat().st_uid
+        (Path(root) / "bouncer.ini").write_text(
+            f"[databases]\n{DATABASE} = host={server.query['host']} dbname={DATABASE} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 4\nserver_round_robin = 1\n"
+        )
+        Path(root).chmod(0o755)
+        free.close()
+        process = subprocess.Popen([bouncer, "-q", f"{root}/bouncer.ini"], user=owner, stderr=subprocess.DEVNULL)
+        url = sa.URL.create("postgresql", "postgres", host="127.0.0.1", port=port, database=DATABASE)
+        try:
+            _wait_until_it_listens(port, process)
+            yield url.render_as_string(hide_password=False)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        assert process.poll() is None, "it ended"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +178,20 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -
     (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
     toy.load(url, toy.rows())
     return project
+
+
+@pytest.fixture(params=["mounted", "limited"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A real small disk where this user may mount one, and a limit that every user may set."""
+    if request.param == "limited":
+        yield Disk(tmp_path, mounted=False)
+        return
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", tmp_path], check=False, capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip(f"may not mount a disk: {mount.stderr!r}")
+    try:
+        yield Disk(tmp_path, mounted=True)
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)

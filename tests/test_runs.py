@@ -153,10 +153,10 @@ class TestInterruption:
         project.call("backfill", "toy", *DAYS[:3], "2024-02-02")
         undisturbed = (normal(project.table()), _counts(project))
         command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
-        _slow_down(project)
+        toy.slow_down(project)
 
         process = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
-        committed = _wait_for_chunks(process, 3)
+        committed = toy.wait_for_chunks(process, 3)
         process.send_signal(how)
         out, _ = process.communicate(timeout=60)
         assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(how, -how)
@@ -181,10 +181,10 @@ class TestInterruption:
         if project.url.startswith("duckdb"):
             pytest.skip("DuckDB admits one process to a file: the second cannot open it")
         command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
-        _slow_down(project)
+        toy.slow_down(project)
         slow = {"BATCHSCORE_REGISTRY_URL": "slow", "BATCHSCORE_LEASE_SECONDS": "3"}
         first = project.start(*command, SLOW="1", **slow)
-        _wait_for_chunks(first, 2)
+        toy.wait_for_chunks(first, 2)
         first.send_signal(signal.SIGSTOP)
         try:
             early = project.call(*command, **slow)
@@ -441,9 +441,9 @@ class TestWorkers:
     def test_sigterm(self, project: Project) -> None:
         """A signal ends all of them after the chunk in hand, with 143; their leases are free, and nothing is lost."""
         command = ("backfill", "toy", *DAYS, "--chunk-rows", "10", "--workers", "2")
-        _slow_down(project)
+        toy.slow_down(project)
         process = project.start(*command, SLOW="1", BATCHSCORE_REGISTRY_URL="slow")
-        committed = _wait_for_chunks(process, 3)
+        committed = toy.wait_for_chunks(process, 3)
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
@@ -921,28 +921,3 @@ def _scoring(project: Project, name: str = "toy") -> Iterator[Scoring]:
         job = session.job(name)
         with session.warehouse() as warehouse:
             yield session.scoring(job, session.bundle(job), warehouse, None, None)
-
-
-def _slow_down(project: Project) -> None:
-    """Train, into the registry `slow`, a bundle that takes its time: features that sleep for every chunk."""
-    original = (project.root / "jobs/toy.py").read_text()
-    slow = original.replace(
-        "def features(rows):\n",
-        "def features(rows):\n    import time\n    time.sleep(0.15 if os.environ.get('SLOW') else 0)\n",
-    ).replace("import polars as pl\n", "import os\nimport polars as pl\n", 1)
-    (project.root / "jobs/toy.py").write_text(slow)
-    result = project.call("train", "toy", BATCHSCORE_REGISTRY_URL="slow")
-    assert result.code == 0, result.out
-    (project.root / "jobs/toy.py").write_text(original)
-
-
-def _wait_for_chunks(process: object, count: int) -> int:
-    """Read the process's log until so many chunks are committed."""
-    seen, heard = 0, []
-    deadline = time.monotonic() + 60
-    while seen < count and time.monotonic() < deadline:
-        line = process.stdout.readline()  # type: ignore[attr-defined]
-        assert line, f"the process ended before it was interrupted: {heard}"
-        heard.append(line)
-        seen += json.loads(line)["event"] == "chunk.committed"
-    return seen

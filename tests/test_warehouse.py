@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 import sqlite3
 import struct
 import subprocess
@@ -13,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +21,7 @@ import polars as pl
 import psycopg
 import pytest
 import sqlalchemy as sa
+from disk import Disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -486,49 +484,6 @@ def stage_one(warehouse: Warehouse) -> None:
     """Stage a row of `OUTPUT`."""
     with warehouse.begin() as tx:
         tx.stage(OUTPUT, "stage", {}, predictions(1))
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A folder whose disk can be filled: by a file, or by a limit on how far any file may grow."""
-
-    folder: Path
-    mounted: bool
-
-    @contextmanager
-    def full(self, leave: int = 0) -> Iterator[None]:
-        if self.mounted:
-            filler = self.folder / "filler"
-            free = os.statvfs(self.folder)
-            filler.write_bytes(bytes(free.f_bavail * free.f_bsize - leave))
-            try:
-                yield
-            finally:
-                filler.unlink()
-            return
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture(params=["mounted", "limited"])
-def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """A real small disk where this user may mount one, and a limit that every user may set."""
-    if request.param == "limited":
-        yield Disk(tmp_path, mounted=False)
-        return
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", tmp_path], check=False, capture_output=True
-    )
-    if mount.returncode:
-        pytest.skip(f"may not mount a disk: {mount.stderr!r}")
-    try:
-        yield Disk(tmp_path, mounted=True)
-    finally:
-        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 @pytest.fixture(params=[DuckDBBench, SQLiteBench])

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -290,3 +291,29 @@ class Project:
     ) -> list[tuple[Any, ...]]:
         """The output table's rows by key."""
         return query(self.url, f"SELECT {', '.join(columns)} FROM toy_predictions ORDER BY id")
+
+
+def slow_down(project: Project) -> None:
+    """Train, into the registry `slow`, a bundle that takes its time: features that sleep for every chunk."""
+    original = (project.root / "jobs/toy.py").read_text()
+    slow = original.replace(
+        "def features(rows):\n",
+        "def features(rows):\n    import time\n    time.sleep(0.15 if os.environ.get('SLOW') else 0)\n",
+    ).replace("import polars as pl\n", "import os\nimport polars as pl\n", 1)
+    (project.root / "jobs/toy.py").write_text(slow)
+    result = project.call("train", "toy", BATCHSCORE_REGISTRY_URL="slow")
+    assert result.code == 0, result.out
+    (project.root / "jobs/toy.py").write_text(original)
+
+
+def wait_for_chunks(process: subprocess.Popen[str], count: int) -> int:
+    """Read the process's log until so many chunks are committed."""
+    seen, heard = 0, []
+    deadline = time.monotonic() + 60
+    while seen < count and time.monotonic() < deadline:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, f"the process ended before it was interrupted: {heard}"
+        heard.append(line)
+        seen += json.loads(line)["event"] == "chunk.committed"
+    return seen

@@ -246,10 +246,14 @@ def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
 
 
 def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
-    """Compare with training what a process published and did not live to compare."""
-    with warehouse.begin("the drift of earlier runs") as tx:
-        known = all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT))
-        runs = ledger.runs_without_drift(tx.connection, job.name, bundle.digest) if known else []
+    """Compare with training what a process published and did not live to compare; failing here stops nothing."""
+    try:
+        with warehouse.begin("the drift of earlier runs") as tx:
+            known = all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT))
+            runs = ledger.runs_without_drift(tx.connection, job.name, bundle.digest) if known else []
+    except BatchscoreError as error:
+        log.error(Event.MONITORING_FAILED, error=str(error))
+        return
     for run in runs:
         _watch(warehouse, bundle, run)
 

@@ -82,19 +82,22 @@ class Postgres:
     alone = False
 
     def __init__(self, database: Database, *, read_only: bool) -> None:
-        asked = database.url.normalized_query.get("options", ())
-        settings = {"TimeZone": "UTC"} | ({"default_transaction_read_only": "on"} if read_only else {})
+        self._setup = "SET LOCAL TIME ZONE 'UTC'" + ("; SET TRANSACTION READ ONLY" if read_only else "")
         self.engine = sa.create_engine(
             database.url.set(drivername="postgresql+psycopg"),
             hide_parameters=True,
             pool_pre_ping=False,
             connect_args={
                 **{name: value for name, value in _DEFAULTS.items() if name not in database.url.query},
-                "options": " ".join((*asked, *(f"-c {name}={value}" for name, value in settings.items()))),
                 # A pooling proxy hands each transaction another server session.
                 "prepare_threshold": None,
             },
         )
+        sa.event.listen(self.engine, "begin", self._on_begin)
+
+    def _on_begin(self, connection: sa.Connection) -> None:
+        # In each transaction and not when connecting, for the same reason; and a proxy may refuse startup options.
+        connection.exec_driver_sql(self._setup)
 
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         name = connection.dialect.identifier_preparer.format_table(table)

@@ -1,0 +1,95 @@
+"""What happens to a warehouse at night, while a run is on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import toy
+from disk import Disk
+from toy import Project
+
+DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
+DAY = ("--from", "2024-02-01", "--to", "2024-02-02", "--chunk-rows", "10")
+SLOW = {"SLOW": "1", "BATCHSCORE_REGISTRY_URL": "slow"}
+
+
+def calm(project: Project) -> list[tuple[object, ...]]:
+    """A day's predictions by the slow bundle, published by a run that nothing disturbs, and taken away again."""
+    assert project.call("backfill", "toy", *DAY, BATCHSCORE_REGISTRY_URL="slow").code == 0
+    rows = project.table()
+    made = [name for name in toy.tables(project.url) if name.startswith(("toy_", "batchscore_"))]
+    toy.execute(project.url, *(f"DROP TABLE {name}" for name in made))
+    return rows
+
+
+class TestCrash:
+    @pytest.mark.parametrize("anywhere", ["postgres"], indirect=True)
+    def test_a_server_that_crashes_and_comes_back(self, anywhere: Project) -> None:
+        """Postgres loses every connection in mid-run and recovers: the same process goes on behind its last chunk."""
+        toy.slow_down(anywhere)
+        rows = calm(anywhere)
+
+        process = anywhere.start("backfill", "toy", *DAY, **SLOW)
+        toy.wait_for_chunks(process, 3)
+        backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'batchscore' AND pid <> pg_backend_pid()"
+        # One server process that is killed takes all others along, and the server starts anew from its log.
+        os.kill(toy.query(anywhere.url, backends)[0][0], signal.SIGKILL)
+        out, _ = process.communicate(timeout=90)
+
+        result = toy.Result(process.returncode, out, "")
+        assert result.code == 0, out
+        assert result.named("attempt.failed")
+        assert result.named("run.resumed")
+        assert anywhere.table() == rows
+        assert toy.query(anywhere.url, "SELECT status, rows_read FROM batchscore_runs") == [("published", 100)]
+
+
+class TestDisk:
+    @pytest.mark.parametrize("name", ["duckdb", "sqlite"])
+    @pytest.mark.parametrize("small_disk", ["mounted"], indirect=True)
+    def test_a_disk_that_fills_up(self, small_disk: Disk, trained: Project, name: str) -> None:
+        """A full disk stops the run with 12 and says so; with room again the next one goes on, and nothing is lost."""
+        project = Project.at(small_disk.folder, f"{name}:///{small_disk.folder}/warehouse.{name}")
+        (small_disk.folder / "var").mkdir()
+        (small_disk.folder / "var/registry").symlink_to(trained.root / "var/registry")
+        toy.load(project.url, toy.rows())
+        toy.slow_down(project)
+        rows = calm(project)
+
+        process = project.start("backfill", "toy", *DAY, **SLOW)
+        committed = toy.wait_for_chunks(process, 2)
+        with small_disk.full():
+            out, _ = process.communicate(timeout=60)
+            result = toy.Result(process.returncode, out, "")
+            assert result.code == 12, out
+            assert "full" in result.error or "No space left" in result.error
+        again = project.call("backfill", "toy", *DAY, BATCHSCORE_REGISTRY_URL="slow")
+
+        assert again.code == 0, again.out
+        assert again.named("run.resumed")[0]["chunks"] >= committed
+        assert project.table() == rows
+        assert toy.query(project.url, "SELECT status, rows_read FROM batchscore_runs") == [("published", 100)]
+
+
+class TestCrowd:
+    # DuckDB admits one process to a file: the second cannot open it.
+    @pytest.mark.parametrize("anywhere", toy.DATABASES[1:], indirect=True)
+    def test_two_backfills_and_a_nightly_run(self, anywhere: Project) -> None:
+        """Commands that meet on the same days leave each day published once, by whichever of them."""
+        anywhere.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 5"))
+        commands = [("backfill", "toy", *DAYS), ("backfill", "toy", *DAYS, "--workers", "2"), ("score", "toy")]
+        processes = [anywhere.start(*command, "--chunk-rows", "25") for command in commands]
+        outs = [process.communicate(timeout=120)[0] for process in processes]
+
+        results = [toy.Result(process.returncode, out, "") for process, out in zip(processes, outs, strict=True)]
+        assert {result.code for result in results} <= {0, 21}, outs
+        rest = anywhere.call("backfill", "toy", *DAYS)
+        assert rest.code == 0, rest.out
+        assert [row[0] for row in anywhere.table()] == list(range(3101, 3601))
+        runs = "SELECT interval_start, count(*) FROM batchscore_runs WHERE status = 'published' GROUP BY interval_start"
+        assert sorted(count for _, count in toy.query(anywhere.url, runs)) == [1] * 5
+        assert not [name for name in toy.tables(anywhere.url) if "stage" in name]
+        published = [event["run_id"] for result in [*results, rest] for event in result.named("run.published")]
+        assert sorted(published) == sorted(set(published))
