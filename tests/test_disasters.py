@@ -88,7 +88,9 @@ class TestCrowd:
         rest = anywhere.call("backfill", "toy", *DAYS)
         assert rest.code == 0, rest.out
         assert [row[0] for row in anywhere.table()] == list(range(3101, 3601))
-        runs = "SELECT interval_start, count(*) FROM batchscore_runs WHERE status = 'published' GROUP BY interval_start"
+        # The nightly run may have found the days done, and have gone on behind them.
+        asked = "status = 'published' AND interval_start < '2024-02-06'"
+        runs = f"SELECT interval_start, count(*) FROM batchscore_runs WHERE {asked} GROUP BY interval_start"
         assert sorted(count for _, count in toy.query(anywhere.url, runs)) == [1] * 5
         assert not [name for name in toy.tables(anywhere.url) if "stage" in name]
         published = [event["run_id"] for result in [*results, rest] for event in result.named("run.published")]
