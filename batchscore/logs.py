@@ -65,7 +65,7 @@ class Event(StrEnum):
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
     INTERVALS_LEFT = "plan.intervals_left"
-    """More intervals are missing than one call catches up with."""
+    """More intervals are missing than one call catches up with, or than it tried before a database was gone."""
     BUNDLE_WRITTEN = "bundle.written"
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
     BUNDLE_PROMOTED = "bundle.promoted"

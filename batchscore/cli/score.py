@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import typer
 
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
-from batchscore.errors import BatchscoreError, BundleNotFound, GateTripped, InputError, Terminated, UsageError
+from batchscore.errors import BatchscoreError, BundleNotFound, Terminated, TransientError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
@@ -60,6 +60,26 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
     show(rows, format_, empty=f"nothing to do: {len(planned)} complete interval(s), none of them {only}")
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """What became of the intervals of one command.
+
+    Attributes:
+        published: Runs, and how many metrics moved in each.
+        failures: What failed, and why.
+        untried: How many were left when a database was gone for good.
+    """
+
+    published: list[tuple[Run, int]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    untried: int = 0
+
+    @property
+    def intervals(self) -> int:
+        """How many there were."""
+        return len(self.published) + len(self.failures) + self.untried
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a command was asked about how to score.
@@ -78,7 +98,7 @@ class Asked:
 def score(session: Session, name: str, interval: str | None, asked: Asked, *, force: bool = False) -> str:
     """Score one interval, or what is due, oldest first, up to the job's `catch_up`; then what `lookback` finds changed.
 
-    An interval whose rows break the contract does not stop those behind it; anything else would stop them too.
+    A failed interval does not stop the others, unless a database is gone for good; see `_score_all`.
 
     Returns:
         What was done, in words.
@@ -102,18 +122,19 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
         if not chosen:
             return _nothing_due(session, job, interval)
         scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(InputError, GateTripped))
+        outcome = _score_all(scoring, chosen, history, asked.workers)
+    told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
         told += (
             f"\n{len(left)} more interval(s) are due; catch_up is {job.interval.catch_up}. Run again, or: batchscore "
             f"backfill {name} --from {job.calendar.label(left[0].interval)} --to {_end_label(job, left[-1].interval)}"
         )
-    return _told(job, told, failures, len(chosen))
+    return _told(job, told, outcome)
 
 
 def backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked) -> str:
-    """Score a window's intervals; a failed one does not stop the others, and the worst gives the exit code.
+    """Score a window's intervals; as in `score`, a failed one does not stop the others.
 
     Returns:
         What was done, in words.
@@ -131,8 +152,8 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
             return _nothing_in_window(job, planned, window, only)
         scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(BatchscoreError,))
-    return _told(job, told, failures, len(chosen))
+        outcome = _score_all(scoring, chosen, history, asked.workers)
+    return _told(job, _words(job, outcome), outcome)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
@@ -187,62 +208,75 @@ def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
     return f"nothing to do: {why}"
 
 
-def _score_all(
-    scoring: Scoring,
-    chosen: Sequence[Planned],
-    history: Sequence[Run],
-    workers: int,
-    *,
-    go_on_past: tuple[type[BatchscoreError], ...],
-) -> tuple[str, list[Failure]]:
+def _score_all(scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], workers: int) -> _Outcome:
     """Score the intervals, `workers` of them at a time, and compare each with training.
 
-    Returns:
-        What was done, in words; and what failed and why. A bug is no such failure: it flies.
+    An error is an interval's own, and the others are tried: a file that is not there, rows that break the contract,
+    another process at work. Only where a database or network stays gone, which the rest would wait for as long, none
+    is begun any more. A full disk looks like the first, and costs each interval its first chunk.
+
+    Raises:
+        Exception: A bug, which is no such failure.
     """
-    failures: list[Failure] = []
-    done: list[tuple[Run, int]] = []
+    outcome = _Outcome()
+    gone = threading.Event()
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
 
-        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int]:
+        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int] | None:
             def committed(rows: int) -> None:
                 more_rows(rows)
                 if stopping.is_set():
                     raise Terminated("stopped with the others")
 
+            if gone.is_set():
+                return None
             next_interval(scoring.job.calendar.label(each.interval))
-            run = score_interval(scoring, each.interval, history, committed)
+            try:
+                run = score_interval(scoring, each.interval, history, committed)
+            except TransientError:
+                gone.set()
+                raise
             return run, _watch(scoring.warehouse, scoring.bundle, run)
 
-        with closing(in_turn(one, chosen, workers)) as outcomes:
-            for each, outcome in outcomes:
-                if not isinstance(outcome, BatchscoreError):
-                    done.append(outcome)
-                    continue
-                failures.append((each, outcome))
-                if not isinstance(outcome, go_on_past):
-                    break
-    rows, rejects = (sum(getattr(run, name) or 0 for run, _ in done) for name in ("predictions", "rejects"))
-    told = f"{len(done)} interval(s) published into {scoring.output.table}: {rows:,} predictions, {rejects:,} rejects"
-    if moved := sum(count > 0 for _, count in done):
-        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {scoring.job.name}"
-    return told, failures
+        with closing(in_turn(one, chosen, workers)) as results:
+            for each, result in results:
+                if result is None:
+                    outcome.untried += 1
+                elif isinstance(result, BatchscoreError):
+                    outcome.failures.append((each, result))
+                else:
+                    outcome.published.append(result)
+    if outcome.untried:
+        log.warning(Event.INTERVALS_LEFT, left=outcome.untried, why="stopped: a database or network stays gone")
+    return outcome
 
 
-def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
+def _words(job: Job, outcome: _Outcome) -> str:
+    """What was done."""
+    runs = [run for run, _ in outcome.published]
+    rows, rejects = (sum(getattr(run, name) or 0 for run in runs) for name in ("predictions", "rejects"))
+    told = f"{len(runs)} interval(s) published into {job.output.table}: {rows:,} predictions, {rejects:,} rejects"
+    if moved := sum(count > 0 for _, count in outcome.published):
+        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {job.name}"
+    return told
+
+
+def _told(job: Job, told: str, outcome: _Outcome) -> str:
     """What was done, in words.
 
     Raises:
         BatchscoreError: The failure whose exit code tells most, after all of them were shown.
     """
-    if not failures:
+    if not outcome.failures:
         return told
-    if on_terminal() and tried > 1:
+    if on_terminal() and outcome.intervals > 1:
+        failures = sorted(outcome.failures, key=lambda failure: failure[0].interval)
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
-        show(rows, Format.table, title=f"{len(failures)} of {tried} interval(s) failed")
-    if tried > 1 or "\n" in told:
+        stopped = f"; stopped, {outcome.untried} not tried" if outcome.untried else ""
+        show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) failed{stopped}")
+    if outcome.intervals > 1 or "\n" in told:
         say(told)
-    raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
+    raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))
 
 
 def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
