@@ -62,6 +62,8 @@ class Event(StrEnum):
     """A database or network failed for now; it is tried again after the wait."""
     RUN_FAILED = "run.failed"
     """A run stopped; nothing of it is published."""
+    RUN_UNREAD = "run.unread"
+    """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
     INTERVALS_LEFT = "plan.intervals_left"
@@ -80,7 +82,7 @@ class Event(StrEnum):
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_TOLD_BY_COMMANDS = (Event.RUN_FAILED, Event.COMMAND_FAILED, Event.INTERVALS_LEFT)
+_TOLD_BY_COMMANDS = (Event.RUN_FAILED, Event.RUN_UNREAD, Event.COMMAND_FAILED, Event.INTERVALS_LEFT)
 _told_apart = False
 
 

@@ -803,6 +803,59 @@ class TestSchedule:
         days = [[event["interval_start"][8:10] for event in each.named("run.published")] for each in (first, second)]
         assert days == [["06", "05"], ["07"]]
 
+    def test_a_day_that_cannot_be_looked_back_at(self, project: Project) -> None:
+        """A key that came twice into a published day fails that day alone: what is due is scored, and so is what changed."""
+        project.call("backfill", "toy", *DAYS)
+        before = project.table(("id", "run_id"))
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 1\nlookback = 3"))
+        toy.execute(
+            project.url, "UPDATE toy SET id = 3350 WHERE id = 3349", "UPDATE toy SET b = 0.25 WHERE id IN (3450, 3550)"
+        )
+
+        result = project.call("score", "toy")
+
+        assert result.code == 11
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["06", "04", "05"]
+        (unread,) = result.named("run.unread")
+        assert (unread["run_id"], unread["interval"][1:11]) == (dict(before)[3349], "2024-02-03")
+        assert "3350" in unread["error"]
+        assert project.table(("id", "run_id"))[200:300] == before[200:300]
+
+    def test_nothing_but_a_day_that_cannot_be_looked_back_at(self, project: Project) -> None:
+        """Where nothing is due and nothing else has changed, a published day that cannot be read still gives the code."""
+        project.call("backfill", "toy", *DAYS)
+        toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3349")
+        window = (*DAYS, "--only", "changed-input")
+
+        result, plan = project.call("backfill", "toy", *window), project.call("plan", "toy", *window)
+
+        assert (result.code, plan.code) == (11, 11)
+        assert len(result.named("run.unread")) == 1
+        assert not result.named("run.nothing_due")
+
+    def test_changes_are_shown_beside_a_day_that_cannot_be_read(self, project: Project) -> None:
+        """`plan --only changed-input` lists what changed, and ends with the code of what it could not read."""
+        project.call("backfill", "toy", *DAYS)
+        toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3349", "UPDATE toy SET b = 0.25 WHERE id = 3450")
+
+        plan = project.call("plan", "toy", *DAYS, "--only", "changed-input", "--format", "json")
+
+        assert plan.code == 11
+        assert [row["interval"] for row in json.loads(plan.out)] == ["2024-02-04"]
+        events = [json.loads(line) for line in plan.err.splitlines()]
+        assert [event["event"] for event in events] == ["run.unread", "command.failed"]
+
+    def test_looking_back_at_a_source_that_stays_gone(self, project: Project) -> None:
+        """The first published day spends the patience, and the others are not read; how many is told."""
+        project.call("backfill", "toy", *DAYS)
+        gone = {"BATCHSCORE_SOURCE_URL": "postgresql://u:canary@127.0.0.1:9/x", "BATCHSCORE_RETRY_SECONDS": "0"}
+
+        result = project.call("backfill", "toy", *DAYS, "--only", "changed-input", **gone)
+
+        assert result.code == 20
+        assert len(result.named("run.unread")) == 1
+        assert [event["left"] for event in result.named("plan.intervals_left")] == [4]
+
     def test_not_looking_back(self, project: Project) -> None:
         """Without `lookback` a published interval is left alone, whatever became of its rows."""
         project.call("backfill", "toy", *DAYS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import typer
 
@@ -19,7 +20,7 @@ from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.watch import record_drift
-from batchscore.run.again import with_changes
+from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, score_interval
 from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.workers import in_turn
@@ -31,7 +32,11 @@ Failure = tuple[Planned, BatchscoreError]
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:
-    """Print the intervals that `only` selects; writes nothing. For `changed-input` published rows are read again."""
+    """Print the intervals that `only` selects; writes nothing. For `changed-input` published rows are read again.
+
+    Raises:
+        BatchscoreError: Some could not be read again; the others are printed before.
+    """
     job = session.job(name)
     try:
         manifest = session.registry.manifest(job.model.name, session.registry.resolve(job.model.name, job.model.use))
@@ -39,11 +44,12 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
     except BundleNotFound as error:
         typer.echo(str(error), err=True)
         scorer, digest = None, None
+    outcome = _Outcome()
     with session.warehouse(read_only=True) as warehouse:
         history = session.patience().persist(lambda: history_of(warehouse, name))
         planned = _plan(session, job, history, digest, first, last)
         if only == "changed-input" and digest is not None:
-            planned = _with_changes(session, job, session.bundle(job), planned)
+            planned = _with_changes(session, job, session.bundle(job), planned, outcome)
     rows: list[dict[str, Cell]] = [
         {
             "interval": job.calendar.label(each.interval),
@@ -58,6 +64,7 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         if each.selected_by(only)
     ]
     show(rows, format_, empty=f"nothing to do: {len(planned)} complete interval(s), none of them {only}")
+    _told(job, "", outcome, format_)
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class _Outcome:
 
     Attributes:
         published: Runs, and how many metrics moved in each.
-        failures: What failed, and why.
+        failures: What failed, or could not be read again, and why.
         untried: How many were left when a database was gone for good.
     """
 
@@ -110,19 +117,21 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: history_of(warehouse, name))
         planned = _plan(session, job, history, bundle.digest, None, None)
+        outcome = _Outcome()
         if interval:
             wanted = job.calendar.at(interval)
             only: Only = "all" if force else "missing"
             chosen = due = [each for each in planned if each.interval == wanted and each.selected_by(only)]
         else:
             due = [each for each in planned if each.selected_by("missing")]
-            changed = _changed_lately(session, job, bundle, planned)
+            changed = _changed_lately(session, job, bundle, planned, outcome)
             chosen = _first_due(due, job.interval.catch_up) + changed
         _watch_again(warehouse, bundle, job)
-        if not chosen:
+        if not chosen and not outcome.failures:
             return _nothing_due(session, job, interval)
-        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        outcome = _score_all(scoring, chosen, history, asked.workers)
+        if chosen:
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            _score_all(scoring, chosen, history, asked.workers, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -144,15 +153,17 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: history_of(warehouse, name))
         planned = _plan(session, job, history, bundle.digest, *window)
+        outcome = _Outcome()
         if only == "changed-input":
-            planned = _with_changes(session, job, bundle, planned)
+            planned = _with_changes(session, job, bundle, planned, outcome)
         chosen = [each for each in planned if each.selected_by(only)]
         _watch_again(warehouse, bundle, job)
-        if not chosen:
+        if not chosen and not outcome.failures:
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
             return _nothing_in_window(job, planned, window, only)
-        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        outcome = _score_all(scoring, chosen, history, asked.workers)
+        if chosen:
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            _score_all(scoring, chosen, history, asked.workers, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -163,17 +174,40 @@ def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
     return sorted([*failed, *fresh], key=lambda each: each.interval.start)
 
 
-def _changed_lately(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+def _changed_lately(
+    session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned], outcome: _Outcome
+) -> list[Planned]:
     """Of the last published intervals, as many as `lookback` says, those whose rows have changed since."""
     if not job.interval.lookback:
         return []
     published = [each for each in planned if each.state == "published"][-job.interval.lookback :]
-    return [each for each in _with_changes(session, job, bundle, published) if each.state == "changed-input"]
+    return [each for each in _with_changes(session, job, bundle, published, outcome) if each.state == "changed-input"]
 
 
-def _with_changes(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+def _with_changes(
+    session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned], outcome: _Outcome
+) -> list[Planned]:
+    """The same intervals; one that is `published` and whose rows have changed since is `changed-input`.
+
+    One whose rows cannot be read stays as it is, among the failures; where the source stays gone the rest is left.
+    """
     source = session.source(job, job.source)
-    return session.patience().persist(lambda: with_changes(planned, source, bundle, chunk_rows=job.limits.chunk_rows))
+    found, gone = list(planned), False
+    for place, each in enumerate(planned):
+        if each.state != "published" or each.run is None:
+            continue
+        if gone:
+            outcome.untried += 1
+            continue
+        look = partial(has_changed, each.run, source, bundle, chunk_rows=job.limits.chunk_rows)
+        try:
+            if session.patience().persist(look):
+                found[place] = replace(each, state="changed-input")
+        except BatchscoreError as error:
+            log.error(Event.RUN_UNREAD, run_id=each.run.run_id, interval=str(each.interval), error=str(error))
+            outcome.failures.append((each, error))
+            gone = isinstance(error, TransientError)
+    return found
 
 
 def _plan(
@@ -208,7 +242,9 @@ def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
     return f"nothing to do: {why}"
 
 
-def _score_all(scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], workers: int) -> _Outcome:
+def _score_all(
+    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], workers: int, outcome: _Outcome
+) -> None:
     """Score the intervals, `workers` of them at a time, and compare each with training.
 
     An error is an interval's own, and the others are tried: a file that is not there, rows that break the contract,
@@ -218,7 +254,6 @@ def _score_all(scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Ru
     Raises:
         Exception: A bug, which is no such failure.
     """
-    outcome = _Outcome()
     gone = threading.Event()
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
 
@@ -246,9 +281,6 @@ def _score_all(scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Ru
                     outcome.failures.append((each, result))
                 else:
                     outcome.published.append(result)
-    if outcome.untried:
-        log.warning(Event.INTERVALS_LEFT, left=outcome.untried, why="stopped: a database or network stays gone")
-    return outcome
 
 
 def _words(job: Job, outcome: _Outcome) -> str:
@@ -261,20 +293,22 @@ def _words(job: Job, outcome: _Outcome) -> str:
     return told
 
 
-def _told(job: Job, told: str, outcome: _Outcome) -> str:
+def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table) -> str:
     """What was done, in words.
 
     Raises:
         BatchscoreError: The failure whose exit code tells most, after all of them were shown.
     """
+    if outcome.untried:
+        log.warning(Event.INTERVALS_LEFT, left=outcome.untried, why="stopped: a database or network stays gone")
     if not outcome.failures:
         return told
-    if on_terminal() and outcome.intervals > 1:
+    if on_terminal() and outcome.intervals > 1 and format_ is Format.table:
         failures = sorted(outcome.failures, key=lambda failure: failure[0].interval)
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
         stopped = f"; stopped, {outcome.untried} not tried" if outcome.untried else ""
         show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) failed{stopped}")
-    if outcome.intervals > 1 or "\n" in told:
+    if told and (outcome.intervals > 1 or "\n" in told):
         say(told)
     raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))
 
