@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,6 +20,7 @@ import toy
 from toy import Project
 
 from batchscore import faults, ledger
+from batchscore.cli import score
 from batchscore.cli.session import Session
 from batchscore.errors import IntervalLeased, UsageError, WarehouseError
 from batchscore.interval import Interval
@@ -177,7 +179,10 @@ class TestInterruption:
         assert again.named("run.published")[0]["rows_read"] == 100
 
     def test_a_process_that_lost_its_run_cannot_commit(self, project: Project) -> None:
-        """A paused process keeps others out while its lease lasts; woken up after that, it stops and writes nothing."""
+        """A paused process keeps others out while its lease lasts; woken up after that, it writes nothing.
+
+        It ends with 0 all the same, for the other has published the interval.
+        """
         if project.url.startswith("duckdb"):
             pytest.skip("DuckDB admits one process to a file: the second cannot open it")
         command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
@@ -199,7 +204,10 @@ class TestInterruption:
         assert (early.code, early.named("chunk.committed")) == (21, [])
         assert f"is leased by process {first.pid} on" in early.error
         assert second.code == 0, second.out
-        assert first.returncode == 21, out
+        assert first.returncode == 0, out
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [event["interval"][1:11] for event in events if event["event"] == "run.left"] == ["2024-02-02"]
+        assert not [event for event in events if event["event"] == "run.published"]
         assert [row[0] for row in project.table()] == list(range(3201, 3301))
 
     def test_waking_before_the_first_chunk_harms_nobody(self, project: Project) -> None:
@@ -381,6 +389,52 @@ class TestResume:
         found = (project.table(), _counts(project), _input_of_first_day(project))
         project.call("backfill", "toy", *day, "--only", "all")
         assert found == (project.table(), _counts(project), _input_of_first_day(project))
+
+
+class TestAnotherProcess:
+    """Two commands over the same intervals at once."""
+
+    def test_still_at_work(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Intervals that another has do not hold up the rest; each is told, and while they have no rows the code is 21."""
+        monkeypatch.setattr("batchscore.cli.score.on_terminal", lambda: True)
+        with _scoring(project) as other:
+            for day in ("2024-02-02", "2024-02-03"):
+                _lease(other, other.job.calendar.at(day))
+
+            result = project.call("backfill", "toy", *DAYS)
+
+        assert result.code == 21
+        assert result.error.startswith("left to another process: [2024-02-02")
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["01", "04", "05"]
+        assert [event["interval"][1:11] for event in result.named("run.left")] == ["2024-02-02", "2024-02-03"]
+        assert "2 of 5 interval(s) failed\n" in result.err
+        assert result.err.count("left to another process: ") == 2
+
+    @pytest.mark.parametrize("published_before", [False, True])
+    def test_done(self, project: Project, monkeypatch: pytest.MonkeyPatch, published_before: bool) -> None:
+        """What another has published by the end is no failure; what it had published before this began is no proof."""
+        look = score._look_again
+        told = []
+        if published_before:
+            assert project.call("backfill", "toy", *DAYS).code == 0
+        with _scoring(project) as other:
+            days = [other.job.calendar.at(day) for day in ("2024-02-02", "2024-02-03")]
+            for day in days:
+                _lease(other, day)
+
+            def late(*args: Any) -> None:
+                score_interval(other, days[0], args[2], lambda _: None)
+                look(*args)
+                told.append(score._words(args[0], args[3]))
+
+            monkeypatch.setattr(score, "_look_again", late)
+            one = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--only", "all")
+            both = project.call("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-04", "--only", "all")
+
+        assert (one.code, both.code) == (0, 21)
+        assert [event["interval"][1:11] for event in one.named("run.left")] == ["2024-02-02"]
+        assert "\n1 interval(s) left to another process, which has published them" in told[0]
+        assert both.error.startswith("left to another process: [2024-02-03")
 
 
 class TestWorkers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,10 +13,10 @@ import typer
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
-from batchscore.errors import BatchscoreError, BundleNotFound, Terminated, TransientError, UsageError
+from batchscore.errors import BatchscoreError, BundleNotFound, IntervalLeased, Terminated, TransientError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
-from batchscore.ledger import Run
+from batchscore.ledger import Run, same_table
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.watch import record_drift
@@ -74,17 +74,19 @@ class _Outcome:
     Attributes:
         published: Runs, and how many metrics moved in each.
         failures: What failed, or could not be read again, and why.
+        elsewhere: How many another process had, which has published them by now.
         untried: How many were left when a database was gone for good.
     """
 
     published: list[tuple[Run, int]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    elsewhere: int = 0
     untried: int = 0
 
     @property
     def intervals(self) -> int:
         """How many there were."""
-        return len(self.published) + len(self.failures) + self.untried
+        return len(self.published) + len(self.failures) + self.elsewhere + self.untried
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
+            _look_again(job, warehouse, history, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -164,6 +167,7 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
+            _look_again(job, warehouse, history, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -283,6 +287,31 @@ def _score_all(
                     outcome.published.append(result)
 
 
+def _look_again(job: Job, warehouse: Warehouse, history: Sequence[Run], outcome: _Outcome) -> None:
+    """Look once more at the intervals that another process had: one that it has published since is no failure."""
+    if not any(isinstance(error, IntervalLeased) for _, error in outcome.failures):
+        return
+    before = {run.run_id for run in history if run.status == "published"}
+    now: Sequence[Run] = []
+    # Of a ledger that cannot be asked any more nothing new is known.
+    with suppress(BatchscoreError):
+        now = history_of(warehouse, job.name)
+    published = {
+        run.interval
+        for run in now
+        if run.status == "published" and run.run_id not in before and same_table(run.output_table, job.output.table)
+    }
+    failures: list[Failure] = []
+    for each, error in outcome.failures:
+        if not isinstance(error, IntervalLeased):
+            failures.append((each, error))
+        elif each.interval in published:
+            outcome.elsewhere += 1
+        else:
+            failures.append((each, IntervalLeased(f"left to another process: {error}", **error.context)))
+    outcome.failures = failures
+
+
 def _words(job: Job, outcome: _Outcome) -> str:
     """What was done."""
     runs = [run for run, _ in outcome.published]
@@ -290,6 +319,8 @@ def _words(job: Job, outcome: _Outcome) -> str:
     told = f"{len(runs)} interval(s) published into {job.output.table}: {rows:,} predictions, {rejects:,} rejects"
     if moved := sum(count > 0 for _, count in outcome.published):
         told += f"\n{moved} interval(s) saw something move against training: batchscore drift {job.name}"
+    if outcome.elsewhere:
+        told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
     return told
 
 
