@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import re
 import socket
 import time
@@ -13,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscore import ledger
+from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of
 from batchscore.errors import BundleCorrupt, UsageError
 from batchscore.interval import Interval
 from batchscore.ledger import Owner, Pruned, Run, Totals
 from batchscore.logs import Event, log
-from batchscore.monitor.watch import record_drift
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.run.publish import publish
@@ -123,12 +124,21 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
             begun = time.monotonic()
             # Another process may have taken it up before this one had the lease.
             run = _held(warehouse, run.run_id)
-            held = replace(run, override_reason=reason, override_by=f"{getpass.getuser()}@{socket.gethostname()}")
+            held = replace(run, override_reason=reason, override_by=_person())
             done = publish(warehouse, output_of(job, bundle), held, taken, bundle, job, begun=begun)
-        with warehouse.begin("the drift of a run") as tx:
-            record_drift(tx.connection, bundle, done)
-    log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
+        log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
+        watch(warehouse, bundle, done)
     return f"run {run.run_id[:_SHORT_ID]} is published: {done.predictions:,} predictions, past: {run.error}"
+
+
+def _person() -> str:
+    """Who is at work, and where: `ana@laptop`; by number where the user has no name, as in a container."""
+    try:
+        user = getpass.getuser()
+    # Which of them depends on Python's version.
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _held(warehouse: Warehouse, prefix: str) -> Run:

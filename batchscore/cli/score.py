@@ -11,6 +11,7 @@ from functools import partial
 import typer
 
 from batchscore import ledger
+from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, history_of
 from batchscore.errors import BatchscoreError, BundleNotFound, IntervalLeased, Terminated, TransientError, UsageError
@@ -19,7 +20,6 @@ from batchscore.job import Job
 from batchscore.ledger import Run, same_table
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
-from batchscore.monitor.watch import record_drift
 from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, score_interval
 from batchscore.run.plan import Only, Planned, plan
@@ -275,7 +275,7 @@ def _score_all(
             except TransientError:
                 gone.set()
                 raise
-            return run, _watch(scoring.warehouse, scoring.bundle, run)
+            return run, watch(scoring.warehouse, scoring.bundle, run)
 
         with closing(in_turn(one, chosen, workers)) as results:
             for each, result in results:
@@ -350,18 +350,4 @@ def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
         known = all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT))
         runs = ledger.runs_without_drift(tx.connection, job.name, bundle.digest) if known else []
     for run in runs:
-        _watch(warehouse, bundle, run)
-
-
-def _watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
-    """Compare the run with training. The predictions are published: failing here is told and stops nothing.
-
-    Returns:
-        How many metrics moved.
-    """
-    try:
-        with warehouse.begin("the drift of a run") as tx:
-            return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
-    except BatchscoreError as error:
-        log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
-        return 0
+        watch(warehouse, bundle, run)
