@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import re
@@ -17,6 +16,7 @@ from batchscore import ledger
 from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of
+from batchscore.database import Database
 from batchscore.errors import BundleCorrupt, UsageError
 from batchscore.interval import Interval
 from batchscore.ledger import Owner, Pruned, Run, Totals
@@ -103,12 +103,13 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
     Raises:
         UsageError: `override` is not said, the reason is empty, or the run is not held or not for the job's table.
         IntervalLeased: Another process works on its interval.
+        WarehouseError: There is no such file.
     """
     if not override:
         raise UsageError("a gate holds the run. To publish it all the same, say --override.")
     if not reason.strip():
         raise UsageError("--reason is empty, and the ledger keeps why a run is right. Say it.")
-    with session.warehouse() as warehouse:
+    with _there(session) as warehouse:
         run = _held(warehouse, prefix)
         job = session.job(run.job)
         if not ledger.same_table(job.output.table, run.output_table):
@@ -154,6 +155,7 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
 
     Raises:
         UsageError: The age cannot be read.
+        WarehouseError: There is no such file.
     """
     match = re.fullmatch(r"(\d+)([hdw])", age)
     if not match:
@@ -163,7 +165,7 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
         before = session.now - timedelta(hours=hours)
     except OverflowError:
         raise UsageError(f"--older-than {age!r} is before all calendars. Write less: 90d.") from None
-    with session.warehouse() as warehouse:
+    with _there(session, read_only=dry_run) as warehouse:
         pruned, stages = _prune(warehouse, before, dry_run=dry_run)
     log.info(Event.RUNS_PRUNED, dry_run=dry_run, before=before.isoformat(), stages=stages, **asdict(pruned))
     return (
@@ -172,28 +174,28 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
     )
 
 
-class _Undo(Exception):
-    """What was tried is rolled back."""
-
-
 def _prune(warehouse: Warehouse, before: datetime, *, dry_run: bool) -> tuple[Pruned, int]:
-    pruned, unused = Pruned(0, 0, 0), {}
-    with contextlib.suppress(_Undo), warehouse.begin("the ledger") as tx:
+    with warehouse.begin("the ledger") as tx:
         if not tx.has_table(ledger.RUNS.name):
-            return pruned, 0
+            return Pruned(0, 0, 0), 0
         tables = {run.output_table for run in ledger.history(tx.connection)}
         # Listed before the runs are asked: whoever makes a stage has entered its run by then.
         stages = {(table.rpartition(".")[0], stage): table for table in tables for stage in tx.stages(table)}
-        pruned = ledger.prune(tx.connection, before)
-        used = ledger.stages_in_use(tx.connection, before)
+        pruned = ledger.prune(tx.connection, before, dry_run=dry_run)
+        used = ledger.stages_in_use(tx.connection, before, dry_run=dry_run)
         unused = {place: table for place, table in stages.items() if place[1] not in used}
-        if dry_run:
-            raise _Undo
-        for (_, stage), table in unused.items():
-            tx.drop_stages(table, [stage])
+        if not dry_run:
+            for (_, stage), table in unused.items():
+                tx.drop_stages(table, [stage])
     if not dry_run:
         warehouse.settle()
     return pruned, len(unused)
+
+
+def _there(session: Session, *, read_only: bool = False) -> Warehouse:
+    """The warehouse; of an embedded one the file must be there, for a new one would hold nothing to work on."""
+    Database.at(session.settings.warehouse()).existing_file()
+    return session.warehouse(read_only=read_only)
 
 
 def _only(found: Sequence[Run], prefix: str) -> Run:
