@@ -796,6 +796,35 @@ class TestSchedule:
         assert result.code == 0
         assert result.named("run.nothing_due")
 
+    def test_why_nothing_is_due(self, project: Project) -> None:
+        """The log says why there was nothing to do, each reason in its own words."""
+        project.call("backfill", "toy", *DAYS)
+        tomorrow = str(date.today() + timedelta(days=1))
+
+        def why(*command: str) -> str:
+            (event,) = project.call(*command).named("run.nothing_due")
+            return str(event["why"])
+
+        assert why("score", "toy", "--interval", tomorrow).endswith("Z, and is scored when it has ended")
+        assert why("score", "toy", "--interval", "2024-01-31") == ("2024-01-31 is before the job's start, 2024-02-01")
+        assert why("score", "toy", "--interval", "2024-02-01").startswith(
+            "2024-02-01 is published. To score it again: "
+        )
+        assert why("backfill", "toy", *DAYS) == "5 complete interval(s) in the window, none of them missing"
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", f"start = {tomorrow}"))
+        assert why("score", "toy") == f"no interval since the job's start, {tomorrow}, has ended yet"
+        project.edit("jobs/toy.toml", (f"start = {tomorrow}", f"start = {date.today() - timedelta(days=1)}"))
+        assert project.call("score", "toy").code == 0
+        assert why("score", "toy") == "every complete interval of toy is published"
+
+    def test_a_window_before_the_start(self, project: Project) -> None:
+        """`plan` and `backfill` say in the same words that the job begins later."""
+        window = ("--from", "2024-01-01", "--to", "2024-02-01")
+        words = "the window ends before the job's start, 2024-02-01"
+
+        assert project.call("plan", "toy", *window).out == f"nothing to do: {words}\n"
+        assert project.call("backfill", "toy", *window).named("run.nothing_due")[0]["why"] == words
+
     def test_plan_writes_nothing(self, project: Project) -> None:
         """`plan` lists the intervals and leaves no table behind."""
         listed = json.loads(project.call("plan", "toy", *DAYS, "--format", "json").out)

@@ -63,7 +63,7 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         for each in planned
         if each.selected_by(only)
     ]
-    show(rows, format_, empty=f"nothing to do: {len(planned)} complete interval(s), none of them {only}")
+    show(rows, format_, empty=f"nothing to do: {_nothing_in_window(job, planned, first, last, only)}")
     _told(job, "", outcome, format_)
 
 
@@ -130,7 +130,9 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
             chosen = _first_due(due, job.interval.catch_up) + changed
         _watch_again(warehouse, bundle, job)
         if not chosen and not outcome.failures:
-            return _nothing_due(session, job, interval)
+            why = _nothing_due(session, job, planned, interval)
+            log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
+            return f"nothing to do: {why}"
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
@@ -162,8 +164,9 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
         chosen = [each for each in planned if each.selected_by(only)]
         _watch_again(warehouse, bundle, job)
         if not chosen and not outcome.failures:
-            log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
-            return _nothing_in_window(job, planned, window, only)
+            why = _nothing_in_window(job, planned, *window, only)
+            log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
+            return f"nothing to do: {why}"
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
@@ -221,29 +224,29 @@ def _plan(
     return plan(job, history, first=begin, last=end, now=session.now, digest=digest)
 
 
-def _nothing_in_window(job: Job, planned: Sequence[Planned], window: tuple[str, str], only: Only) -> str:
-    end = job.calendar.parse(window[1])
-    if not planned and end <= job.start:
-        return f"nothing to do: the window ends before the job's start, {job.interval.start}"
-    return f"nothing to do: {len(planned)} complete interval(s) in the window, none of them {only}"
+def _nothing_in_window(job: Job, planned: Sequence[Planned], first: str | None, last: str | None, only: Only) -> str:
+    """Why there is nothing to do in a window, or without one."""
+    if last is not None and job.calendar.parse(last) <= job.start:
+        return f"the window ends before the job's start, {job.interval.start}"
+    return f"{len(planned)} complete interval(s){' in the window' if first or last else ''}, none of them {only}"
 
 
 def _end_label(job: Job, interval: Interval) -> str:
     return job.calendar.label(job.calendar.containing(interval.end))
 
 
-def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
-    log.info(Event.NOTHING_DUE, job=job.name, interval=interval)
-    asked = job.calendar.at(interval) if interval else None
-    if asked is None:
-        why = f"every complete interval of {job.name} is published"
-    elif asked.end > session.now:
-        why = f"{interval} ends at {asked.end:%Y-%m-%d %H:%M}Z, and is scored when it has ended"
-    elif asked.start < job.start:
-        why = f"{interval} is before the job's start, {job.interval.start}"
-    else:
-        why = f"{interval} is published. To score it again: batchscore score {job.name} --interval {interval} --force"
-    return f"nothing to do: {why}"
+def _nothing_due(session: Session, job: Job, planned: Sequence[Planned], interval: str | None) -> str:
+    """Why there is nothing to do: nothing at all, or not in the interval that was asked for."""
+    if interval is None:
+        if not planned:
+            return f"no interval since the job's start, {job.interval.start}, has ended yet"
+        return f"every complete interval of {job.name} is published"
+    asked = job.calendar.at(interval)
+    if asked.end > session.now:
+        return f"{interval} ends at {asked.end:%Y-%m-%d %H:%M}Z, and is scored when it has ended"
+    if asked.start < job.start:
+        return f"{interval} is before the job's start, {job.interval.start}"
+    return f"{interval} is published. To score it again: batchscore score {job.name} --interval {interval} --force"
 
 
 def _score_all(
