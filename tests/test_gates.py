@@ -354,7 +354,8 @@ class TestOverride:
             "a holiday: 'few' flew",
             by,
         )
-        assert (done["predictions"], done["error"], done["scored_at"]) == (40, None, run["scored_at"])
+        assert (done["predictions"], done["error"], done["scored_at"]) == (40, run["error"], run["scored_at"])
+        assert f"\npassed over: {run['error']}\n" in held.call("runs", "show", run["run_id"]).out
         told = [
             (event["level"], event["reason"], event["by"], event["gates"]) for event in result.named("run.overridden")
         ]

@@ -72,7 +72,8 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
     facts = _facts(run, committed, kept)
     show([{"what": what, "value": value} for what, value in facts.items()], Format.table)
     if run.error:
-        print(f"\n{run.error}")
+        passed_over = "passed over: " if run.override_reason is not None else ""
+        print(f"\n{passed_over}{run.error}")
     if rejects:
         first = f"the first {len(rejects)} of {kept:,}" if kept > len(rejects) else f"{kept}, all of them"
         print()
