@@ -98,6 +98,25 @@ class TestShow:
         assert "what it saw" not in out
         assert (shown["rejects_kept"], len(shown["rejects"]), shown["error"]) == (26, 20, run["error"])
 
+    def test_an_overtaken_run(self, project: Project) -> None:
+        """A run that failed, and whose interval another run published, never had predictions, and has no next attempt."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id <= 3126")
+        one = ("score", "toy", "--interval", "2024-02-01")
+        assert project.call(*one).code == 11
+        project.edit("sql/toy/rows.sql", ("FROM toy WHERE", "FROM toy WHERE a IS NOT NULL AND"))
+        for force in ((), ("--force",)):
+            assert project.call(*one, *force, "--accept-sql", "without the bad rows").code == 0
+        failed, replaced, _ = sorted(listed(project), key=lambda run: str(run["scored_at"]))
+
+        out = project.call("runs", "show", failed["run_id"]).out
+        table = project.call("runs", "list").out
+
+        assert (failed["status"], replaced["status"]) == ("superseded", "superseded")
+        assert facts(out)["published"] == "nothing: another run of its interval was published instead"
+        assert "next attempt" not in out
+        assert "\nTooManyRejects: 26 of 100 rows" in out
+        assert re.findall(r"overtaken|superseded|published", table) == ["overtaken", "superseded", "published"]
+
     def test_few_rejects(self, project: Project) -> None:
         """When all of the rejects are shown it says so."""
         toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id IN (3101, 3102)")

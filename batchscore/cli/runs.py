@@ -237,7 +237,8 @@ def _brief(run: Run) -> dict[str, Cell]:
         "run": run.run_id[:_SHORT_ID],
         "job": run.job,
         "interval": _span(run.interval),
-        "status": run.status,
+        # The ledger calls it superseded too, as one whose predictions were replaced.
+        "status": "overtaken" if run.status == "superseded" and run.published_at is None else run.status,
         "model": f"{run.model_name} {run.model_version}",
         "predictions": run.predictions,
         "rejects": run.rejects,
@@ -257,6 +258,8 @@ def _facts(run: Run, committed: Totals, rejects_kept: int) -> dict[str, Cell]:
     if run.published_at is not None:
         facts |= {"published at": run.published_at, "rows read": f"{run.rows_read:,}"}
         facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}
+    elif run.status == "superseded":
+        facts["published"] = "nothing: another run of its interval was published instead"
     elif run.status == "held":
         facts |= {"published": "nothing: a gate holds it", "rows read": f"{run.rows_read:,}"}
         facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}
