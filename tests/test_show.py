@@ -34,7 +34,7 @@ class TestList:
 
         assert lines[0].split() == ["run", "job", "interval", "status", "model", "predictions", "rejects"]
         assert [line.split() for line in lines[1:]] == [
-            [run["run_id"][:8], "toy", day, "00:00Z", "+1d", "published", "toy", "1", "100", "0"]
+            [run["run_id"][:8], "toy", day, "published", "toy", "1", "100", "0"]
             for run, day in zip(runs, ("2024-02-01", "2024-02-02"), strict=True)
         ]
         # With a job of this name and a model of the same.
@@ -42,14 +42,26 @@ class TestList:
         assert runs[0]["interval_start"] == "2024-02-01T00:00:00+00:00"
         assert {"interval_end", "rows_read", "chunks", "scored_at", "published_at", "sql_accepted"} <= runs[0].keys()
 
-    def test_lengths_of_intervals(self, project: Project) -> None:
-        """An interval is its start in UTC and its length, which is not 24 hours where the clocks change."""
+    def test_names_of_intervals(self, project: Project) -> None:
+        """An interval has the name that commands take; without the job's file, or its calendar, it is a span in UTC.
+
+        A span is the start and the length, which is not 24 hours where the clocks change.
+        """
         project.edit("jobs/toy.toml", ('every = "day"', 'every = "day"\ntimezone = "Europe/Berlin"'))
         assert project.call("backfill", "toy", "--from", "2024-03-30", "--to", "2024-04-01").code == 0
 
-        out = project.call("runs", "list").out
+        named = project.call("runs", "list", "toy").out
+        project.edit("jobs/toy.toml", ('timezone = "Europe/Berlin"', 'timezone = "Asia/Tokyo"'))
+        otherwise = project.call("runs", "list", "toy").out
+        (project.root / "jobs/toy.toml").unlink()
+        spans = project.call("runs", "list").out
 
-        assert re.findall(r"2024-03-\d\d \d\d:\d\dZ \+\w+", out) == ["2024-03-29 23:00Z +1d", "2024-03-30 23:00Z +23h"]
+        assert re.findall(r"2024-03-\d\d[^a-z]*\b", named) == ["2024-03-30  ", "2024-03-31  "]
+        assert re.findall(r"2024-03-\d\d \d\d:\d\dZ \+\w+", spans) == [
+            "2024-03-29 23:00Z +1d",
+            "2024-03-30 23:00Z +23h",
+        ]
+        assert otherwise == spans
 
 
 class TestShow:

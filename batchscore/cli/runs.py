@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,8 @@ from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of
 from batchscore.database import Database
 from batchscore.errors import BundleCorrupt, UsageError
-from batchscore.interval import Interval
+from batchscore.interval import Calendar, Interval
+from batchscore.job import read_job
 from batchscore.ledger import Owner, Pruned, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.run.execute import output_of
@@ -39,7 +41,18 @@ def list_(session: Session, job: str | None, limit: int, format_: Format) -> Non
         session.job(job)
     with session.warehouse(read_only=True) as warehouse:
         history = history_of(warehouse, job, limit)
-    show([_row(run) if format_ is Format.json else _brief(run) for run in history], format_, empty="no run yet")
+    calendars = _calendars(session, {run.job for run in history})
+    rows = [_row(run) if format_ is Format.json else _brief(run, calendars.get(run.job)) for run in history]
+    show(rows, format_, empty="no run yet")
+
+
+def _calendars(session: Session, jobs: Iterable[str]) -> dict[str, Calendar]:
+    """The calendars of those jobs whose file is here and can be read."""
+    found = {}
+    for name in jobs:
+        with contextlib.suppress(UsageError):
+            found[name] = read_job(name, session.settings.jobs_dir).calendar
+    return found
 
 
 def show_run(session: Session, prefix: str, format_: Format) -> None:
@@ -232,11 +245,15 @@ def _row(run: Run) -> dict[str, Cell]:
     }
 
 
-def _brief(run: Run) -> dict[str, Cell]:
+def _brief(run: Run, calendar: Calendar | None) -> dict[str, Cell]:
+    interval = _span(run.interval)
+    # By the name that commands take, where the job still cuts time so.
+    if calendar is not None and calendar.containing(run.interval.start) == run.interval:
+        interval = calendar.label(run.interval)
     return {
         "run": run.run_id[:_SHORT_ID],
         "job": run.job,
-        "interval": _span(run.interval),
+        "interval": interval,
         # The ledger calls it superseded too, as one whose predictions were replaced.
         "status": "overtaken" if run.status == "superseded" and run.published_at is None else run.status,
         "model": f"{run.model_name} {run.model_version}",
