@@ -62,10 +62,14 @@ class Event(StrEnum):
     """A database or network failed for now; it is tried again after the wait."""
     RUN_FAILED = "run.failed"
     """A run stopped; nothing of it is published."""
+    RUN_LEFT = "run.left"
+    """Another process has the interval, or published it meanwhile; this one writes nothing more of it."""
+    RUN_UNREAD = "run.unread"
+    """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
     INTERVALS_LEFT = "plan.intervals_left"
-    """More intervals are missing than one call catches up with."""
+    """More intervals are missing than one call catches up with, or than it tried before a database was gone."""
     BUNDLE_WRITTEN = "bundle.written"
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
     BUNDLE_PROMOTED = "bundle.promoted"
@@ -80,7 +84,10 @@ class Event(StrEnum):
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_TOLD_BY_COMMANDS = (Event.RUN_FAILED, Event.COMMAND_FAILED, Event.INTERVALS_LEFT)
+_TOLD_BY_COMMANDS = (
+    *(Event.RUN_FAILED, Event.RUN_LEFT, Event.RUN_UNREAD),
+    *(Event.COMMAND_FAILED, Event.INTERVALS_LEFT),
+)
 _told_apart = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def failed(rows: dict[str, tuple[str, str]]) -> dict[str, str]:
 def files(root: Path) -> dict[Path, bytes]:
     """Every file below a folder, with its bytes."""
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+class Evening(datetime):
+    """A clock that stands in the evening of a day in February, when the day itself is not over yet."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Evening:
+        return cls(2024, 2, 4, 20, tzinfo=tz)
 
 
 class TestAsARun:
@@ -88,6 +97,28 @@ class TestAsARun:
         assert failed(rows).keys() == {"output"}
         assert "job other has published into toy_predictions" in rows["output"][1]
         assert code == 2 == project.call("backfill", "toy", *DAY).code
+
+    @pytest.mark.parametrize("due", [True, False])
+    def test_a_lake_that_keeps_no_old_days(self, project: Project, tmp_path: Path, due: bool) -> None:
+        """Rows are read of the first interval that is due, or of the last one: those that are done may be gone."""
+        for (day,), rows in toy.rows().drop("y").group_by("day"):
+            rows.write_parquet(tmp_path / f"{day}.parquet")
+        path = f"{tmp_path}/{{interval_start:%Y-%m-%d}}.parquet"
+        project.edit("jobs/toy.toml", ('sql = "toy/rows.sql"', f'parquet = "{path}"'))
+        accepted = ("--accept-sql", "exported")
+        days = ("--from", "2024-02-01", "--to", "2024-02-04")
+        assert project.call("backfill", "toy", *days, *accepted).code == 0
+        for number in (1, 2):
+            (tmp_path / f"2024-02-0{number}.parquet").unlink()
+        with pytest.MonkeyPatch.context() as patch:
+            if not due:
+                patch.setattr("batchscore.cli.session.datetime", Evening)
+            code, rows = checked(project, *accepted)
+            run = project.call("score", "toy", "--interval", "2024-02-04", *accepted)
+
+        assert (code, failed(rows)) == (0, {})
+        assert f"100 rows of 2024-02-0{4 if due else 3} read" in rows["source"][1]
+        assert run.code == 0
 
     def test_the_first_failure_gives_the_code(self, project: Project) -> None:
         """Of several faults the one that the run would meet first decides; what only training needs comes last."""

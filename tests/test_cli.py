@@ -497,6 +497,53 @@ class TestParquet:
         assert result.code == 12
         assert "x.parquet" in result.error
 
+    def test_a_file_that_never_comes_holds_up_no_other(self, project: Project, tmp_path: Path) -> None:
+        """`score` goes on past days whose files are missing or no Parquet, publishes the rest, and exits with 12."""
+        for (day,), rows in toy.rows().drop("y").group_by("day"):
+            rows.write_parquet(tmp_path / f"{day}.parquet")
+        for day in (1, 2):
+            (tmp_path / f"2024-02-0{day}.parquet").unlink()
+        (tmp_path / "2024-02-04.parquet").write_text("not parquet")
+        project.edit(
+            "jobs/toy.toml", ('sql = "toy/rows.sql"', f'parquet = "{tmp_path}/{{interval_start:%Y-%m-%d}}.parquet"')
+        )
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 5"))
+
+        result = project.call("score", "toy", "--accept-sql", "exported")
+
+        assert result.code == 12
+        days = [event["interval_start"][:10] for event in result.named("run.published")]
+        assert days == ["2024-02-03", "2024-02-05"]
+        assert [event["interval"][1:11] for event in result.named("run.failed")] == [
+            "2024-02-01", "2024-02-02", "2024-02-04"
+        ]  # fmt: skip
+
+
+class TestGone:
+    """A source that stays gone."""
+
+    @pytest.mark.parametrize(
+        "command", [("score", "toy"), ("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-04")]
+    )
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_the_rest_is_not_tried(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], workers: str
+    ) -> None:
+        """Patience is spent once a worker, not once an interval; how many were not tried is told, and the code is 20."""
+        monkeypatch.setattr("batchscore.cli.score.on_terminal", lambda: True)
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 3"))
+
+        result = project.call(
+            *command, "--workers", workers,
+            BATCHSCORE_SOURCE_URL="postgresql://u:canary@127.0.0.1:9/x", BATCHSCORE_RETRY_SECONDS="0",
+        )  # fmt: skip
+
+        assert result.code == 20
+        failed, left = int(workers), 3 - int(workers)
+        assert len(result.named("run.failed")) == failed
+        assert [event["left"] for event in result.named("plan.intervals_left") if "why" in event] == [left]
+        assert f"{failed} of 3 interval(s) failed; stopped, {left} not tried\n" in result.err
+
 
 class TestWithoutACommand:
     def test_version(self, project: Project) -> None:

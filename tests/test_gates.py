@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +28,7 @@ from batchscore.run.gates import tripped
 
 DAY = ("--from", "2024-02-04", "--to", "2024-02-05")
 FOUR_DAYS = ("--from", "2024-02-01", "--to", "2024-02-05")
+NAMES_OF_USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
 FEW_ROWS = "DELETE FROM toy WHERE id BETWEEN 3401 AND 3460"
 
 
@@ -350,7 +354,8 @@ class TestOverride:
             "a holiday: 'few' flew",
             by,
         )
-        assert (done["predictions"], done["error"], done["scored_at"]) == (40, None, run["scored_at"])
+        assert (done["predictions"], done["error"], done["scored_at"]) == (40, run["error"], run["scored_at"])
+        assert f"\npassed over: {run['error']}\n" in held.call("runs", "show", run["run_id"]).out
         told = [
             (event["level"], event["reason"], event["by"], event["gates"]) for event in result.named("run.overridden")
         ]
@@ -444,3 +449,27 @@ class TestOverride:
 
         # Where the database admits one process, it is known to have ended.
         assert result.code == (0 if held.url.startswith("duckdb") else 21)
+
+    def test_drift_that_cannot_be_kept(self, held: Project) -> None:
+        """Published is published: where the comparison with training cannot be kept, that is told and the code is 0."""
+        run_id = _run(held, "held")["run_id"]
+        toy.execute(held.url, "DROP TABLE batchscore_drift")
+
+        result = held.call("runs", "publish", run_id, "--override", "--reason", "why")
+
+        assert result.code == 0, result.out
+        told = [event["event"] for event in result.events][-3:]
+        assert told == ["run.published", "run.overridden", "monitoring.failed"]
+        assert _run(held, "superseded")
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root may become a user that nobody knows")
+    def test_a_user_without_a_name(self) -> None:
+        """Under a user id that has no name, as in a container, the ledger keeps the number."""
+        become = "import os; from batchscore.cli.runs import _person; os.setuid(54321); print(_person())"
+        environment = {name: value for name, value in os.environ.items() if name not in NAMES_OF_USER}
+
+        done = subprocess.run(
+            [sys.executable, "-c", become], env=environment, capture_output=True, text=True, check=False
+        )
+
+        assert done.stdout == f"54321@{socket.gethostname()}\n", done.stderr

@@ -674,7 +674,7 @@ class TestHoldBack:
         assert call(warehouse, ledger.profiles_of, "a") == [{"run_id": "a"} | profile]
 
     def test_published_past_it(self, warehouse: Warehouse) -> None:
-        """A held run that is published keeps who did it and why, and no error; its profile is there once."""
+        """A held run that is published keeps who did it and why, and what the gates had said."""
         run = begin(warehouse, run_of())
         complete(warehouse, run, 0)
         call(warehouse, ledger.hold_back, run, Totals(1, 10, 10, 0), inputs(0), [], "why")
@@ -684,7 +684,7 @@ class TestHoldBack:
 
         found = runs(warehouse)["a"]
         assert (found.status, found.error, found.override_reason, found.override_by) == (
-            "published", None, "it is right", "ann@desk",
+            "published", "why", "it is right", "ann@desk",
         )  # fmt: skip
 
 

@@ -322,10 +322,10 @@ class TestStates:
         ]
 
     def test_why_held_or_changed(self) -> None:
-        """A hold is told by the first of its gates; changed input by the version that scored what it was."""
-        held = planned([run_of(status="held", error="varying: score is 1\nrejects: 2 of 3")], now=day(0).end)[0]
+        """A hold is told by the first of its gates and its run's id, for `runs publish`; changed input by the version that scored what it was."""
+        run = replace(run_of(status="held", error="varying: score is 1\nrejects: 2 of 3"), run_id="1234abcd-56ef")
 
-        assert held.why == "held: varying: score is 1"
+        assert planned([run], now=day(0).end)[0].why == "held: varying: score is 1 (run 1234abcd)"
         assert Planned(day(0), "changed-input", run_of(digest="older")).why == (
             "published by version 2, and its rows have changed since"
         )

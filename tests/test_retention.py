@@ -10,6 +10,7 @@ import toy
 from toy import Project
 
 from batchscore import ledger
+from batchscore.cli import session as session_module
 from batchscore.database import Database
 from batchscore.interval import Interval
 from batchscore.ledger import Pruned, Run, Totals
@@ -87,6 +88,11 @@ def kept(project: Project, run_id: str) -> dict[str, int]:
     return counts
 
 
+def stage_of(run_id: str) -> str:
+    """The name of a run's stage."""
+    return f"batchscore_stage_{run_id.replace('-', '')[:20]}"
+
+
 def prune(project: Project, older_than: str = "30d", *options: str) -> dict[str, int]:
     """Prune, and give what it says of how much: nothing of what is none."""
     result = project.call("runs", "prune", "--older-than", older_than, *options)
@@ -101,23 +107,30 @@ class TestPrune:
     """What goes and what stays."""
 
     def test_exactly(self, used: Project) -> None:
-        """All of a superseded run goes, chunks and rejects of unfinished ones, their stages, and rejects of published."""
+        """All of a superseded run goes, chunks and rejects of unfinished ones, their stages, and rejects of published.
+
+        A held run keeps all it has.
+        """
         age(used)
         names = ("superseded", "published", "failed", "running", "held")
         ids = {status: of_status(used, status) for status in names}
         before, rows = {status: kept(used, run_id) for status, run_id in ids.items()}, used.table(("id", "run_id"))
         assert len(stages(used)) == 3
 
+        rejects = sum(counts["rejects"] for counts in before.values())
+        assert rejects == 22
+
         said = prune(used)
 
-        assert said == {"superseded_runs": 1, "stages": 3, "rejects": 1, "abandoned_runs": 3}
+        assert said == {"superseded_runs": 1, "stages": 2, "rejects": rejects, "abandoned_runs": 2}
         assert used.table(("id", "run_id")) == rows
-        assert stages(used) == set()
+        assert stages(used) == {stage_of(ids["held"])}
         after = {status: kept(used, run_id) for status, run_id in ids.items()}
         assert set(after["superseded"].values()) == {0}
         assert after["published"] == before["published"] | {"rejects": 0}
         assert before["published"]["rejects"] == 1
-        for status in ("failed", "running", "held"):
+        assert after["held"] == before["held"]
+        for status in ("failed", "running"):
             assert before[status]["chunks"] > 0
             assert after[status] == before[status] | {"chunks": 0, "rejects": 0}
         assert before["failed"]["rejects"] == 20
@@ -164,7 +177,7 @@ class TestPrune:
 
         said = prune(used)
 
-        removed = {"superseded": {"superseded_runs": 1}, "published": {"rejects": 1}}
+        removed = {"superseded": {"superseded_runs": 1, "rejects": 1}, "published": {"rejects": 1}}
         assert said == removed.get(status, {"stages": 1, "abandoned_runs": 1})
         assert {other: kept(used, of_status(used, other)) for other in others} == others
         assert len(stages(used)) == (3 if status in ("superseded", "published") else 2)
@@ -180,9 +193,9 @@ class TestPrune:
         )
         toy.execute(used.url, lease.format("2100-01-01 00:00:00"))
 
-        assert prune(used) == {"superseded_runs": 1, "stages": 2, "rejects": 1, "abandoned_runs": 2}
+        assert prune(used) == {"superseded_runs": 1, "stages": 1, "rejects": 22, "abandoned_runs": 1}
         assert kept(used, run_id) == before
-        assert stages(used) == {f"batchscore_stage_{run_id.replace('-', '')[:20]}"}
+        assert stages(used) == {stage_of(run_id), stage_of(of_status(used, "held"))}
 
         toy.execute(used.url, lease.format(LONG_AGO))
         assert prune(used) == {"stages": 1, "abandoned_runs": 1}
@@ -199,18 +212,27 @@ class TestPrune:
         assert [event["chunk"] for event in result.named("chunk.committed")] == [0, 1]
         assert result.named("run.published")[0]["rows_read"] == 100
 
-    def test_a_held_run_that_was_pruned(self, used: Project) -> None:
-        """Its rows are gone: it cannot be published, says so, and publishes none; scored again it is held again."""
+    def test_a_held_run_waits(self, used: Project) -> None:
+        """However old it is, a held run can be published after a prune; overtaken, it goes like any other."""
         age(used)
         prune(used)
 
         result = used.call("runs", "publish", of_status(used, "held"), "--override", "--reason", "why")
 
-        assert result.code == 12
-        assert "Nothing was published. Run again" in result.error
-        assert {row[0] for row in used.table()} == set(range(3102, 3201))
-        assert used.call("backfill", "toy", *day(4)).code == 31
-        assert of_status(used, "held")
+        assert result.code == 0, result.out
+        assert {row[0] for row in used.table()} == {*range(3102, 3201), *range(3401, 3501)}
+        assert stages(used) == set()
+
+    def test_a_held_run_is_overtaken(self, used: Project) -> None:
+        """When its interval is published by another run, a held run is superseded, and the next prune takes it away."""
+        held = of_status(used, "held")
+        used.edit("jobs/toy.toml", ("varying = true\n", ""))
+        used.edit("sql/toy/rows.sql", ("FROM toy", "FROM toy /* mended */"))
+        assert used.call("backfill", "toy", *day(4), "--accept-sql", "mended").code == 0
+        age(used, f"run_id = '{held}'")
+
+        assert prune(used) == {"superseded_runs": 1}
+        assert set(kept(used, held).values()) == {0}
 
     def test_a_new_id(self, anywhere: Project) -> None:
         """An interval that is scored again after its superseded runs were pruned gets an id that no run had before."""
@@ -226,6 +248,44 @@ class TestPrune:
         assert {run_id for (run_id,) in anywhere.table(("run_id",))}.isdisjoint(ids)
         revisions = "SELECT status, revision FROM batchscore_runs ORDER BY status"
         assert toy.query(anywhere.url, revisions) == [("published", 3), ("superseded", 2)]
+
+    @pytest.mark.parametrize("anywhere", ["postgres", "sqlite", "duckdb"], indirect=True)
+    def test_a_dry_run_only_reads(self, used: Project) -> None:
+        """--dry-run opens the warehouse to read: it counts the same and needs no right to write."""
+        age(used)
+        with pytest.MonkeyPatch.context() as patch:
+            opened: list[bool] = []
+            whole = session_module.open_warehouse
+
+            def watched(database: Database, *, read_only: bool) -> Warehouse:
+                opened.append(read_only)
+                return whole(database, read_only=read_only)
+
+            patch.setattr(session_module, "open_warehouse", watched)
+            said = prune(used, "30d", "--dry-run")
+
+        assert opened == [True]
+        assert said == prune(used)
+
+    @pytest.mark.parametrize("scheme", ["duckdb", "sqlite"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("prune", "--older-than", "30d"),
+            ("prune", "--older-than", "30d", "--dry-run"),
+            ("publish", "abc", "--override", "--reason", "why"),
+        ],
+        ids=["prune", "dry run", "publish"],
+    )
+    def test_no_warehouse(self, project: Project, scheme: str, command: tuple[str, ...]) -> None:
+        """A file that is not there is an error that names it, and neither it nor its folder is made."""
+        path = project.root / "new" / "warehouse"
+
+        result = project.call("runs", *command, BATCHSCORE_WAREHOUSE_URL=f"{scheme}:///{path}")
+
+        assert result.code == 12
+        assert f"{path}: there is no such file" in result.error
+        assert not path.parent.exists()
 
     def test_no_ledger(self, anywhere: Project) -> None:
         """Where nothing ever ran there is nothing to remove, and no table is made."""
@@ -316,7 +376,7 @@ class TestLedger:
             assert [run.run_id for run in ledger.history(tx.connection)] == ["b"]
 
     def test_stages_in_use(self, warehouse: Warehouse) -> None:
-        """In use are the stages of unfinished runs, but for old ones that nobody has the lease of."""
+        """In use are the stages of held and unfinished runs, but for unfinished old ones that nobody has the lease of."""
         with warehouse.begin() as tx:
             intervals = [Interval(DAY.start + timedelta(days=i), DAY.end + timedelta(days=i)) for i in range(4)]
             names = ("published", "young", "old", "old at work")

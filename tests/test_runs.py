@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,6 +20,7 @@ import toy
 from toy import Project
 
 from batchscore import faults, ledger
+from batchscore.cli import score
 from batchscore.cli.session import Session
 from batchscore.errors import IntervalLeased, UsageError, WarehouseError
 from batchscore.interval import Interval
@@ -177,7 +179,10 @@ class TestInterruption:
         assert again.named("run.published")[0]["rows_read"] == 100
 
     def test_a_process_that_lost_its_run_cannot_commit(self, project: Project) -> None:
-        """A paused process keeps others out while its lease lasts; woken up after that, it stops and writes nothing."""
+        """A paused process keeps others out while its lease lasts; woken up after that, it writes nothing.
+
+        It ends with 0 all the same, for the other has published the interval.
+        """
         if project.url.startswith("duckdb"):
             pytest.skip("DuckDB admits one process to a file: the second cannot open it")
         command = ("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", "--chunk-rows", "10")
@@ -199,7 +204,10 @@ class TestInterruption:
         assert (early.code, early.named("chunk.committed")) == (21, [])
         assert f"is leased by process {first.pid} on" in early.error
         assert second.code == 0, second.out
-        assert first.returncode == 21, out
+        assert first.returncode == 0, out
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [event["interval"][1:11] for event in events if event["event"] == "run.left"] == ["2024-02-02"]
+        assert not [event for event in events if event["event"] == "run.published"]
         assert [row[0] for row in project.table()] == list(range(3201, 3301))
 
     def test_waking_before_the_first_chunk_harms_nobody(self, project: Project) -> None:
@@ -381,6 +389,52 @@ class TestResume:
         found = (project.table(), _counts(project), _input_of_first_day(project))
         project.call("backfill", "toy", *day, "--only", "all")
         assert found == (project.table(), _counts(project), _input_of_first_day(project))
+
+
+class TestAnotherProcess:
+    """Two commands over the same intervals at once."""
+
+    def test_still_at_work(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Intervals that another has do not hold up the rest; each is told, and while they have no rows the code is 21."""
+        monkeypatch.setattr("batchscore.cli.score.on_terminal", lambda: True)
+        with _scoring(project) as other:
+            for day in ("2024-02-02", "2024-02-03"):
+                _lease(other, other.job.calendar.at(day))
+
+            result = project.call("backfill", "toy", *DAYS)
+
+        assert result.code == 21
+        assert result.error.startswith("left to another process: [2024-02-02")
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["01", "04", "05"]
+        assert [event["interval"][1:11] for event in result.named("run.left")] == ["2024-02-02", "2024-02-03"]
+        assert "2 of 5 interval(s) failed\n" in result.err
+        assert result.err.count("left to another process: ") == 2
+
+    @pytest.mark.parametrize("published_before", [False, True])
+    def test_done(self, project: Project, monkeypatch: pytest.MonkeyPatch, published_before: bool) -> None:
+        """What another has published by the end is no failure; what it had published before this began is no proof."""
+        look = score._look_again
+        told = []
+        if published_before:
+            assert project.call("backfill", "toy", *DAYS).code == 0
+        with _scoring(project) as other:
+            days = [other.job.calendar.at(day) for day in ("2024-02-02", "2024-02-03")]
+            for day in days:
+                _lease(other, day)
+
+            def late(*args: Any) -> None:
+                score_interval(other, days[0], args[2], lambda _: None)
+                look(*args)
+                told.append(score._words(args[0], args[3]))
+
+            monkeypatch.setattr(score, "_look_again", late)
+            one = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--only", "all")
+            both = project.call("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-04", "--only", "all")
+
+        assert (one.code, both.code) == (0, 21)
+        assert [event["interval"][1:11] for event in one.named("run.left")] == ["2024-02-02"]
+        assert "\n1 interval(s) left to another process, which has published them" in told[0]
+        assert both.error.startswith("left to another process: [2024-02-03")
 
 
 class TestWorkers:
@@ -758,6 +812,35 @@ class TestSchedule:
         assert result.code == 0
         assert result.named("run.nothing_due")
 
+    def test_why_nothing_is_due(self, project: Project) -> None:
+        """The log says why there was nothing to do, each reason in its own words."""
+        project.call("backfill", "toy", *DAYS)
+        tomorrow = str(date.today() + timedelta(days=1))
+
+        def why(*command: str) -> str:
+            (event,) = project.call(*command).named("run.nothing_due")
+            return str(event["why"])
+
+        assert why("score", "toy", "--interval", tomorrow).endswith("Z, and is scored when it has ended")
+        assert why("score", "toy", "--interval", "2024-01-31") == ("2024-01-31 is before the job's start, 2024-02-01")
+        assert why("score", "toy", "--interval", "2024-02-01").startswith(
+            "2024-02-01 is published. To score it again: "
+        )
+        assert why("backfill", "toy", *DAYS) == "5 complete interval(s) in the window, none of them missing"
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", f"start = {tomorrow}"))
+        assert why("score", "toy") == f"no interval since the job's start, {tomorrow}, has ended yet"
+        project.edit("jobs/toy.toml", (f"start = {tomorrow}", f"start = {date.today() - timedelta(days=1)}"))
+        assert project.call("score", "toy").code == 0
+        assert why("score", "toy") == "every complete interval of toy is published"
+
+    def test_a_window_before_the_start(self, project: Project) -> None:
+        """`plan` and `backfill` say in the same words that the job begins later."""
+        window = ("--from", "2024-01-01", "--to", "2024-02-01")
+        words = "the window ends before the job's start, 2024-02-01"
+
+        assert project.call("plan", "toy", *window).out == f"nothing to do: {words}\n"
+        assert project.call("backfill", "toy", *window).named("run.nothing_due")[0]["why"] == words
+
     def test_plan_writes_nothing(self, project: Project) -> None:
         """`plan` lists the intervals and leaves no table behind."""
         listed = json.loads(project.call("plan", "toy", *DAYS, "--format", "json").out)
@@ -818,6 +901,59 @@ class TestSchedule:
         assert (first.code, second.code) == (0, 0)
         days = [[event["interval_start"][8:10] for event in each.named("run.published")] for each in (first, second)]
         assert days == [["06", "05"], ["07"]]
+
+    def test_a_day_that_cannot_be_looked_back_at(self, project: Project) -> None:
+        """A key that came twice into a published day fails that day alone: what is due is scored, and so is what changed."""
+        project.call("backfill", "toy", *DAYS)
+        before = project.table(("id", "run_id"))
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 1\nlookback = 3"))
+        toy.execute(
+            project.url, "UPDATE toy SET id = 3350 WHERE id = 3349", "UPDATE toy SET b = 0.25 WHERE id IN (3450, 3550)"
+        )
+
+        result = project.call("score", "toy")
+
+        assert result.code == 11
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["06", "04", "05"]
+        (unread,) = result.named("run.unread")
+        assert (unread["run_id"], unread["interval"][1:11]) == (dict(before)[3349], "2024-02-03")
+        assert "3350" in unread["error"]
+        assert project.table(("id", "run_id"))[200:300] == before[200:300]
+
+    def test_nothing_but_a_day_that_cannot_be_looked_back_at(self, project: Project) -> None:
+        """Where nothing is due and nothing else has changed, a published day that cannot be read still gives the code."""
+        project.call("backfill", "toy", *DAYS)
+        toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3349")
+        window = (*DAYS, "--only", "changed-input")
+
+        result, plan = project.call("backfill", "toy", *window), project.call("plan", "toy", *window)
+
+        assert (result.code, plan.code) == (11, 11)
+        assert len(result.named("run.unread")) == 1
+        assert not result.named("run.nothing_due")
+
+    def test_changes_are_shown_beside_a_day_that_cannot_be_read(self, project: Project) -> None:
+        """`plan --only changed-input` lists what changed, and ends with the code of what it could not read."""
+        project.call("backfill", "toy", *DAYS)
+        toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3349", "UPDATE toy SET b = 0.25 WHERE id = 3450")
+
+        plan = project.call("plan", "toy", *DAYS, "--only", "changed-input", "--format", "json")
+
+        assert plan.code == 11
+        assert [row["interval"] for row in json.loads(plan.out)] == ["2024-02-04"]
+        events = [json.loads(line) for line in plan.err.splitlines()]
+        assert [event["event"] for event in events] == ["run.unread", "command.failed"]
+
+    def test_looking_back_at_a_source_that_stays_gone(self, project: Project) -> None:
+        """The first published day spends the patience, and the others are not read; how many is told."""
+        project.call("backfill", "toy", *DAYS)
+        gone = {"BATCHSCORE_SOURCE_URL": "postgresql://u:canary@127.0.0.1:9/x", "BATCHSCORE_RETRY_SECONDS": "0"}
+
+        result = project.call("backfill", "toy", *DAYS, "--only", "changed-input", **gone)
+
+        assert result.code == 20
+        assert len(result.named("run.unread")) == 1
+        assert [event["left"] for event in result.named("plan.intervals_left")] == [4]
 
     def test_not_looking_back(self, project: Project) -> None:
         """Without `lookback` a published interval is left alone, whatever became of its rows."""

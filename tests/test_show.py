@@ -34,7 +34,7 @@ class TestList:
 
         assert lines[0].split() == ["run", "job", "interval", "status", "model", "predictions", "rejects"]
         assert [line.split() for line in lines[1:]] == [
-            [run["run_id"][:8], "toy", day, "00:00Z", "+1d", "published", "toy", "1", "100", "0"]
+            [run["run_id"][:8], "toy", day, "published", "toy", "1", "100", "0"]
             for run, day in zip(runs, ("2024-02-01", "2024-02-02"), strict=True)
         ]
         # With a job of this name and a model of the same.
@@ -42,14 +42,26 @@ class TestList:
         assert runs[0]["interval_start"] == "2024-02-01T00:00:00+00:00"
         assert {"interval_end", "rows_read", "chunks", "scored_at", "published_at", "sql_accepted"} <= runs[0].keys()
 
-    def test_lengths_of_intervals(self, project: Project) -> None:
-        """An interval is its start in UTC and its length, which is not 24 hours where the clocks change."""
+    def test_names_of_intervals(self, project: Project) -> None:
+        """An interval has the name that commands take; without the job's file, or its calendar, it is a span in UTC.
+
+        A span is the start and the length, which is not 24 hours where the clocks change.
+        """
         project.edit("jobs/toy.toml", ('every = "day"', 'every = "day"\ntimezone = "Europe/Berlin"'))
         assert project.call("backfill", "toy", "--from", "2024-03-30", "--to", "2024-04-01").code == 0
 
-        out = project.call("runs", "list").out
+        named = project.call("runs", "list", "toy").out
+        project.edit("jobs/toy.toml", ('timezone = "Europe/Berlin"', 'timezone = "Asia/Tokyo"'))
+        otherwise = project.call("runs", "list", "toy").out
+        (project.root / "jobs/toy.toml").unlink()
+        spans = project.call("runs", "list").out
 
-        assert re.findall(r"2024-03-\d\d \d\d:\d\dZ \+\w+", out) == ["2024-03-29 23:00Z +1d", "2024-03-30 23:00Z +23h"]
+        assert re.findall(r"2024-03-\d\d[^a-z]*\b", named) == ["2024-03-30  ", "2024-03-31  "]
+        assert re.findall(r"2024-03-\d\d \d\d:\d\dZ \+\w+", spans) == [
+            "2024-03-29 23:00Z +1d",
+            "2024-03-30 23:00Z +23h",
+        ]
+        assert otherwise == spans
 
 
 class TestShow:
@@ -97,6 +109,25 @@ class TestShow:
         assert out.count("unexpected_null  column a") == 20
         assert "what it saw" not in out
         assert (shown["rejects_kept"], len(shown["rejects"]), shown["error"]) == (26, 20, run["error"])
+
+    def test_an_overtaken_run(self, project: Project) -> None:
+        """A run that failed, and whose interval another run published, never had predictions, and has no next attempt."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id <= 3126")
+        one = ("score", "toy", "--interval", "2024-02-01")
+        assert project.call(*one).code == 11
+        project.edit("sql/toy/rows.sql", ("FROM toy WHERE", "FROM toy WHERE a IS NOT NULL AND"))
+        for force in ((), ("--force",)):
+            assert project.call(*one, *force, "--accept-sql", "without the bad rows").code == 0
+        failed, replaced, _ = sorted(listed(project), key=lambda run: str(run["scored_at"]))
+
+        out = project.call("runs", "show", failed["run_id"]).out
+        table = project.call("runs", "list").out
+
+        assert (failed["status"], replaced["status"]) == ("superseded", "superseded")
+        assert facts(out)["published"] == "nothing: another run of its interval was published instead"
+        assert "next attempt" not in out
+        assert "\nTooManyRejects: 26 of 100 rows" in out
+        assert re.findall(r"overtaken|superseded|published", table) == ["overtaken", "superseded", "published"]
 
     def test_few_rejects(self, project: Project) -> None:
         """When all of the rejects are shown it says so."""

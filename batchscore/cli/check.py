@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import typer
@@ -16,10 +17,11 @@ from batchscore.cli.render import Format, show
 from batchscore.cli.session import Session, runs_of
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, WarehouseError
+from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.run.execute import output_of
-from batchscore.run.plan import plan
+from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
@@ -76,10 +78,12 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
         if bundle is not None:
             _query(session, job, bundle, accept_sql, findings)
+        planned: list[Planned] | None = None
         if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
-            findings.look("plan", lambda: _planned(session, job, bundle), str)
-        findings.look("source", lambda: _sampled(session, job, bundle), str)
+            planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
+        sample = _to_sample(job, planned or [])
+        findings.look("source", lambda: _sampled(session, job, bundle, sample), str)
         _features(session, job, bundle, findings)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
@@ -120,13 +124,20 @@ def _query(session: Session, job: Job, bundle: Bundle, accept_sql: str | None, f
         findings.rows[-1] |= {"status": "accepted", "detail": f"{accept_sql}\n{changed}"}
 
 
-def _sampled(session: Session, job: Job, bundle: Bundle | None) -> str:
-    """Read some rows of the job's first interval."""
+def _to_sample(job: Job, planned: Sequence[Planned]) -> Interval:
+    """The interval that the next run reads first; where none is due the last one, and at worst the job's first."""
+    due = [each.interval for each in planned if each.selected_by("missing")]
+    if due:
+        return due[0]
+    return planned[-1].interval if planned else job.calendar.containing(job.start)
+
+
+def _sampled(session: Session, job: Job, bundle: Bundle | None, interval: Interval) -> str:
+    """Read some rows of the interval."""
     source = session.source(job, job.source)
-    first = job.calendar.containing(job.start)
     wanted = None if bundle is None else bundle.schema.names
-    rows = read_frame(source, first, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
-    sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(first)} read"
+    rows = read_frame(source, interval, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
+    sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(interval)} read"
     if bundle is None:
         return f"{sample}, with columns {', '.join(rows.columns)}"
     bundle.schema.conform(rows, source.where)
@@ -159,9 +170,13 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
         return f"{output.table}: not there yet; the first run creates it"
 
 
-def _planned(session: Session, job: Job, bundle: Bundle) -> str:
+def _planned(session: Session, job: Job, bundle: Bundle) -> list[Planned]:
     with session.warehouse(read_only=True) as warehouse:
-        planned = plan(job, runs_of(warehouse, job), first=None, last=None, now=session.now, digest=bundle.digest)
+        history = runs_of(warehouse, job)
+    return plan(job, history, first=None, last=None, now=session.now, digest=bundle.digest)
+
+
+def _told_plan(job: Job, planned: Sequence[Planned]) -> str:
     due = sum(each.selected_by("missing") for each in planned)
     return f"{due} of {len(planned)} complete interval(s) since {job.interval.start} are due"
 

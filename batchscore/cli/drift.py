@@ -1,4 +1,4 @@
-"""`batchscore drift`."""
+"""`batchscore drift`, and what other commands compare with training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import sqlalchemy as sa
 from batchscore.cli.render import Cell, Format, print_json, show
 from batchscore.cli.session import Session, history_of
 from batchscore.drift import MINIMUM_ROWS, Drift
-from batchscore.errors import BundleIncompatible, BundleNotFound
+from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound
 from batchscore.job import Job
 from batchscore.ledger import Run
+from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.registry import Registry
-from batchscore.monitor.watch import compare_with_training
+from batchscore.monitor.watch import compare_with_training, record_drift
+from batchscore.warehouse import Warehouse
 
-__all__ = ["drift", "drift_rows"]
+__all__ = ["drift", "drift_rows", "watch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,20 @@ def _as_json(job: Job, comparison: _Comparison, everything: bool) -> dict[str, o
         "detail": comparison.detail(),
         "metrics": _rows(comparison.found, everything=everything),
     }
+
+
+def watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
+    """Compare a published run with training. Its predictions stand: failing here is told and stops nothing.
+
+    Returns:
+        How many metrics moved.
+    """
+    try:
+        with warehouse.begin("the drift of a run") as tx:
+            return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
+    except BatchscoreError as error:
+        log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
+        return 0
 
 
 def drift_rows(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> list[dict[str, Cell]]:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscore import ledger
+from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, instant, print_json, show
-from batchscore.cli.session import Session, history_of
+from batchscore.cli.session import Session, history_of, runs_of
+from batchscore.database import Database
 from batchscore.errors import BundleCorrupt, UsageError
-from batchscore.interval import Interval
+from batchscore.interval import Calendar, Interval
+from batchscore.job import read_job
 from batchscore.ledger import Owner, Pruned, Run, Totals
 from batchscore.logs import Event, log
-from batchscore.monitor.watch import record_drift
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.run.publish import publish
@@ -38,7 +41,18 @@ def list_(session: Session, job: str | None, limit: int, format_: Format) -> Non
         session.job(job)
     with session.warehouse(read_only=True) as warehouse:
         history = history_of(warehouse, job, limit)
-    show([_row(run) if format_ is Format.json else _brief(run) for run in history], format_, empty="no run yet")
+    calendars = _calendars(session, {run.job for run in history})
+    rows = [_row(run) if format_ is Format.json else _brief(run, calendars.get(run.job)) for run in history]
+    show(rows, format_, empty="no run yet")
+
+
+def _calendars(session: Session, jobs: Iterable[str]) -> dict[str, Calendar]:
+    """The calendars of those jobs whose file is here and can be read."""
+    found = {}
+    for name in jobs:
+        with contextlib.suppress(UsageError):
+            found[name] = read_job(name, session.settings.jobs_dir).calendar
+    return found
 
 
 def show_run(session: Session, prefix: str, format_: Format) -> None:
@@ -71,7 +85,8 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
     facts = _facts(run, committed, kept)
     show([{"what": what, "value": value} for what, value in facts.items()], Format.table)
     if run.error:
-        print(f"\n{run.error}")
+        passed_over = "passed over: " if run.override_reason is not None else ""
+        print(f"\n{passed_over}{run.error}")
     if rejects:
         first = f"the first {len(rejects)} of {kept:,}" if kept > len(rejects) else f"{kept}, all of them"
         print()
@@ -88,7 +103,7 @@ def show_rejects(session: Session, name: str, start: str, limit: int | None, for
     job = session.job(name)
     interval = job.calendar.at(start)
     with session.warehouse(read_only=True) as warehouse:
-        runs = [run for run in history_of(warehouse, name) if run.interval == interval and run.status != "superseded"]
+        runs = [run for run in runs_of(warehouse, job) if run.interval == interval and run.status != "superseded"]
         runs.sort(key=lambda run: (run.status == "published", run.scored_at))
         with warehouse.begin("the ledger") as tx:
             found = ledger.rejects_of(tx.connection, runs[-1].run_id, limit) if runs else []
@@ -102,12 +117,13 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
     Raises:
         UsageError: `override` is not said, the reason is empty, or the run is not held or not for the job's table.
         IntervalLeased: Another process works on its interval.
+        WarehouseError: There is no such file.
     """
     if not override:
         raise UsageError("a gate holds the run. To publish it all the same, say --override.")
     if not reason.strip():
         raise UsageError("--reason is empty, and the ledger keeps why a run is right. Say it.")
-    with session.warehouse() as warehouse:
+    with _there(session) as warehouse:
         run = _held(warehouse, prefix)
         job = session.job(run.job)
         with warehouse.begin("the output table") as tx:
@@ -125,12 +141,21 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
             begun = time.monotonic()
             # Another process may have taken it up before this one had the lease.
             run = _held(warehouse, run.run_id)
-            held = replace(run, override_reason=reason, override_by=f"{getpass.getuser()}@{socket.gethostname()}")
+            held = replace(run, override_reason=reason, override_by=_person())
             done = publish(warehouse, output_of(job, bundle), held, taken, bundle, job, begun=begun)
-        with warehouse.begin("the drift of a run") as tx:
-            record_drift(tx.connection, bundle, done)
-    log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
+        log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
+        watch(warehouse, bundle, done)
     return f"run {run.run_id[:_SHORT_ID]} is published: {done.predictions:,} predictions, past: {run.error}"
+
+
+def _person() -> str:
+    """Who is at work, and where: `ana@laptop`; by number where the user has no name, as in a container."""
+    try:
+        user = getpass.getuser()
+    # Which of them depends on Python's version.
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _held(warehouse: Warehouse, prefix: str) -> Run:
@@ -146,6 +171,7 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
 
     Raises:
         UsageError: The age cannot be read.
+        WarehouseError: There is no such file.
     """
     match = re.fullmatch(r"(\d+)([hdw])", age)
     if not match:
@@ -155,7 +181,7 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
         before = session.now - timedelta(hours=hours)
     except OverflowError:
         raise UsageError(f"--older-than {age!r} is before all calendars. Write less: 90d.") from None
-    with session.warehouse() as warehouse:
+    with _there(session, read_only=dry_run) as warehouse:
         pruned, stages = _prune(warehouse, before, dry_run=dry_run)
     log.info(Event.RUNS_PRUNED, dry_run=dry_run, before=before.isoformat(), stages=stages, **asdict(pruned))
     return (
@@ -164,28 +190,28 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
     )
 
 
-class _Undo(Exception):
-    """What was tried is rolled back."""
-
-
 def _prune(warehouse: Warehouse, before: datetime, *, dry_run: bool) -> tuple[Pruned, int]:
-    pruned, unused = Pruned(0, 0, 0), {}
-    with contextlib.suppress(_Undo), warehouse.begin("the ledger") as tx:
+    with warehouse.begin("the ledger") as tx:
         if not tx.has_table(ledger.RUNS.name):
-            return pruned, 0
+            return Pruned(0, 0, 0), 0
         tables = {run.output_table for run in ledger.history(tx.connection)}
         # Listed before the runs are asked: whoever makes a stage has entered its run by then.
         stages = {(table.rpartition(".")[0], stage): table for table in tables for stage in tx.stages(table)}
-        pruned = ledger.prune(tx.connection, before)
-        used = ledger.stages_in_use(tx.connection, before)
+        pruned = ledger.prune(tx.connection, before, dry_run=dry_run)
+        used = ledger.stages_in_use(tx.connection, before, dry_run=dry_run)
         unused = {place: table for place, table in stages.items() if place[1] not in used}
-        if dry_run:
-            raise _Undo
-        for (_, stage), table in unused.items():
-            tx.drop_stages(table, [stage])
+        if not dry_run:
+            for (_, stage), table in unused.items():
+                tx.drop_stages(table, [stage])
     if not dry_run:
         warehouse.settle()
     return pruned, len(unused)
+
+
+def _there(session: Session, *, read_only: bool = False) -> Warehouse:
+    """The warehouse; of an embedded one the file must be there, for a new one would hold nothing to work on."""
+    Database.at(session.settings.warehouse()).existing_file()
+    return session.warehouse(read_only=read_only)
 
 
 def _only(found: Sequence[Run], prefix: str) -> Run:
@@ -221,12 +247,17 @@ def _row(run: Run) -> dict[str, Cell]:
     }
 
 
-def _brief(run: Run) -> dict[str, Cell]:
+def _brief(run: Run, calendar: Calendar | None) -> dict[str, Cell]:
+    interval = _span(run.interval)
+    # By the name that commands take, where the job still cuts time so.
+    if calendar is not None and calendar.containing(run.interval.start) == run.interval:
+        interval = calendar.label(run.interval)
     return {
         "run": run.run_id[:_SHORT_ID],
         "job": run.job,
-        "interval": _span(run.interval),
-        "status": run.status,
+        "interval": interval,
+        # The ledger calls it superseded too, as one whose predictions were replaced.
+        "status": "overtaken" if run.status == "superseded" and run.published_at is None else run.status,
         "model": f"{run.model_name} {run.model_version}",
         "predictions": run.predictions,
         "rejects": run.rejects,
@@ -246,6 +277,8 @@ def _facts(run: Run, committed: Totals, rejects_kept: int) -> dict[str, Cell]:
     if run.published_at is not None:
         facts |= {"published at": run.published_at, "rows read": f"{run.rows_read:,}"}
         facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}
+    elif run.status == "superseded":
+        facts["published"] = "nothing: another run of its interval was published instead"
     elif run.status == "held":
         facts |= {"published": "nothing: a gate holds it", "rows read": f"{run.rows_read:,}"}
         facts |= {"predictions": f"{run.predictions:,}", "rejects": f"{run.rejects:,}", "chunks": f"{run.chunks:,}"}

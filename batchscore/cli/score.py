@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import typer
 
 from batchscore import ledger
+from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, runs_of
-from batchscore.errors import BatchscoreError, BundleNotFound, GateTripped, InputError, Terminated, UsageError
+from batchscore.errors import BatchscoreError, BundleNotFound, IntervalLeased, Terminated, TransientError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
-from batchscore.monitor.watch import record_drift
-from batchscore.run.again import with_changes
+from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, score_interval
 from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.workers import in_turn
@@ -31,7 +32,11 @@ Failure = tuple[Planned, BatchscoreError]
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:
-    """Print the intervals that `only` selects; writes nothing. For `changed-input` published rows are read again."""
+    """Print the intervals that `only` selects; writes nothing. For `changed-input` published rows are read again.
+
+    Raises:
+        BatchscoreError: Some could not be read again; the others are printed before.
+    """
     job = session.job(name)
     try:
         manifest = session.registry.manifest(job.model.name, session.registry.resolve(job.model.name, job.model.use))
@@ -39,11 +44,12 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
     except BundleNotFound as error:
         typer.echo(str(error), err=True)
         scorer, digest = None, None
+    outcome = _Outcome()
     with session.warehouse(read_only=True) as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, digest, first, last)
         if only == "changed-input" and digest is not None:
-            planned = _with_changes(session, job, session.bundle(job), planned)
+            planned = _with_changes(session, job, session.bundle(job), planned, outcome)
     rows: list[dict[str, Cell]] = [
         {
             "interval": job.calendar.label(each.interval),
@@ -57,7 +63,30 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         for each in planned
         if each.selected_by(only)
     ]
-    show(rows, format_, empty=f"nothing to do: {len(planned)} complete interval(s), none of them {only}")
+    show(rows, format_, empty=f"nothing to do: {_nothing_in_window(job, planned, first, last, only)}")
+    _told(job, "", outcome, format_)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of the intervals of one command.
+
+    Attributes:
+        published: Runs, and how many metrics moved in each.
+        failures: What failed, or could not be read again, and why.
+        elsewhere: How many another process had, which has published them by now.
+        untried: How many were left when a database was gone for good.
+    """
+
+    published: list[tuple[Run, int]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    elsewhere: int = 0
+    untried: int = 0
+
+    @property
+    def intervals(self) -> int:
+        """How many there were."""
+        return len(self.published) + len(self.failures) + self.elsewhere + self.untried
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +107,7 @@ class Asked:
 def score(session: Session, name: str, interval: str | None, asked: Asked, *, force: bool = False) -> str:
     """Score one interval, or what is due, oldest first, up to the job's `catch_up`; then what `lookback` finds changed.
 
-    An interval whose rows break the contract does not stop those behind it; anything else would stop them too.
+    A failed interval does not stop the others, unless a database is gone for good; see `_score_all`.
 
     Returns:
         What was done, in words.
@@ -90,30 +119,36 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, None, None)
+        outcome = _Outcome()
         if interval:
             wanted = job.calendar.at(interval)
             only: Only = "all" if force else "missing"
             chosen = due = [each for each in planned if each.interval == wanted and each.selected_by(only)]
         else:
             due = [each for each in planned if each.selected_by("missing")]
-            changed = _changed_lately(session, job, bundle, planned)
+            changed = _changed_lately(session, job, bundle, planned, outcome)
             chosen = _first_due(due, job.interval.catch_up) + changed
         _watch_again(warehouse, bundle, job)
-        if not chosen:
-            return _nothing_due(session, job, interval)
-        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(InputError, GateTripped))
+        if not chosen and not outcome.failures:
+            why = _nothing_due(session, job, planned, interval)
+            log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
+            return f"nothing to do: {why}"
+        if chosen:
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            _score_all(scoring, chosen, history, asked.workers, outcome)
+            _look_again(job, warehouse, history, outcome)
+    told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
         told += (
             f"\n{len(left)} more interval(s) are due; catch_up is {job.interval.catch_up}. Run again, or: batchscore "
             f"backfill {name} --from {job.calendar.label(left[0].interval)} --to {_end_label(job, left[-1].interval)}"
         )
-    return _told(job, told, failures, len(chosen))
+    return _told(job, told, outcome)
 
 
 def backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked) -> str:
-    """Score a window's intervals; a failed one does not stop the others, and the worst gives the exit code.
+    """Score a window's intervals; as in `score`, a failed one does not stop the others.
 
     Returns:
         What was done, in words.
@@ -123,16 +158,20 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, *window)
+        outcome = _Outcome()
         if only == "changed-input":
-            planned = _with_changes(session, job, bundle, planned)
+            planned = _with_changes(session, job, bundle, planned, outcome)
         chosen = [each for each in planned if each.selected_by(only)]
         _watch_again(warehouse, bundle, job)
-        if not chosen:
-            log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only)
-            return _nothing_in_window(job, planned, window, only)
-        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
-        told, failures = _score_all(scoring, chosen, history, asked.workers, go_on_past=(BatchscoreError,))
-    return _told(job, told, failures, len(chosen))
+        if not chosen and not outcome.failures:
+            why = _nothing_in_window(job, planned, *window, only)
+            log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
+            return f"nothing to do: {why}"
+        if chosen:
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            _score_all(scoring, chosen, history, asked.workers, outcome)
+            _look_again(job, warehouse, history, outcome)
+    return _told(job, _words(job, outcome), outcome)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
@@ -142,17 +181,40 @@ def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
     return sorted([*failed, *fresh], key=lambda each: each.interval.start)
 
 
-def _changed_lately(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+def _changed_lately(
+    session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned], outcome: _Outcome
+) -> list[Planned]:
     """Of the last published intervals, as many as `lookback` says, those whose rows have changed since."""
     if not job.interval.lookback:
         return []
     published = [each for each in planned if each.state == "published"][-job.interval.lookback :]
-    return [each for each in _with_changes(session, job, bundle, published) if each.state == "changed-input"]
+    return [each for each in _with_changes(session, job, bundle, published, outcome) if each.state == "changed-input"]
 
 
-def _with_changes(session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned]) -> list[Planned]:
+def _with_changes(
+    session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned], outcome: _Outcome
+) -> list[Planned]:
+    """The same intervals; one that is `published` and whose rows have changed since is `changed-input`.
+
+    One whose rows cannot be read stays as it is, among the failures; where the source stays gone the rest is left.
+    """
     source = session.source(job, job.source)
-    return session.patience().persist(lambda: with_changes(planned, source, bundle, chunk_rows=job.limits.chunk_rows))
+    found, gone = list(planned), False
+    for place, each in enumerate(planned):
+        if each.state != "published" or each.run is None:
+            continue
+        if gone:
+            outcome.untried += 1
+            continue
+        look = partial(has_changed, each.run, source, bundle, chunk_rows=job.limits.chunk_rows)
+        try:
+            if session.patience().persist(look):
+                found[place] = replace(each, state="changed-input")
+        except BatchscoreError as error:
+            log.error(Event.RUN_UNREAD, run_id=each.run.run_id, interval=str(each.interval), error=str(error))
+            outcome.failures.append((each, error))
+            gone = isinstance(error, TransientError)
+    return found
 
 
 def _plan(
@@ -162,87 +224,123 @@ def _plan(
     return plan(job, history, first=begin, last=end, now=session.now, digest=digest)
 
 
-def _nothing_in_window(job: Job, planned: Sequence[Planned], window: tuple[str, str], only: Only) -> str:
-    end = job.calendar.parse(window[1])
-    if not planned and end <= job.start:
-        return f"nothing to do: the window ends before the job's start, {job.interval.start}"
-    return f"nothing to do: {len(planned)} complete interval(s) in the window, none of them {only}"
+def _nothing_in_window(job: Job, planned: Sequence[Planned], first: str | None, last: str | None, only: Only) -> str:
+    """Why there is nothing to do in a window, or without one."""
+    if last is not None and job.calendar.parse(last) <= job.start:
+        return f"the window ends before the job's start, {job.interval.start}"
+    return f"{len(planned)} complete interval(s){' in the window' if first or last else ''}, none of them {only}"
 
 
 def _end_label(job: Job, interval: Interval) -> str:
     return job.calendar.label(job.calendar.containing(interval.end))
 
 
-def _nothing_due(session: Session, job: Job, interval: str | None) -> str:
-    log.info(Event.NOTHING_DUE, job=job.name, interval=interval)
-    asked = job.calendar.at(interval) if interval else None
-    if asked is None:
-        why = f"every complete interval of {job.name} is published"
-    elif asked.end > session.now:
-        why = f"{interval} ends at {asked.end:%Y-%m-%d %H:%M}Z, and is scored when it has ended"
-    elif asked.start < job.start:
-        why = f"{interval} is before the job's start, {job.interval.start}"
-    else:
-        why = f"{interval} is published. To score it again: batchscore score {job.name} --interval {interval} --force"
-    return f"nothing to do: {why}"
+def _nothing_due(session: Session, job: Job, planned: Sequence[Planned], interval: str | None) -> str:
+    """Why there is nothing to do: nothing at all, or not in the interval that was asked for."""
+    if interval is None:
+        if not planned:
+            return f"no interval since the job's start, {job.interval.start}, has ended yet"
+        return f"every complete interval of {job.name} is published"
+    asked = job.calendar.at(interval)
+    if asked.end > session.now:
+        return f"{interval} ends at {asked.end:%Y-%m-%d %H:%M}Z, and is scored when it has ended"
+    if asked.start < job.start:
+        return f"{interval} is before the job's start, {job.interval.start}"
+    return f"{interval} is published. To score it again: batchscore score {job.name} --interval {interval} --force"
 
 
 def _score_all(
-    scoring: Scoring,
-    chosen: Sequence[Planned],
-    history: Sequence[Run],
-    workers: int,
-    *,
-    go_on_past: tuple[type[BatchscoreError], ...],
-) -> tuple[str, list[Failure]]:
+    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], workers: int, outcome: _Outcome
+) -> None:
     """Score the intervals, `workers` of them at a time, and compare each with training.
 
-    Returns:
-        What was done, in words; and what failed and why. A bug is no such failure: it flies.
+    An error is an interval's own, and the others are tried: a file that is not there, rows that break the contract,
+    another process at work. Only where a database or network stays gone, which the rest would wait for as long, none
+    is begun any more. A full disk looks like the first, and costs each interval its first chunk.
+
+    Raises:
+        Exception: A bug, which is no such failure.
     """
-    failures: list[Failure] = []
-    done: list[tuple[Run, int]] = []
+    gone = threading.Event()
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
 
-        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int]:
+        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int] | None:
             def committed(rows: int) -> None:
                 more_rows(rows)
                 if stopping.is_set():
                     raise Terminated("stopped with the others")
 
+            if gone.is_set():
+                return None
             next_interval(scoring.job.calendar.label(each.interval))
-            run = score_interval(scoring, each.interval, history, committed)
-            return run, _watch(scoring.warehouse, scoring.bundle, run)
+            try:
+                run = score_interval(scoring, each.interval, history, committed)
+            except TransientError:
+                gone.set()
+                raise
+            return run, watch(scoring.warehouse, scoring.bundle, run)
 
-        with closing(in_turn(one, chosen, workers)) as outcomes:
-            for each, outcome in outcomes:
-                if not isinstance(outcome, BatchscoreError):
-                    done.append(outcome)
-                    continue
-                failures.append((each, outcome))
-                if not isinstance(outcome, go_on_past):
-                    break
-    rows, rejects = (sum(getattr(run, name) or 0 for run, _ in done) for name in ("predictions", "rejects"))
-    told = f"{len(done)} interval(s) published into {scoring.output.table}: {rows:,} predictions, {rejects:,} rejects"
-    if moved := sum(count > 0 for _, count in done):
-        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {scoring.job.name}"
-    return told, failures
+        with closing(in_turn(one, chosen, workers)) as results:
+            for each, result in results:
+                if result is None:
+                    outcome.untried += 1
+                elif isinstance(result, BatchscoreError):
+                    outcome.failures.append((each, result))
+                else:
+                    outcome.published.append(result)
 
 
-def _told(job: Job, told: str, failures: Sequence[Failure], tried: int) -> str:
+def _look_again(job: Job, warehouse: Warehouse, history: Sequence[Run], outcome: _Outcome) -> None:
+    """Look once more at the intervals that another process had: one that it has published since is no failure."""
+    if not any(isinstance(error, IntervalLeased) for _, error in outcome.failures):
+        return
+    before = {run.run_id for run in history if run.status == "published"}
+    now: Sequence[Run] = []
+    # Of a ledger that cannot be asked any more nothing new is known.
+    with suppress(BatchscoreError):
+        now = runs_of(warehouse, job)
+    published = {run.interval for run in now if run.status == "published" and run.run_id not in before}
+    failures: list[Failure] = []
+    for each, error in outcome.failures:
+        if not isinstance(error, IntervalLeased):
+            failures.append((each, error))
+        elif each.interval in published:
+            outcome.elsewhere += 1
+        else:
+            failures.append((each, IntervalLeased(f"left to another process: {error}", **error.context)))
+    outcome.failures = failures
+
+
+def _words(job: Job, outcome: _Outcome) -> str:
+    """What was done."""
+    runs = [run for run, _ in outcome.published]
+    rows, rejects = (sum(getattr(run, name) or 0 for run in runs) for name in ("predictions", "rejects"))
+    told = f"{len(runs)} interval(s) published into {job.output.table}: {rows:,} predictions, {rejects:,} rejects"
+    if moved := sum(count > 0 for _, count in outcome.published):
+        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {job.name}"
+    if outcome.elsewhere:
+        told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
+    return told
+
+
+def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table) -> str:
     """What was done, in words.
 
     Raises:
         BatchscoreError: The failure whose exit code tells most, after all of them were shown.
     """
-    if not failures:
+    if outcome.untried:
+        log.warning(Event.INTERVALS_LEFT, left=outcome.untried, why="stopped: a database or network stays gone")
+    if not outcome.failures:
         return told
-    if on_terminal() and tried > 1:
+    if on_terminal() and outcome.intervals > 1 and format_ is Format.table:
+        failures = sorted(outcome.failures, key=lambda failure: failure[0].interval)
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
-        show(rows, Format.table, title=f"{len(failures)} of {tried} interval(s) failed")
-    if tried > 1 or "\n" in told:
+        stopped = f"; stopped, {outcome.untried} not tried" if outcome.untried else ""
+        show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) failed{stopped}")
+    if told and (outcome.intervals > 1 or "\n" in told):
         say(told)
-    raise max((error for _, error in failures), key=lambda error: (not error.retryable, error.exit_code))
+    raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))
 
 
 def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
@@ -255,18 +353,4 @@ def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
         log.error(Event.MONITORING_FAILED, error=str(error))
         return
     for run in runs:
-        _watch(warehouse, bundle, run)
-
-
-def _watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
-    """Compare the run with training. The predictions are published: failing here is told and stops nothing.
-
-    Returns:
-        How many metrics moved.
-    """
-    try:
-        with warehouse.begin("the drift of a run") as tx:
-            return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
-    except BatchscoreError as error:
-        log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
-        return 0
+        watch(warehouse, bundle, run)

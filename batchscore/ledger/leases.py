@@ -141,11 +141,11 @@ def keep_others_out(tx: sa.Connection) -> None:
         tx.execute(locked(sa.select(LEASES.c.fence).where(LEASES.c.job == ""), tx)).one()
 
 
-def is_free(tx: sa.Connection, job: str, interval: Interval) -> bool:
-    """Whether nobody has the interval's lease; nobody takes it before the transaction ends."""
+def is_free(tx: sa.Connection, job: str, interval: Interval, *, lock: bool = True) -> bool:
+    """Whether nobody has the interval's lease; with `lock` nobody takes it before the transaction ends."""
     query = sa.select(LEASES.c.owner, LEASES.c.expires_at)
     query = query.where(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
-    row = tx.execute(locked(query, tx)).one_or_none()
+    row = tx.execute(locked(query, tx) if lock else query).one_or_none()
     return row is None or row.owner is None or row.expires_at <= clock(tx)
 
 

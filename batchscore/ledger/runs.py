@@ -152,7 +152,8 @@ def publish(
         forget_chunks(tx, other.run_id)
         forget_rejects(tx, other.run_id)
     overriding = {"override_reason": run.override_reason, "override_by": run.override_by}
-    done = {"status": "published", "published_at": at, "error": None, **overriding}
+    passed_over = None if run.override_reason is None else run.error
+    done = {"status": "published", "published_at": at, "error": passed_over, **overriding}
     _finish(tx, run, done, totals, inputs, profiles)
     # A chunk's profile has served once it is merged.
     tx.execute(sa.update(CHUNKS).where(CHUNKS.c.run_id == run.run_id).values(profile=None))

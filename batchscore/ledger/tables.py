@@ -76,7 +76,7 @@ Attributes:
     chunks: Chunks committed.
     input_hash: The sum of 64-bit hashes of the rows read, in hex; together with `rows_read` it says whether the input
         is still the same.
-    error: Why it failed or is held.
+    error: Why it failed or is held; of a run that was published past a gate, what the gates said.
     override_reason: Why it was published past a gate; NULL where it was not.
     override_by: Who did that: user and host.
     batchscore_version: The version that ran last.

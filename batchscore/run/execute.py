@@ -166,7 +166,8 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
 
     try:
         return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
-    except IntervalLeased:
+    except IntervalLeased as error:
+        log.warning(Event.RUN_LEFT, run_id=planned.run_id, interval=str(interval), error=str(error))
         raise
     except Exception as error:
         log.error(Event.RUN_FAILED, run_id=planned.run_id, interval=str(interval), error=str(error))

@@ -52,11 +52,13 @@ class Planned:
         """The state in words."""
         version = self.run.model_version if self.run else None
         first = ((self.run.error if self.run else None) or "").partition("\n")[0]
+        # As much of the id as `runs show` and `runs publish` need.
+        short = self.run.run_id[:8] if self.run else None
         return {
             "missing": "never scored",
             "unfinished": "begun and not finished; goes on behind its last committed chunk",
             "failed": f"failed: {first}",
-            "held": f"held: {first}",
+            "held": f"held: {first} (run {short})",
             "published": f"published by version {version}",
             "stale-model": f"published by version {version}, which is not the one in use",
             "changed-input": f"published by version {version}, and its rows have changed since",
