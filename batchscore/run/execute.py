@@ -350,7 +350,9 @@ def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator
     """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
     for read in chunks:
         left = MOST_FAILURES - failures
-        result = score(scoring.bundle, read.chunk.rows, scoring.job.output.carry, failures_left=left)
+        job = scoring.job
+        quote = not job.source.private
+        result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
         failures += result.failures
         yield _Part(read.chunk, read.inputs, result)
 
