@@ -211,7 +211,7 @@ class TestInterruption:
             run, _ = _take_up(scoring, planned, second, [])
             rows = pl.DataFrame({"id": [1], "day": [interval.start.date()], "prediction": [True], "score": [0.5]})
             with scoring.warehouse.begin() as tx:
-                tx.stage(scoring.output, run.stage, scoring.casts, rows)
+                tx.stage(scoring.output, run.stage, scoring.narrow, rows)
 
             with pytest.raises(IntervalLeased):
                 _take_up(scoring, planned, first, [])

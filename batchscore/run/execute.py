@@ -33,7 +33,7 @@ from batchscore.run.plan import revision_of
 from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
 from batchscore.run.retry import Patience
 from batchscore.sources import Chunk, Source, read_chunks
-from batchscore.warehouse import Output, OutputColumn, Transaction, Warehouse
+from batchscore.warehouse import Narrow, Output, OutputColumn, Transaction, Warehouse
 
 __all__ = ["Scoring", "output_of", "prepare", "score_interval"]
 
@@ -45,7 +45,7 @@ class Scoring:
     """Everything that stays the same from interval to interval of one command.
 
     Attributes:
-        casts: What the live output table's columns make of ours.
+        narrow: The columns of the live output table that do not hold every value.
         query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
         owner: Who takes the leases.
@@ -58,7 +58,7 @@ class Scoring:
     source: Source
     warehouse: Warehouse
     output: Output
-    casts: Mapping[str, pl.DataType]
+    narrow: Mapping[str, Narrow]
     query_digest: str
     sql_accepted: str | None
     chunk_rows: int
@@ -115,14 +115,14 @@ def prepare(
     warehouse.create(ledger.METADATA)
     with warehouse.begin("the ledger") as tx:
         refuse_shared_table(tx, job.name, output.table)
-    casts = warehouse.prepare(output)
+    narrow = warehouse.prepare(output)
     return Scoring(
         job,
         bundle,
         source,
         warehouse,
         output,
-        casts,
+        narrow,
         query_digest,
         sql_accepted,
         chunk_rows,
@@ -363,7 +363,7 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) 
     fault("after_score", number)
     with scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
         ledger.check(tx.connection, lease)
-        tx.stage(scoring.output, run.stage, scoring.casts, result.predictions)
+        tx.stage(scoring.output, run.stage, scoring.narrow, result.predictions)
         tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.job.source.private))
         fault("after_stage", number)
         ledger.complete(

@@ -46,6 +46,8 @@ _DTYPES: tuple[tuple[tuple[type, ...], pl.DataType], ...] = (
     ((sa.Date,), pl.Date()),
     ((sa.Text, sa.VARCHAR, sa.NVARCHAR, mysql.MEDIUMTEXT, mysql.LONGTEXT), pl.String()),
 )
+# Of the texts that are measured in bytes.
+_MYSQL_SIZES = {mysql.TEXT: 2**16 - 1, mysql.MEDIUMTEXT: 2**24 - 1}
 
 
 class AnySQL:
@@ -76,7 +78,11 @@ class AnySQL:
             return {}
         return {
             column["name"]: LiveColumn(
-                column["type"].compile(connection.dialect), _dtypes(column["type"]), _is_required(column)
+                column["type"].compile(connection.dialect),
+                _dtypes(column["type"]),
+                _is_required(column),
+                _length(column["type"]),
+                next((size for kind, size in _MYSQL_SIZES.items() if type(column["type"]) is kind), None),
             )
             for column in described
         }
@@ -150,6 +156,11 @@ def _refuse_not_finite(frame: pl.DataFrame) -> None:
 def _is_required(column: Any) -> bool:
     filled = column.get("default") is not None or column.get("autoincrement") is True
     return not column.get("nullable", True) and not filled and not column.get("computed") and not column.get("identity")
+
+
+def _length(type_: sa.types.TypeEngine[Any]) -> int | None:
+    length = getattr(type_, "length", None)
+    return length if isinstance(length, int) else None
 
 
 def _dtypes(type_: sa.types.TypeEngine[Any]) -> tuple[pl.DataType, ...]:

@@ -33,7 +33,7 @@ _DTYPES: dict[str, tuple[pl.DataType, ...]] = {
     "timestamp with time zone": (pl.Datetime("us", "UTC"),),
 }
 
-_VARCHAR = re.compile(r"^character varying\(\d+\)$")
+_VARCHAR = re.compile(r"^character varying\((\d+)\)$")
 
 _COLUMNS = sa.text(
     """
@@ -92,7 +92,7 @@ class Postgres:
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         name = connection.dialect.identifier_preparer.format_table(table)
         rows = connection.execute(_COLUMNS, {"name": name})
-        return {column: LiveColumn(declared, _dtypes(declared), required) for column, declared, required in rows}
+        return {column: _live(declared, required) for column, declared, required in rows}
 
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         _refuse_nul(frame)
@@ -144,5 +144,7 @@ def _refuse_nul(frame: pl.DataFrame) -> None:
             )
 
 
-def _dtypes(declared: str) -> tuple[pl.DataType, ...]:
-    return _DTYPES.get(_VARCHAR.sub("character varying", declared), ())
+def _live(declared: str, required: bool) -> LiveColumn:
+    if measured := _VARCHAR.match(declared):
+        return LiveColumn(declared, (pl.String(),), required, length=int(measured[1]))
+    return LiveColumn(declared, _DTYPES.get(declared, ()), required)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable, DropTable
 
 from batchscore.database import Database
-from batchscore.warehouse.tables import LiveColumn, Output, check_live, exact
+from batchscore.warehouse.tables import LiveColumn, Narrow, Output, check_live, refuse_inexact
 
 __all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
 
@@ -113,20 +113,21 @@ class Transaction:
         """Drop the run's stage when it is there."""
         self.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
 
-    def stage(self, output: Output, stage: str, casts: Mapping[str, pl.DataType], rows: pl.DataFrame) -> None:
+    def stage(self, output: Output, stage: str, narrow: Mapping[str, Narrow], rows: pl.DataFrame) -> None:
         """Append scored rows to the run's stage.
 
         Args:
             output: The table they are bound for.
             stage: The stage's name.
-            casts: What `Warehouse.prepare` returned.
+            narrow: What `Warehouse.prepare` returned.
             rows: `output.columns`, shape `(rows, columns)`.
 
         Raises:
             OutputMismatch: A value that the live output column would change.
         """
         if rows.height:
-            self.backend.load(self.connection, output.stage_table(stage), exact(rows, casts, output.table))
+            refuse_inexact(rows, narrow, output.table)
+            self.backend.load(self.connection, output.stage_table(stage), rows)
 
     def load(self, table: sa.Table, rows: pl.DataFrame) -> None:
         """Append rows to a table by column name; none is no statement."""
@@ -190,11 +191,11 @@ class Warehouse:
             if missing:
                 tx.create(*missing)
 
-    def prepare(self, output: Output) -> dict[str, pl.DataType]:
+    def prepare(self, output: Output) -> dict[str, Narrow]:
         """Create the output table when it is missing, check it when it is there.
 
         Returns:
-            The casts that the live columns make, for `Transaction.stage`.
+            The live columns that do not hold every value, for `Transaction.stage`.
 
         Raises:
             OutputMismatch: Some live column cannot take its values exactly.
