@@ -122,6 +122,11 @@ class Schema:
         """The column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def types(self) -> dict[str, TypeName]:
+        """Each column's type, by name, in order."""
+        return {column.name: column.type for column in self.columns}
+
     def undeclared(self, frame: pl.DataFrame) -> list[str]:
         """Columns of the frame that are not declared."""
         return [name for name in frame.columns if name not in self.names]

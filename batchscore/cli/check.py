@@ -124,7 +124,7 @@ def _sampled(session: Session, job: Job, bundle: Bundle | None) -> str:
     """Read some rows of the job's first interval."""
     source = session.source(job, job.source)
     first = job.calendar.containing(job.start)
-    wanted = None if bundle is None else bundle.schema.names
+    wanted = None if bundle is None else bundle.schema.types
     rows = read_frame(source, first, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
     sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(first)} read"
     if bundle is None:

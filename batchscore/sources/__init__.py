@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
 from batchscore.sources import anysql, duckdb, postgres, sqlite
 from batchscore.sources.parquet import ParquetSource
-from batchscore.sources.statement import Key, Page, Query, Statement
+from batchscore.sources.statement import Key, Page, Query, Statement, Wanted
 
 __all__ = ["Chunk", "Key", "Source", "SqlSource", "open_source", "read_chunks", "read_frame"]
 
@@ -72,7 +72,7 @@ class Source(Protocol):
         order: Sequence[Column] = (),
         limit: int | None = None,
         batch_rows: int = 50_000,
-        columns: Collection[str] | None = None,
+        columns: Wanted = None,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
 
@@ -83,8 +83,8 @@ class Source(Protocol):
             order: The key columns with their declared types, to order by; text goes by its UTF-8 bytes.
             limit: The most rows to give.
             batch_rows: The most rows of a batch.
-            columns: The columns whose values are wanted; None for all. Every other one comes as NULLs of type Null,
-                whatever its type is.
+            columns: The columns whose values are wanted, each with the type it is declared to have, or None where it
+                is not; None for all. Every other one comes as NULLs of type Null, whatever its type is.
 
         Raises:
             SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
@@ -114,7 +114,7 @@ class SqlSource:
         order: Sequence[Column] = (),
         limit: int | None = None,
         batch_rows: int = 50_000,
-        columns: Collection[str] | None = None,
+        columns: Wanted = None,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
         page = Page(order, limit, batch_rows, columns)
@@ -174,7 +174,7 @@ def read_chunks(
     previous = None
     size = _batch_rows(chunk_rows)
     held, told = schema.empty(), on_extra is None
-    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.names)) as batches:
+    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types)) as batches:
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):
                 on_extra(extra)
@@ -194,7 +194,7 @@ def read_frame(
     *,
     key: Sequence[str],
     limit: int | None = None,
-    columns: Collection[str] | None = None,
+    columns: Wanted = None,
 ) -> pl.DataFrame:
     """All rows of a window, shape `(rows, columns)`, sorted by key; for training and labels.
 
@@ -205,7 +205,8 @@ def read_frame(
         interval: The window.
         key: The columns that identify a row.
         limit: Only so many rows are read, whichever they are.
-        columns: The columns whose values are wanted, the key among them; None for all. See `Source.batches`.
+        columns: The columns whose values are wanted, the key among them, with their types; None for all. See
+            `Source.batches`.
 
     Raises:
         SchemaMismatch: A key column is missing or a float, a wanted column has no canonical type, or one has another

@@ -16,11 +16,12 @@ from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, nearest
 from batchscore.interval import Interval
 from batchscore.job import Value
-from batchscore.schema import Column
+from batchscore.schema import Column, TypeName
 
-__all__ = ["INTERVAL_PARAMETERS", "Key", "Page", "Query", "Statement", "identifier"]
+__all__ = ["INTERVAL_PARAMETERS", "Key", "Page", "Query", "Statement", "Wanted", "identifier"]
 
 Key = tuple[int | str | bool | date | datetime, ...]
+Wanted = Mapping[str, TypeName | None] | None
 
 INTERVAL_PARAMETERS = ("interval_start", "interval_end")
 
@@ -112,7 +113,7 @@ class Page:
     order: Sequence[Column] = ()
     limit: int | None = None
     batch_rows: int = 50_000
-    columns: Collection[str] | None = None
+    columns: Wanted = None
 
     def sql(self, inner: str, text_order: str) -> str:
         """The page of the query `inner`.

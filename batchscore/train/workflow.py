@@ -125,7 +125,8 @@ def _read_rows(job: Job, source: Source, window: Interval) -> pl.DataFrame:
 
 def _read_labels(job: Job, source: Source, window: Interval, schema: Schema) -> pl.DataFrame:
     target = job.problem.target
-    given = read_frame(source, window, key=job.source.key, columns=[*job.source.key, target])
+    wanted = {name: schema[name].type for name in job.source.key} | {target: None}
+    given = read_frame(source, window, key=job.source.key, columns=wanted)
     if target not in given.columns:
         raise TrainingError(f"{source.where} has no column {target!r}, the target. It has: {', '.join(given.columns)}.")
     keys = Schema(tuple(schema[name] for name in job.source.key)).conform(given, source.where)
