@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from batchscore.errors import BatchscoreError, Terminated
-from batchscore.logs import Event, configure, log, told_apart
+from batchscore.logs import Event, configure, log, redacted, told_apart
 
 __all__ = [
     "Aside",
@@ -76,13 +77,13 @@ def on_terminal() -> bool:
 def say(text: str) -> None:
     """A sentence for the person at the terminal; a container's log has its own events."""
     if on_terminal():
-        Console().print(escape(text), highlight=False)
+        Console().print(escape(redacted(text)), highlight=False)
 
 
 def step(text: str) -> None:
     """What is being done now."""
     if on_terminal():
-        Console().print(f"[dim]{escape(text)} …[/dim]", highlight=False)
+        Console().print(f"[dim]{escape(redacted(text))} …[/dim]", highlight=False)
     else:
         log.info(Event.TRAINING, doing=text)
 
@@ -109,7 +110,7 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
         table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(redacted(value)) for value in row.values()))
     if on_terminal():
         Console().print(table)
         return
@@ -121,7 +122,7 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
 
 def print_json(content: object) -> None:
     """Print an answer as JSON; an instant as ISO 8601."""
-    print(json.dumps(content, default=_iso, indent=2, allow_nan=False))
+    print(json.dumps(redacted(content), default=_iso, indent=2, allow_nan=False))
 
 
 def _iso(value: object) -> str:
@@ -187,7 +188,8 @@ def intervals_progress(total: int, what: str) -> Iterator[tuple[Callable[[str], 
 def show_error(error: BatchscoreError) -> None:
     """Tell what stopped the command, once: in words to a person, as one event to a log."""
     if told_apart():
-        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        told = escape(redacted(str(error)))
+        Console(stderr=True).print(f"[bold red]error[/] {told}", highlight=False, soft_wrap=True)
     else:
         log.error(
             Event.COMMAND_FAILED,
@@ -216,7 +218,9 @@ def show_stop(request: Terminated) -> None:
 def show_bug(bug: Exception) -> None:
     """A traceback: this is ours to mend."""
     if told_apart():
-        Console(stderr=True).print_exception(show_locals=False)
+        # As it is: rich would fold its lines, and a secret with them, past being known for one.
+        lines = "".join(traceback.format_exception(bug))
+        Console(stderr=True).print(escape(redacted(lines)), highlight=False, soft_wrap=True)
         Console(stderr=True).print("[bold red]bug[/] This is batchscore's own fault. Please report the lines above.")
     else:
         log.critical(Event.COMMAND_FAILED, error=str(bug), kind=type(bug).__name__, exit_code=70, exc_info=bug)

@@ -25,7 +25,7 @@ from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Progress, Run, Totals
-from batchscore.logs import Event, log
+from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES, Scored, score
 from batchscore.run.lease import leased
@@ -393,7 +393,7 @@ def _reject_rows(run: Run, number: int, rejects: pl.DataFrame, private: Sequence
         pl.Series("row_key", keys, pl.String),
         "stage",
         "reason",
-        "detail",
+        pl.Series("detail", redacted(rejects["detail"].to_list()), pl.String),
         pl.Series("row_values", values, pl.String),
     )
 
@@ -409,4 +409,4 @@ def _record_failure(scoring: Scoring, run: Run, lease: Lease, error: Exception) 
     # The first error is the one to tell; a warehouse that is gone cannot take the record of it.
     with contextlib.suppress(BatchscoreError), scoring.warehouse.begin("the ledger") as tx:
         ledger.check(tx.connection, lease)
-        ledger.fail(tx.connection, run.run_id, f"{type(error).__name__}: {error}")
+        ledger.fail(tx.connection, run.run_id, redacted(f"{type(error).__name__}: {error}"))
