@@ -632,9 +632,20 @@ class TestPrepare:
             assert (tx.has_table("analytics.stage"), tx.has_table("stage")) == (True, False)
 
     def test_no_such_schema(self, bench: Bench, warehouse: Warehouse) -> None:
-        """A schema that is not there is the warehouse's refusal, by name."""
-        with pytest.raises(WarehouseError, match="nowhere"):
-            warehouse.prepare(Output("nowhere.predictions", OUTPUT.columns))
+        """A schema that is not there is refused by name, by a look too."""
+        for look in (warehouse.prepare, warehouse.check):
+            with pytest.raises(
+                WarehouseError, match=r"(there is no schema nowhere\. Create it|unknown database 'nowhere')"
+            ):
+                look(Output("nowhere.predictions", OUTPUT.columns))
+
+    @pytest.mark.parametrize("bench", ["embedded_duckdb", "embedded_sqlite"], indirect=True)
+    def test_schema_in_any_case(self, bench: Bench, warehouse: Warehouse) -> None:
+        """Where names are folded, a schema is found by any."""
+        output = Output("MAIN.predictions", OUTPUT.columns)
+
+        assert not warehouse.check(output)
+        assert warehouse.prepare(output) == {}
 
     def test_longest_name(self, bench: Bench, warehouse: Warehouse) -> None:
         """A table name as long as a job may give is taken."""
@@ -1062,6 +1073,53 @@ class TestLiveTable:
         with pytest.raises(WarehouseError, match="label"):
             publish(warehouse, OUTPUT, frame_of(OUTPUT, label=[None]), "new")
         assert [row[-1] for row in published(warehouse, OUTPUT)] == ["old"]
+
+
+class TestView:
+    """A view in the place of the output table."""
+
+    @pytest.mark.parametrize("bench", KNOWN, indirect=True)
+    def test_fixed(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A view that takes no rows is refused by name before anything is written, by a look too."""
+        bench.create(Output("beneath", OUTPUT.columns))
+        bench.run("CREATE VIEW predictions AS SELECT DISTINCT * FROM beneath")
+
+        for look in (warehouse.prepare, warehouse.check):
+            with pytest.raises(OutputMismatch, match=r"^predictions is a view .* Name a table in \[output\] table"):
+                look(OUTPUT)
+
+    @pytest.mark.parametrize("bench", ["postgres", "mariadb"], indirect=True)
+    def test_updatable(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A view that passes rows on to its table is as good as the table."""
+        bench.create(Output("beneath", OUTPUT.columns))
+        bench.run("CREATE VIEW predictions AS SELECT * FROM beneath")
+
+        publish(warehouse, OUTPUT, predictions(2), "old")
+        publish(warehouse, OUTPUT, predictions(3), "new")
+
+        assert warehouse.check(OUTPUT)
+        assert count(warehouse, "beneath") == 3
+
+    def test_sqlite_triggers(self, embedded_sqlite: SQLiteBench) -> None:
+        """In SQLite a view takes rows when it has triggers for both, and not with one of them."""
+        embedded_sqlite.create(Output("beneath", OUTPUT.columns))
+        names = ", ".join(column.name for column in OUTPUT.all_columns)
+        values = ", ".join(f"NEW.{column.name}" for column in OUTPUT.all_columns)
+        embedded_sqlite.run(
+            "CREATE VIEW predictions AS SELECT * FROM beneath",
+            "CREATE TRIGGER gone INSTEAD OF DELETE ON predictions BEGIN DELETE FROM beneath WHERE id = OLD.id; END",
+        )
+        with embedded_sqlite.open() as warehouse:
+            with pytest.raises(OutputMismatch, match="is a view"):
+                warehouse.prepare(OUTPUT)
+            embedded_sqlite.run(
+                "CREATE TRIGGER added INSTEAD OF INSERT ON predictions "
+                f"BEGIN INSERT INTO beneath ({names}) VALUES ({values}); END"
+            )
+            publish(warehouse, OUTPUT, predictions(2), "old")
+            publish(warehouse, OUTPUT, predictions(3), "new")
+
+            assert count(warehouse, "beneath") == 3
 
 
 class TestReadOnly:

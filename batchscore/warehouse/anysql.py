@@ -36,6 +36,13 @@ _MYSQL_ENGINE = sa.text(
     WHERE t.table_schema = coalesce(:schema, database()) AND t.table_name = :table AND e.transactions <> 'YES'
     """
 )
+_MYSQL_VIEW = sa.text(
+    """
+    SELECT is_updatable
+    FROM information_schema.views
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :table
+    """
+)
 
 _DTYPES: tuple[tuple[tuple[type, ...], pl.DataType], ...] = (
     ((sa.Boolean,), pl.Boolean()),
@@ -95,6 +102,15 @@ class AnySQL:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        if connection.dialect.name not in MYSQL:
+            return False
+        found = connection.execute(_MYSQL_VIEW, {"schema": table.schema, "table": table.name})
+        return found.scalar_one_or_none() == "NO"
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(f"ix_{table.name}"[:63], table.c.interval_start)]

@@ -43,6 +43,8 @@ _COLUMNS = sa.text(
     ORDER BY a.attnum
     """
 )
+# Its bits for INSERT and DELETE; a view has them by itself, by rules or by triggers.
+_IS_FIXED = sa.text("SELECT pg_relation_is_updatable(to_regclass(:name), true) & 24 <> 24")
 _PRIVILEGES = sa.text(
     """
     SELECT
@@ -111,6 +113,13 @@ class Postgres:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        return bool(connection.execute(_IS_FIXED, {"name": name}).scalar_one())
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]

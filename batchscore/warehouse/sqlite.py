@@ -100,6 +100,18 @@ class SQLite:
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
 
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        schema = connection.dialect.identifier_preparer.quote(table.schema or "main")
+        instead = "SELECT count(*) FROM {}.sqlite_master WHERE tbl_name = :table COLLATE NOCASE AND {}"
+        is_view, *helped = (
+            connection.execute(sa.text(instead.format(schema, wanted)), {"table": table.name}).scalar_one()
+            for wanted in ("type = 'view'", *(f"sql LIKE '%INSTEAD OF {verb}%'" for verb in ("INSERT", "DELETE")))
+        )
+        return bool(is_view) and not all(helped)
+
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]
 
