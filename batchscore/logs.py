@@ -29,6 +29,8 @@ class Event(StrEnum):
     """The features in the job folder are not the bundle's; the bundle's ran."""
     SQL_ACCEPTED = "sql.accepted"
     """A query other than the bundle's runs, for the reason given."""
+    SQL_LOOSE = "sql.loose"
+    """The rows' query uses one bound of the interval only, so that a row may come in several intervals."""
     RUN_STARTED = "run.started"
     """A run begins with the first row of its interval."""
     RUN_RESUMED = "run.resumed"

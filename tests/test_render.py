@@ -91,6 +91,21 @@ class TestTerminal:
         assert "100 predictions, 0 rejects" in seen
         assert "run.published" not in seen
 
+    def test_one_bound_of_the_interval(self, project: Project) -> None:
+        """A query that leaves one bound out is told of by `train`, in its log too, and by `check`, which passes."""
+        project.edit("sql/toy/rows.sql", ("ts >= :interval_start AND ", ""))
+        own = {"BATCHSCORE_REGISTRY_URL": "var/own"}
+        said = "toy/rows.sql: the SQL uses :interval_end and not :interval_start, so a row may come in several"
+
+        logged = project.call("train", "toy", **own)
+        checked = project.call("check", "toy", "--format", "json", **own)
+        _, seen = at_terminal(project, "train", "toy", **own)
+
+        assert [(line["level"], line["told"][: len(said)]) for line in logged.named("sql.loose")] == [("warning", said)]
+        (row,) = [row for row in json.loads(checked.out) if row["check"] == "source"]
+        assert (checked.code, row["status"], row["detail"][: len(said)]) == (0, "unsure", said)
+        assert f"warning sql.loose (told: {said}" in seen
+
     @pytest.mark.parametrize("options", [(), ("--log-format", "console"), ("--log-format", "json")])
     def test_an_error_is_seen_once(self, project: Project, options: tuple[str, ...]) -> None:
         """The message that ends a command is told once, whatever the log's format."""

@@ -79,7 +79,9 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
             findings.look("plan", lambda: _planned(session, job, bundle), str)
-        findings.look("source", lambda: _sampled(session, job, bundle), str)
+        if findings.look("source", lambda: _sampled(session, job, bundle), str):
+            caution = session.source(job, job.source).caution
+            findings.rows[-1] |= {"status": "unsure", "detail": caution} if caution else {}
         _features(session, job, bundle, findings)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")

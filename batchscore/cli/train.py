@@ -23,11 +23,14 @@ def train(session: Session, name: str, *, promote: bool) -> str:
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
+    rows = session.source(job, job.source)
+    if rows.caution:
+        log.warning(Event.SQL_LOOSE, told=rows.caution)
     bundle = train_bundle(
         job,
         session.features(job),
         session.query(job),
-        session.source(job, job.source),
+        rows,
         session.labels(job),
         on_step=step,
     )

@@ -65,6 +65,10 @@ class Source(Protocol):
     def where(self) -> str:
         """What the rows are called in messages: "flight_delay/rows.sql"."""
 
+    @property
+    def caution(self) -> str | None:
+        """What may be wrong with it, though it is allowed, in words; None where nothing is."""
+
     def batches(
         self,
         interval: Interval,
@@ -106,6 +110,11 @@ class SqlSource:
     def where(self) -> str:
         """The query's file, for messages."""
         return self.statement.where
+
+    @property
+    def caution(self) -> str | None:
+        """See `Statement.caution`."""
+        return self.statement.caution
 
     def batches(
         self,

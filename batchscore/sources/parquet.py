@@ -70,6 +70,11 @@ class ParquetSource:
                 "into the path, or name the time_column under [source]."
             )
 
+    @property
+    def caution(self) -> str | None:
+        """Files that a path and a time column do not tie to an interval are refused."""
+        return None
+
     def batches(
         self,
         interval: Interval,

@@ -77,6 +77,19 @@ class Statement:
             position = start + 1 + len(name)
         return "".join([*parts, self.text[position:]])
 
+    @property
+    def caution(self) -> str | None:
+        """What may be wrong where one bound of the interval is used, in words; None where both are, or neither is."""
+        used = [name for name in INTERVAL_PARAMETERS if name in self.names]
+        if len(used) != 1:
+            return None
+        unused, comparison = ("interval_start", ">=") if used == ["interval_end"] else ("interval_end", "<")
+        return (
+            f"{self.where}: the SQL uses :{used[0]} and not :{unused}, so a row may come in several intervals and be "
+            "predicted in each. That is right where every interval scores all rows as they are by then, such as the "
+            f"customers of a month; otherwise add <time> {comparison} :{unused}."
+        )
+
     def require(self, parameters: Collection[str], *, tied: bool = True) -> None:
         """Check the placeholders against the job's own parameters and the interval's two.
 
