@@ -205,7 +205,7 @@ def _driver_error(error: Exception) -> BaseException:
 def _advice(kind: type[BatchscoreError]) -> str:
     if kind is TransientError:
         return "Nothing is lost: run the same command again."
-    return "Nothing was published. Mend it and run the same command again."
+    return "Mend it and run the same command again."
 
 
 def _kind(error: BaseException) -> type[BatchscoreError] | None:

@@ -41,9 +41,11 @@ def told(error: BaseException, kind: type[BatchscoreError], at: Database) -> str
     assert "\n" not in message
     advice = {
         TransientError: "Nothing is lost: run the same command again.",
-        WarehouseError: "Nothing was published. Mend it and run the same command again.",
+        WarehouseError: "Mend it and run the same command again.",
     }[kind]
-    assert message.endswith(advice)
+    assert message.endswith(f" {advice}")
+    # It may be told of a look, a training, or what comes after a publish.
+    assert "published" not in message
     assert error.__cause__ is None
     assert error.__suppress_context__
     return message
