@@ -125,6 +125,18 @@ class TestTerminal:
         assert code == 11, seen
         assert seen.count("100 of 100 rows") == 1
 
+    @pytest.mark.parametrize("bar", ['metric = "log_loss", at_most = 1.0', 'metric = "accuracy", at_least = 0.5'])
+    def test_the_metric_that_counts(self, project: Project, bar: str) -> None:
+        """A version that reaches the job's bar is told with the metric of that bar."""
+        project.edit("jobs/toy.toml", ('metric = "roc_auc", at_least = 0.6', bar))
+
+        code, seen = at_terminal(project, "train", "toy", BATCHSCORE_REGISTRY_URL="var/own")
+
+        metric = bar.split('"')[1]
+        (value,) = re.findall(rf"^{metric} +(\S+)$", seen, re.MULTILINE)
+        assert code == 0, seen
+        assert f"toy version 1 is registered: {metric} {float(value):.3f} on 775 rows held out" in seen
+
     def test_ctrl_c(self, project: Project) -> None:
         """Ctrl-C in the middle of a run ends it with 130 and one line that says what is kept, below no traceback."""
         project.edit(
