@@ -512,7 +512,7 @@ class TestRefusals:
             ("rows.select(pl.col('distance') - pl.col('distance').mean())", "not row-wise: column distance"),
             ("rows.select('distanse')", r"^features.. fails on the training rows: ColumnNotFoundError"),
             ("rows.select('distance').filter(pl.col('distance') > 50)", r"features.. gave \d+ rows for 160"),
-            ("None", r"^features.. fails on the training rows: AttributeError"),
+            ("None", r"^features.. must return a Polars LazyFrame, it returned NoneType"),
             ("exit(0)", r"^features.. fails on the training rows: SystemExit: 0"),
         ],
     )
