@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from batchscore.run.plan import plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
+from batchscore.train.workflow import check_columns
 
 __all__ = ["check"]
 
@@ -79,10 +80,13 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
             findings.look("plan", lambda: _planned(session, job, bundle), str)
-        if findings.look("source", lambda: _sampled(session, job, bundle), str):
+        sampled = findings.look("source", lambda: _sampled(session, job, bundle), str)
+        if sampled:
             caution = session.source(job, job.source).caution
             findings.rows[-1] |= {"status": "unsure", "detail": caution} if caution else {}
         _features(session, job, bundle, findings)
+        if sampled and job.training:
+            findings.look("training", lambda: _training(session, job), str)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
         else:
@@ -176,6 +180,14 @@ def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Find
     if found and bundle is not None and found.source != bundle.predictor.features.source:
         told = f"{path} is not what {bundle} was trained with. Runs use the bundle's own; retrain to use the file's."
         findings.rows[-1] |= {"status": "differs", "detail": told}
+
+
+def _training(session: Session, job: Job) -> str:
+    """Ask for the rows' columns, whatever the bundle needs of them."""
+    source = session.source(job, job.source)
+    with closing(source.batches(job.calendar.containing(job.start), limit=1)) as batches:
+        check_columns(job, next(batches).columns, source.where)
+    return f"{source.where}: gives the columns that training names"
 
 
 def _labels(session: Session, job: Job) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import polars as pl
@@ -204,6 +205,7 @@ def read_frame(
     key: Sequence[str],
     limit: int | None = None,
     columns: Wanted = None,
+    on_columns: Callable[[list[str]], None] | None = None,
 ) -> pl.DataFrame:
     """All rows of a window, shape `(rows, columns)`, sorted by key; for training and labels.
 
@@ -216,6 +218,7 @@ def read_frame(
         limit: Only so many rows are read, whichever they are.
         columns: The columns whose values are wanted, the key among them, with their types; None for all. See
             `Source.batches`.
+        on_columns: Told which columns there are, as soon as that is known; what it raises ends the reading.
 
     Raises:
         SchemaMismatch: A key column is missing or a float, a wanted column has no canonical type, or one has another
@@ -224,7 +227,10 @@ def read_frame(
     """
     # In a thread: a signal reaches the main one only between two calls, and a query may take an hour.
     with ahead(source.batches(interval, limit=limit, columns=columns)) as batches:
-        frame = _united(list(batches), source.where)
+        first = list(islice(batches, 1))
+        if on_columns is not None and first:
+            on_columns(first[0].columns)
+        frame = _united([*first, *batches], source.where)
     if missing := [name for name in key if name not in frame.columns]:
         raise SchemaMismatch.missing(missing, frame.columns, source.where)
     for name in key:
