@@ -179,7 +179,9 @@ class Database:
             kind = _kind(driver if isinstance(driver, _DRIVER_ERRORS) else error)
             if kind is None:
                 raise
-            raise kind(f"{where} on {self}: {self._clean(error)} {_advice(kind)}") from None
+            # One in memory is ours, and its name tells nobody anything.
+            at = where if self.path == ":memory:" else f"{where} on {self}"
+            raise kind(f"{at}: {self._clean(error)} {_advice(kind)}") from None
 
     def _hidden_parameters(self) -> list[str]:
         return [name for name in self.url.query if name.lower() not in _SHOWN_PARAMETERS]

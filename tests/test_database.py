@@ -34,10 +34,10 @@ POSTGRES = f"postgresql+psycopg://reader:{ENCODED}@db:5432/warehouse"
 
 
 def told(error: BaseException, kind: type[BatchscoreError], at: Database) -> str:
-    """The message of a translated error: what, where, the driver's words on one line, what to do next."""
+    """The message of a translated error: what, where but in memory, the driver's words on one line, what to do next."""
     assert type(error) is kind
     message = str(error)
-    assert message.startswith(f"rows.sql on {at}: ")
+    assert message.startswith("rows.sql: " if at.path == ":memory:" else f"rows.sql on {at}: ")
     assert "\n" not in message
     advice = {
         TransientError: "Nothing is lost: run the same command again.",

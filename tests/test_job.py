@@ -326,10 +326,13 @@ WRONG = [
     (("flight_delay_predictions", "x; drop table y"), "output.table", "(it says 'x; drop table y')"),
     (("flight_delay_predictions", "a.b.c"), "output.table", "(it says 'a.b.c')"),
     (("flight_delay_predictions", "1st"), "output.table", "(it says '1st')"),
-    (("flight_delay_predictions", "t" * 64), "output.table", "pattern"),
-    (("flight_delay_predictions", ""), "output.table", "pattern"),
+    (("flight_delay_predictions", "t" * 64), "output.table", "want table or schema.table, each of letters, digits"),
+    (("flight_delay_predictions", ""), "output.table", "no digit first, 63 at most (it says '')"),
     (('["flight_id"]', "[]"), "source.key", "at least 1 item"),
-    (('["flight_id"]', '"flight_id"'), "source.key", "(it says 'flight_id')"),
+    (('["flight_id"]', '"flight_id"'), "source.key", 'want a list. Write key = ["flight_id"].'),
+    (('["flight_date"]', '"flight_date"'), "output.carry", 'want a list. Write carry = ["flight_date"].'),
+    (('["flight_id"]', "7"), "source.key", "(it says 7)"),
+    (('name = "flight_delay"\nuse', 'name = "Flights"\nuse'), "model.name", "want lower case letters, digits and"),
     (("start = 2013-10-01", "start = 2013"), "interval.start", "write a date, such as 2013-10-01 (it says 2013)"),
     (("start = 2013-10-01", "start = 1.5"), "interval.start", "write a date"),
     (("start = 2013-10-01", "start = true"), "interval.start", "write a date"),
@@ -514,7 +517,7 @@ class TestFaults:
         """Two names that a database may take for one are both named."""
         (line,) = faults(jobs, change)
 
-        assert f"columns {alike} differ only in case; rename one in the query" in line
+        assert f"columns {alike} differ only in case; rename one at the source" in line
 
     def test_every_fault_is_listed(self, jobs):
         """Faults in several tables come in one message."""

@@ -249,3 +249,20 @@ class TestSecrets:
         assert "ValueError: ***" in seen
         assert "batchscore's own fault" in " ".join(seen.split())
         assert CANARY not in re.sub(r"\s", "", seen)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("plan", "toy", "--only", "foo"), "'--only': 'foo' is not one of 'missing', 'failed'"),
+        (("--log-format", "xml", "plan", "toy"), "'--log-format': 'xml' is not one of 'auto', 'json'"),
+        (("models", "promote", "toy", "latest"), "'VERSION': it should be a valid integer\n"),
+        (("score", "toy", "--workers", "99"), "'--workers': it should be less than or equal to 64\n"),
+    ],
+)
+def test_a_value_that_is_none(project: Project, args: tuple[str, ...], words: str) -> None:
+    """A value that an option or argument cannot have is told by what it should be."""
+    result = project.call(*args)
+
+    assert result.code == 2
+    assert f"Error: Invalid value for {words}" in result.err

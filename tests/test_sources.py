@@ -702,7 +702,7 @@ def test_duckdb_types_outside_the_seven_are_refused(tmp_path, expression, messag
 
     with pytest.raises(SchemaMismatch, match=rf"column odd: .*{message}") as caught:
         read_frame(bench.source(NIGHTLY.replace("*", f"*, {expression} AS odd")), DAY, key=["id"])
-    assert "Cast it in the query" in str(caught.value)
+    assert "Cast it at the source" in str(caught.value)
 
 
 def test_duckdb_types_of_any_width_are_canonical(tmp_path):
@@ -825,7 +825,7 @@ def test_postgres_types_outside_the_seven_are_refused(server, expression, messag
     """The column is named, with what to do; no type makes Polars panic."""
     server.load(numbered(1))
 
-    with pytest.raises(SchemaMismatch, match=rf"column odd: .*({message}).*Cast it in the query"):
+    with pytest.raises(SchemaMismatch, match=rf"column odd: .*({message}).*Cast it at the source"):
         read_frame(server.source(NIGHTLY.replace("*", f"*, {expression} AS odd")), DAY, key=["id"])
 
 
@@ -1097,6 +1097,33 @@ def test_parquet_that_cannot_be_read_is_named(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WarehouseError, match=name):
             read_frame(parquet(tmp_path / name, time_column="seen"), DAY, key=["id"])
+
+
+def test_a_parquet_file_at_fault_is_named_among_others(tmp_path):
+    """The file that cannot be read is named, wherever it stands among the others, and no database is."""
+    for number in range(3):
+        numbered(50_000, text=[f"value {number} {i}" for i in range(50_000)]).write_parquet(
+            tmp_path / f"{number}.parquet"
+        )
+    damaged = bytearray((tmp_path / "1.parquet").read_bytes())
+    damaged[1000 : len(damaged) // 2] = b"\xff" * (len(damaged) // 2 - 1000)
+    (tmp_path / "1.parquet").write_bytes(damaged)
+
+    with pytest.raises(WarehouseError, match=r"^rows\.parquet: [^ ]+/1\.parquet cannot be read: ") as caught:
+        read_frame(parquet(tmp_path / "*.parquet", time_column="seen"), DAY, key=["id"])
+
+    assert "duckdb:" not in str(caught.value)
+
+
+def test_parquet_messages_speak_of_no_query(tmp_path):
+    """What is wrong with a column or a key of files is to be mended at the source, for there is no query."""
+    numbered(2, x=["a", "b"]).with_columns(id=pl.lit(1)).write_parquet(tmp_path / "1.parquet")
+    source = parquet(tmp_path / "1.parquet", time_column="seen")
+
+    for declared in (numbered(1, x=[1]), numbered(1, y=[1]), numbered(1, x=["a"])):
+        with pytest.raises(InputError, match="at the source") as caught:
+            chunks(source, declared)
+        assert "query" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -476,7 +476,7 @@ class TestRefusals:
         untyped = in_sqlite(tmp_path, job(), rows, labels(rows, slow(rows)))
 
         assert ("float", True) == (made.schema["wind"].type, made.schema["wind"].nullable)
-        with pytest.raises(SchemaMismatch, match=r"column wind: .* Every value is NULL; cast it in the query"):
+        with pytest.raises(SchemaMismatch, match=r"column wind: .* Every value is NULL; cast it at the source"):
             train(job(), Features.of(CLASSIFIER, "f.py"), ROWS_SQL, *untyped, lambda step: None)
 
     @pytest.mark.parametrize(

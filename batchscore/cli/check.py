@@ -198,6 +198,6 @@ def _labels(session: Session, job: Job) -> str:
     if missing := [name for name in (*job.source.key, target) if name not in columns]:
         raise SchemaMismatch(
             f"{source.where} has no column {', '.join(missing)}. It has: {', '.join(columns)}. Labels are the key "
-            f"({', '.join(job.source.key)}) and the target ({target}): give both in the query."
+            f"({', '.join(job.source.key)}) and the target ({target}): give both there."
         )
     return f"{source.where}: gives the key and the target {target}"

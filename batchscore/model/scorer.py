@@ -154,7 +154,7 @@ def _bisected(
             if len(failures) > failures_left:
                 raise TooManyRejects(
                     f"the {error.stage} of {bundle} fails on more than {MOST_FAILURES:,} rows of the run; the last "
-                    f"error was {detail}. Nothing was published. Mend the rows in the query, or retrain with "
+                    f"error was {detail}. Nothing was published. Mend the rows at the source, or retrain with "
                     "features that take them."
                 ) from error
     return _finite(pl.concat(done), pl.DataFrame(failures, schema=_REJECTS, orient="row"))

@@ -85,7 +85,7 @@ def output_of(job: Job, bundle: Bundle) -> Output:
             guess = f" Did you mean {near}?" if (near := nearest(name, bundle.schema.names)) else ""
             raise UsageError(
                 f"{place} of job {job.name} names {name!r}, which is no column of {bundle}.{guess} Its columns: "
-                f"{', '.join(bundle.schema.names)}. Name one of them, or give the column in the query and retrain."
+                f"{', '.join(bundle.schema.names)}. Name one of them, or give the column at the source and retrain."
             )
     passed = [OutputColumn(name, bundle.schema[name].type) for name in (*job.source.key, *job.output.carry)]
     given = [OutputColumn(name, type_) for name, type_ in bundle.predictor.output_types.items()]

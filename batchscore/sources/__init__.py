@@ -24,8 +24,8 @@ from batchscore.sources.statement import Key, Page, Query, Statement, Wanted
 __all__ = ["Chunk", "Key", "Source", "SqlSource", "open_source", "read_chunks", "read_frame"]
 
 _KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "timestamp_tz", "boolean")
-_TWICE = "it occurs more than once. Make it unique in the query, or add a column to the key of the job's [source]."
-_DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it in the query to that type."
+_TWICE = "it occurs more than once. Make it unique at the source, or add a column to the key of the job's [source]."
+_DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it at the source to that type."
 
 Reader = Callable[[Query], Iterator[pl.DataFrame]]
 _READERS: dict[str, Reader] = {"postgresql": postgres.read, "duckdb": duckdb.read, "sqlite": sqlite.read}
@@ -255,7 +255,7 @@ def _check_key_type(name: str, dtype: pl.DataType, where: str) -> None:
     type_ = type_name(dtype)
     # A column of NULLs has no type yet, and is refused for its NULLs.
     if type_ not in _KEY_TYPES and dtype != pl.Null():
-        advice = "Its values have no exact text to find a row by: cast the key to one of these in the query."
+        advice = "Its values have no exact text to find a row by: cast the key to one of these at the source."
         raise SchemaMismatch.type_of(name, f"a key of {', '.join(_KEY_TYPES)}", type_ or str(dtype), where, advice)
 
 
@@ -264,7 +264,7 @@ def _check_keys(keys: pl.DataFrame, previous: pl.DataFrame | None, where: str) -
     for series in keys:
         if series.null_count():
             example = keys.filter(series.is_null()).row(0)
-            raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out in the query.")
+            raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out at the source.")
     both = keys if previous is None else pl.concat([previous, keys])
     rises = _greater(keys.columns, lambda name: pl.col(name).shift(1))
     falls = both.select((~rises).fill_null(False)).to_series().arg_true()

@@ -100,9 +100,7 @@ class ParquetSource:
                 try:
                     yield from stream(connection, inner, values, page, self.where)
                 except duckdb.Error as error:
-                    # DuckDB does not name the file where the bytes inside it make no sense.
-                    more = f" or one of {len(files) - 1} more" if len(files) > 1 else ""
-                    raise duckdb.IOException(f"{files[0]}{more} cannot be read: {error}") from None
+                    raise duckdb.IOException(f"{_guilty(files, error)} cannot be read: {error}") from None
 
     def _query(
         self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, columns: Wanted
@@ -192,6 +190,20 @@ class ParquetSource:
 
     def _pattern(self, interval: Interval) -> str:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
+
+
+def _guilty(files: Sequence[str], error: duckdb.Error) -> str:
+    """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
+    if named := [file for file in files if file in str(error)]:
+        return named[0]
+    for file in files:
+        with closing(duckdb.connect(":memory:")) as connection:
+            try:
+                # A plain count would be told by the file's footer.
+                _fetch(connection, f"SELECT max(hash(COLUMNS(*))) FROM read_parquet({_literal(file)})")
+            except duckdb.Error:
+                return file
+    return f"{files[0]}, or one of {len(files) - 1} more," if len(files) > 1 else files[0]
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def _refuse_not_finite(frame: pl.DataFrame) -> None:
         if series.dtype.is_float() and (lost := series.filter(~series.is_finite())).len():
             value = "NaN" if lost.is_nan()[0] else "an infinity"
             raise OutputMismatch(
-                f"column {series.name} holds {value}, which MySQL and MariaDB have not. Give NULL in the query, or "
+                f"column {series.name} holds {value}, which MySQL and MariaDB have not. Give NULL at the source, or "
                 "leave the column out of [output] carry."
             )
 

@@ -148,7 +148,7 @@ def _refuse_nul(frame: pl.DataFrame) -> None:
             first = frame.columns[0]
             raise OutputMismatch(
                 f"column {series.name} holds a NUL character, which Postgres text cannot, in the row with {first} = "
-                f"{frame[first][found[0]]!r}: {series[found[0]]!r}. Take it out in the query, or leave the column out "
+                f"{frame[first][found[0]]!r}: {series[found[0]]!r}. Take it out at the source, or leave the column out "
                 "of [output] carry."
             )
 

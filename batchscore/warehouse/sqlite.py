@@ -87,7 +87,7 @@ class SQLite:
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         if lost := [s.name for s in frame.iter_columns() if s.dtype.is_float() and s.is_nan().any()]:
             raise OutputMismatch(
-                f"column {lost[0]} holds NaN, which SQLite would keep as NULL. Give NULL in the query, or leave the "
+                f"column {lost[0]} holds NaN, which SQLite would keep as NULL. Give NULL at the source, or leave the "
                 "column out of [output] carry."
             )
         preparer = connection.dialect.identifier_preparer
