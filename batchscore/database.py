@@ -69,6 +69,13 @@ _DUCKDB_REFUSED = (
 )
 # By their words, for behind an Arrow stream the class is lost; a table may be named Conflict.
 _DUCKDB_TRANSIENT = re.compile(r"Could not set lock on file|TransactionContext Error: .*conflict", re.IGNORECASE)
+# What surrounds a database's own words: where in the text that we made of the user's it stumbled, that text, what the
+# driver was doing, and a manual to look into.
+_AROUND = re.compile(
+    r"\n\s*LINE \d+: .*\n[ \t]*\^+|\s*Query was: (?s:.*)(?=\. SQLSTATE: \w+$)|\s*\[SQL: (?s:.*)"
+    r"|\A[A-Z_]+: .*?\bERROR:\s+|; check the manual .*? to use\b| at line \d+\Z"
+)
+_SQLSTATE = re.compile(r"\s*\. SQLSTATE: (\w+)\Z")
 _DRIVER_ERRORS = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, duckdb.Error, psycopg.Error, sqlite3.Error)
 
 
@@ -187,13 +194,13 @@ class Database:
         return [name for name in self.url.query if name.lower() not in _SHOWN_PARAMETERS]
 
     def _clean(self, error: Exception) -> str:
-        """The driver's own words on one line, without the secrets in any spelling."""
+        """The database's own words on one line, without the secrets in any spelling, and with its code."""
         driver = _driver_error(error)
         match driver.args:
             case (int(code), str(said)):
-                text = f"{said} ({code})"
+                text = f"{_AROUND.sub('', said)} ({code})"
             case _:
-                text = str(driver)
+                text = _SQLSTATE.sub(r" (\1)", _AROUND.sub("", str(driver)))
         for spelling in sorted(self.secrets(), key=len, reverse=True):
             text = text.replace(spelling, "***")
         text = " ".join(text.split())
