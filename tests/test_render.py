@@ -47,7 +47,7 @@ def at_terminal(
     process = subprocess.Popen(
         [sys.executable, "-m", "batchscore", *args],
         cwd=project.root,
-        env=project.environment(COLUMNS="100", TERM="xterm", **environment),
+        env=project.environment(**{"COLUMNS": "100", "TERM": "xterm"} | environment),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -136,6 +136,22 @@ class TestTerminal:
         (value,) = re.findall(rf"^{metric} +(\S+)$", seen, re.MULTILINE)
         assert code == 0, seen
         assert f"toy version 1 is registered: {metric} {float(value):.3f} on 775 rows held out" in seen
+
+    @pytest.mark.parametrize(
+        ("width", "columns"),
+        [
+            ("300", "name version aliases status task metrics trained rows created at digest"),
+            ("80", "name version aliases status trained rows created at"),
+            ("60", "name version aliases status created at"),
+        ],
+    )
+    def test_a_narrow_terminal(self, project: Project, width: str, columns: str) -> None:
+        """The models stand on one line each, with the columns that there is room for."""
+        code, seen = at_terminal(project, "models", "list", COLUMNS=width)
+
+        first, *lines = seen.splitlines()
+        assert (code, first.split()) == (0, columns.split())
+        assert [line.split()[:4] for line in lines] == [["toy", "1", "champion", "ok"]]
 
     def test_ctrl_c(self, project: Project) -> None:
         """Ctrl-C in the middle of a run ends it with 130 and one line that says what is kept, below no traceback."""

@@ -34,7 +34,8 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    show(rows, format_, empty=f"{registry.root} holds no model. Train one: batchscore train <job>")
+    empty = f"{registry.root} holds no model. Train one: batchscore train <job>"
+    show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
     for failure in failures:
         typer.echo(f"error: {redacted(str(failure))}", err=True)
     if failures:

@@ -14,6 +14,7 @@ from enum import StrEnum
 import structlog
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -35,6 +36,9 @@ __all__ = [
     "show_stop",
     "step",
 ]
+
+# Of a table that is only measured.
+_WIDEST = 10_000
 
 Cell = str | int | float | bool | datetime | None
 _COLORS = {
@@ -88,7 +92,14 @@ def step(text: str) -> None:
         log.info(Event.TRAINING, doing=text)
 
 
-def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = "", empty: str = "nothing") -> None:
+def show(
+    rows: Sequence[Mapping[str, Cell]],
+    format_: Format,
+    *,
+    title: str = "",
+    empty: str = "nothing",
+    spare: Sequence[str] = (),
+) -> None:
     """Print rows: a table, or JSON with the very same names.
 
     Args:
@@ -96,6 +107,7 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         format_: `table`, or `json`: a list of objects, an instant in ISO 8601.
         title: Above the table.
         empty: What to say when there is no row.
+        spare: Columns that a terminal too narrow for all goes without, the first one first.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -105,19 +117,31 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         return
     if title:
         print(title)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(redacted(value)) for value in row.values()))
+    names = list(rows[0])
+    table = _table(rows, names)
     if on_terminal():
-        Console().print(table)
+        console = Console()
+        for name in spare:
+            if Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum <= console.width:
+                break
+            names.remove(name)
+            table = _table(rows, names)
+        console.print(table)
         return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
     text = io.StringIO()
     Console(file=text, width=240).print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def _table(rows: Sequence[Mapping[str, Cell]], names: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(redacted(row[name])) for name in names))
+    return table
 
 
 def print_json(content: object) -> None:
