@@ -69,6 +69,13 @@ _DUCKDB_REFUSED = (
 )
 # By their words, for behind an Arrow stream the class is lost; a table may be named Conflict.
 _DUCKDB_TRANSIENT = re.compile(r"Could not set lock on file|TransactionContext Error: .*conflict", re.IGNORECASE)
+# What surrounds a database's own words: where in the text that we made of the user's it stumbled, that text, what the
+# driver was doing, and a manual to look into.
+_AROUND = re.compile(
+    r"\n\s*LINE \d+: .*\n[ \t]*\^+|\s*Query was: (?s:.*)(?=\. SQLSTATE: \w+$)|\s*\[SQL: (?s:.*)"
+    r"|\A[A-Z_]+: .*?\bERROR:\s+|; check the manual .*? to use\b| at line \d+\Z"
+)
+_SQLSTATE = re.compile(r"\s*\. SQLSTATE: (\w+)\Z")
 _DRIVER_ERRORS = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, duckdb.Error, psycopg.Error, sqlite3.Error)
 
 
@@ -179,19 +186,21 @@ class Database:
             kind = _kind(driver if isinstance(driver, _DRIVER_ERRORS) else error)
             if kind is None:
                 raise
-            raise kind(f"{where} on {self}: {self._clean(error)} {_advice(kind)}") from None
+            # One in memory is ours, and its name tells nobody anything.
+            at = where if self.path == ":memory:" else f"{where} on {self}"
+            raise kind(f"{at}: {self._clean(error)} {_advice(kind)}") from None
 
     def _hidden_parameters(self) -> list[str]:
         return [name for name in self.url.query if name.lower() not in _SHOWN_PARAMETERS]
 
     def _clean(self, error: Exception) -> str:
-        """The driver's own words on one line, without the secrets in any spelling."""
+        """The database's own words on one line, without the secrets in any spelling, and with its code."""
         driver = _driver_error(error)
         match driver.args:
             case (int(code), str(said)):
-                text = f"{said} ({code})"
+                text = f"{_AROUND.sub('', said)} ({code})"
             case _:
-                text = str(driver)
+                text = _SQLSTATE.sub(r" (\1)", _AROUND.sub("", str(driver)))
         for spelling in sorted(self.secrets(), key=len, reverse=True):
             text = text.replace(spelling, "***")
         text = " ".join(text.split())
@@ -205,7 +214,7 @@ def _driver_error(error: Exception) -> BaseException:
 def _advice(kind: type[BatchscoreError]) -> str:
     if kind is TransientError:
         return "Nothing is lost: run the same command again."
-    return "Nothing was published. Mend it and run the same command again."
+    return "Mend it and run the same command again."
 
 
 def _kind(error: BaseException) -> type[BatchscoreError] | None:

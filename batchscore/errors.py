@@ -127,7 +127,7 @@ class SchemaMismatch(InputError):
         guesses = [f"{name} (nearest: {near})" if (near := nearest(name, listed)) else name for name in missing]
         return cls(
             f"{where} lacks {len(missing)} column(s) that the bundle needs: {', '.join(guesses)}. "
-            f"It has: {', '.join(listed)}. Give the column in the query, or retrain.",
+            f"It has: {', '.join(listed)}. Give the column at the source, or retrain.",
             missing=list(missing),
         )
 

@@ -26,8 +26,14 @@ from batchscore.problem import Number, Problem, Table, Whole
 
 __all__ = ["Job", "Publish", "Rows", "read_job"]
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
-TableName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+_NAME = r"^[a-z][a-z0-9_]{0,47}$"
+_TABLE_NAME = r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+TableName = Annotated[str, StringConstraints(pattern=_TABLE_NAME)]
+_IN_WORDS = {
+    _NAME: "want lower case letters, digits and underscores, a letter first, 48 at most",
+    _TABLE_NAME: "want table or schema.table, each of letters, digits and underscores, no digit first, 63 at most",
+}
 
 
 def _no_number(value: object) -> object:
@@ -290,9 +296,9 @@ class Job(Table):
                 raise ValueError(f"column {name} is named twice in source.key and output.carry")
             if folded.count(one) > 1:
                 alike = " and ".join(other for other in passed if other.casefold() == one)
-                raise ValueError(f"columns {alike} differ only in case; rename one in the query")
+                raise ValueError(f"columns {alike} differ only in case; rename one at the source")
             if one in RESERVED or one.startswith("score_"):
-                raise ValueError(f"column {name} has the name of a column batchscore writes; rename it in the query")
+                raise ValueError(f"column {name} has the name of a column batchscore writes; rename it at the source")
         if self.problem.target in passed:
             raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")
         if self.training and self.calendar.instant(self.training.from_) >= self.calendar.instant(self.training.to):
@@ -341,7 +347,9 @@ def _fault(item: Mapping[str, Any]) -> str:
         return f"{place}: unknown key. {_known_keys(item['loc'])}"
     if item["type"] == "missing":
         return f"{place}: missing. Add it."
-    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "tuple_type" and isinstance(item["input"], str):
+        return f'{place}: want a list. Write {item["loc"][-1]} = ["{item["input"]}"].'
+    message = _IN_WORDS.get(item.get("ctx", {}).get("pattern"), item["msg"].removeprefix("Value error, "))
     return f"{place or 'the file'}: {message}" + (f" (it says {item['input']!r})" if _plain(item["input"]) else "")
 
 

@@ -111,7 +111,7 @@ def _kind_of(series: pl.Series) -> Kind:
         case dtype if dtype.is_numeric() or dtype == pl.Null():
             return "numeric"
         case dtype:
-            advice = "Cast it in the query or leave it out."
+            advice = "Cast it at the source or leave it out."
             raise ProfileMismatch(f"Column {series.name} has type {dtype}, which no profile describes. {advice}")
 
 
@@ -123,7 +123,7 @@ def refuse_type(series: pl.Series, want: Kind) -> None:
     """
     if series.dtype == pl.Null() or (got := _kind_of(series)) == want or (got, want) == ("text", "categorical"):
         return
-    advice = "Give it its old type in the query, or retrain."
+    advice = "Give it its old type at the source, or retrain."
     raise ProfileMismatch(f"Column {series.name} is {want} in the profile of training, now {series.dtype}. {advice}")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
+from datetime import date
 from enum import StrEnum
 from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 
-__all__ = ["Event", "configure", "log", "redactor", "told_apart"]
+__all__ = ["Event", "configure", "log", "redacted", "redactor", "told_apart"]
 
 LogFormat = Literal["auto", "json", "console", "silent"]
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
@@ -28,6 +29,8 @@ class Event(StrEnum):
     """The features in the job folder are not the bundle's; the bundle's ran."""
     SQL_ACCEPTED = "sql.accepted"
     """A query other than the bundle's runs, for the reason given."""
+    SQL_LOOSE = "sql.loose"
+    """The rows' query uses one bound of the interval only, so that a row may come in several intervals."""
     RUN_STARTED = "run.started"
     """A run begins with the first row of its interval."""
     RUN_RESUMED = "run.resumed"
@@ -89,6 +92,7 @@ _TOLD_BY_COMMANDS = (
     *(Event.COMMAND_FAILED, Event.INTERVALS_LEFT),
 )
 _told_apart = False
+_secrets: tuple[str, ...] = ()
 
 
 def configure(
@@ -99,7 +103,8 @@ def configure(
     Args:
         format_: `auto` writes JSON, and on a terminal only what went wrong or may, in words; `console` writes
             everything in words; `silent` never writes.
-        secrets: Values that never appear in a line; passwords inside URLs are masked besides.
+        secrets: Values that never appear in a line, nor in what `redacted` gives; passwords inside URLs are masked
+            besides.
         quiet: Errors only, and to standard error, for a command whose output is what it was asked for.
         stream: Where lines go, instead of there; otherwise it is standard output, as a container's log is. A progress
             bar takes that stream's place while it moves, so it is looked up for each line.
@@ -109,7 +114,8 @@ def configure(
         return stream or (sys.stderr if quiet else sys.stdout)
 
     watched = target().isatty()
-    global _told_apart  # noqa: PLW0603 - like structlog's own configuration, it is the process's
+    global _told_apart, _secrets  # noqa: PLW0603 - like structlog's own configuration, they are the process's
+    _secrets = _sorted(secrets)
     _told_apart = format_ == "silent" or (watched and format_ != "json")
     people = format_ == "console" or (format_ == "auto" and watched)
     # At a terminal the commands speak for themselves.
@@ -130,7 +136,7 @@ def configure(
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
             if not people
             else structlog.processors.format_exc_info,
-            redactor(secrets),
+            redactor(_secrets),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
@@ -142,6 +148,11 @@ def configure(
 def told_apart() -> bool:
     """Whether the command itself tells a person what became of it, and the log leaves that out."""
     return _told_apart
+
+
+def redacted(value: Any) -> Any:
+    """The value, texts inside it without the secrets that `configure` was given; for what is told beside the log."""
+    return _clean(value, _secrets)
 
 
 def _drop(_: Any, __: str, ___: MutableMapping[str, Any]) -> NoReturn:
@@ -164,27 +175,33 @@ def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
 
 def redactor(secrets: Iterable[str]) -> structlog.types.Processor:
     """A processor that masks secrets anywhere in an event, nested values and tracebacks included."""
-    values = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
-
-    def clean(value: Any) -> Any:
-        match value:
-            case str():
-                for secret in values:
-                    value = value.replace(secret, "***")
-                return _URL_PASSWORD.sub(r"\1***\2", value)
-            case dict():
-                return {key: clean(inner) for key, inner in value.items()}
-            case list() | tuple():
-                return [clean(inner) for inner in value]
-            case None | bool() | int() | float():
-                return value
-            case _:
-                # The renderers write anything else as its repr.
-                return clean(repr(value))
+    values = _sorted(secrets)
 
     def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # What every line has comes first, where an eye looks for it.
         first = [key for key in ("timestamp", "level", "event") if key in event]
-        return {key: clean(event[key]) for key in dict.fromkeys([*first, *event])}
+        return {key: _clean(event[key], values) for key in dict.fromkeys([*first, *event])}
 
     return redact
+
+
+def _sorted(secrets: Iterable[str]) -> tuple[str, ...]:
+    # One may be part of another.
+    return tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
+
+
+def _clean(value: Any, secrets: Sequence[str]) -> Any:
+    match value:
+        case str():
+            for secret in secrets:
+                value = value.replace(secret, "***")
+            return _URL_PASSWORD.sub(r"\1***\2", value)
+        case dict():
+            return {key: _clean(inner, secrets) for key, inner in value.items()}
+        case list() | tuple():
+            return [_clean(inner, secrets) for inner in value]
+        case None | bool() | int() | float() | date():
+            return value
+        case _:
+            # The renderers write anything else as its repr.
+            return _clean(repr(value), secrets)

@@ -34,6 +34,10 @@ Attributes:
     median_error: Median absolute error, in the target's unit; lower is better.
 """
 
+_LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
+# A fact of the labels is good neither way.
+_HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - {"base_rate"}
+
 # pydantic would take "1000" for a number, and true for 1.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -63,6 +67,14 @@ class Success(Table):
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give exactly one of at_least and at_most")
         return self
+
+    def wrong_way(self) -> str | None:
+        """What is wrong where the worst models reach the bar, in words; None where the better ones do."""
+        if self.metric in _LOWER and self.at_least is not None:
+            return f"{self.metric} is the better the lower it is: write at_most = {self.at_least}, and not at_least"
+        if self.metric in _HIGHER and self.at_most is not None:
+            return f"{self.metric} is the better the higher it is: write at_least = {self.at_most}, and not at_most"
+        return None
 
     def met_by(self, value: float) -> bool:
         """Whether a measured value reaches the bound; NaN never does."""
@@ -96,4 +108,6 @@ class Problem(Table):
             raise ValueError(
                 f"success.metric {metric!r} is not measured for {self.task}.{guess} Known here: {', '.join(known)}."
             )
+        if self.success is not None and (wrong := self.success.wrong_way()):
+            raise ValueError(wrong)
         return self

@@ -122,6 +122,11 @@ class Schema:
         """The column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def types(self) -> dict[str, TypeName]:
+        """Each column's type, by name, in order."""
+        return {column.name: column.type for column in self.columns}
+
     def undeclared(self, frame: pl.DataFrame) -> list[str]:
         """Columns of the frame that are not declared."""
         return [name for name in frame.columns if name not in self.names]
@@ -172,7 +177,7 @@ def _observed(series: pl.Series) -> Column:
     if name is None:
         raise SchemaMismatch.type_of(
             series.name, "a typed column", str(series.dtype), "the training rows",
-            "Every value is NULL; cast it in the query to the type it should have, or leave it out.",
+            "Every value is NULL; cast it at the source to the type it should have, or leave it out.",
         )  # fmt: skip
     floating = name == "float"
     return Column(
@@ -203,14 +208,14 @@ def _cast(series: pl.Series, column: Column, where: str) -> pl.Series:
     cast = _EXACT_CASTS.get((got, column.type))
     if cast is None:
         advice = (
-            f"Cast it in the query, or retrain if the column's type has changed for good.{_zone_advice(got, column)}"
+            f"Cast it at the source, or retrain if the column's type has changed for good.{_zone_advice(got, column)}"
         )
         raise SchemaMismatch.type_of(column.name, column.type, got, where, advice)
     result = cast(series)
     lost = series.filter(series.is_not_null() & result.is_null())
     if len(lost):
         example = f"{got}, for instance {lost[0]!r}, which is no exact {column.type} ({len(lost)} such value(s))"
-        raise SchemaMismatch.type_of(column.name, column.type, example, where, "Cast it in the query.")
+        raise SchemaMismatch.type_of(column.name, column.type, example, where, "Cast it at the source.")
     return result
 
 

@@ -54,6 +54,7 @@ class Frame:
 
     rows: pl.DataFrame
     where: str = "trips/rows.sql"
+    caution: str | None = None
 
     def batches(
         self,

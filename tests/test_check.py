@@ -201,6 +201,16 @@ class TestTraining:
         assert words in rows["labels"][1]
         assert found == code == project.call("train", "toy").code
 
+    def test_a_split_by_no_column(self, project: Project) -> None:
+        """A column to split by that the rows do not have fails as `train` would, and the job can score all the same."""
+        project.edit("jobs/toy.toml", ('by = "time", column = "ts"', 'by = "time", column = "tss"'))
+
+        code, rows = checked(project)
+
+        assert failed(rows).keys() == {"training"}
+        assert "Did you mean ts?" in rows["training"][1]
+        assert code == 11 == project.call("train", "toy").code
+
     def test_a_job_without_labels(self, project: Project) -> None:
         """A job that only scores has no labels, and nothing is wrong with that."""
         text = (project.root / "jobs/toy.toml").read_text()

@@ -114,7 +114,7 @@ class TestOne:
         "error",
         [
             SchemaMismatch.missing(["carier"], ["carrier", "late"], "rows.sql"),
-            SchemaMismatch.type_of("late", "boolean", "string", "rows.sql", "Cast it in the query."),
+            SchemaMismatch.type_of("late", "boolean", "string", "rows.sql", "Cast it at the source."),
         ],
     )
     def test_worded_ones_pickle_and_copy(self, error):

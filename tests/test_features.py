@@ -166,6 +166,28 @@ class TestTransform:
             features.transform(pl.DataFrame({"x": [1, 2]}))
 
     @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("body", ["rows.select('id')", "rows.select('id').collect()"])
+    def test_lazy_or_not(self, body: str) -> None:
+        """A frame that was collected is as good as one that was not."""
+        given = row_wise(body).transform(pl.DataFrame({"id": [1, 2]}))
+
+        assert given.rows() == [(1,), (2,)]
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ("None", "NoneType"),
+            ("rows.collect().to_pandas()", r"pandas\..*DataFrame"),
+            ("rows.collect()['id']", r"polars\..*Series"),
+        ],
+    )
+    def test_what_is_no_frame(self, body: str, kind: str) -> None:
+        """Anything but a frame of Polars' is refused by what it is, with what to return."""
+        if "pandas" in body:
+            pytest.importorskip("pandas")
+        with pytest.raises(TrainingError, match=rf"must return a Polars LazyFrame, it returned {kind}\. End it with"):
+            row_wise(body).transform(pl.DataFrame({"id": [1, 2]}))
+
     def test_panic_is_an_error(self) -> None:
         """A value on which Polars panics fails like any other value, past no handler of exceptions."""
         features = row_wise("rows.select(pl.from_epoch('x', time_unit='us').dt.truncate('1mo'))")

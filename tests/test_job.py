@@ -16,6 +16,8 @@ from batchscore.job import Job, Publish, read_job
 from batchscore.problem import METRICS, Success
 
 # As the design shows it, and as `batchscore init` will write it.
+LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
+
 EXAMPLE = """
 [job]
 name = "flight_delay"
@@ -136,11 +138,27 @@ class TestExample:
         """A start with a time is local without an offset, and what it says with one."""
         assert read(jobs, ("start = 2013-10-01", f"start = {text}")).start == instant
 
+    @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
+    def test_a_bar_of_the_wrong_way(self, jobs, task, metric):
+        """A bar that only bad models reach is refused with the key to write; of a fact of the labels there is none."""
+        wrong, right = ("at_least", "at_most") if metric in LOWER else ("at_most", "at_least")
+        changes = ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'), ("at_least", wrong)
+        if metric == "base_rate":
+            assert read(jobs, *changes).problem.success.at_most == 0.65
+            return
+
+        with pytest.raises(
+            UsageError, match=rf"problem: {metric} is the better the .*: write {right} = 0\.65, and not"
+        ):
+            read(jobs, *changes)
+
     @pytest.mark.parametrize("every", ["hour", "day", "week", "month"])
     @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
     def test_every_cut_and_task(self, jobs, every, task, metric):
         """Each way to cut time goes with each kind of problem, and a bar on each metric that it has."""
-        job = read(jobs, ('"day"', f'"{every}"'), ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'))
+        bar = "at_most" if metric in LOWER else "at_least"
+        changes = ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'), ("at_least", bar)
+        job = read(jobs, ('"day"', f'"{every}"'), *changes)
 
         assert (job.calendar.every, job.problem.task, job.problem.success.metric) == (every, task, metric)
         assert job.calendar.zone.key == "America/New_York"
@@ -308,10 +326,13 @@ WRONG = [
     (("flight_delay_predictions", "x; drop table y"), "output.table", "(it says 'x; drop table y')"),
     (("flight_delay_predictions", "a.b.c"), "output.table", "(it says 'a.b.c')"),
     (("flight_delay_predictions", "1st"), "output.table", "(it says '1st')"),
-    (("flight_delay_predictions", "t" * 64), "output.table", "pattern"),
-    (("flight_delay_predictions", ""), "output.table", "pattern"),
+    (("flight_delay_predictions", "t" * 64), "output.table", "want table or schema.table, each of letters, digits"),
+    (("flight_delay_predictions", ""), "output.table", "no digit first, 63 at most (it says '')"),
     (('["flight_id"]', "[]"), "source.key", "at least 1 item"),
-    (('["flight_id"]', '"flight_id"'), "source.key", "(it says 'flight_id')"),
+    (('["flight_id"]', '"flight_id"'), "source.key", 'want a list. Write key = ["flight_id"].'),
+    (('["flight_date"]', '"flight_date"'), "output.carry", 'want a list. Write carry = ["flight_date"].'),
+    (('["flight_id"]', "7"), "source.key", "(it says 7)"),
+    (('name = "flight_delay"\nuse', 'name = "Flights"\nuse'), "model.name", "want lower case letters, digits and"),
     (("start = 2013-10-01", "start = 2013"), "interval.start", "write a date, such as 2013-10-01 (it says 2013)"),
     (("start = 2013-10-01", "start = 1.5"), "interval.start", "write a date"),
     (("start = 2013-10-01", "start = true"), "interval.start", "write a date"),
@@ -496,7 +517,7 @@ class TestFaults:
         """Two names that a database may take for one are both named."""
         (line,) = faults(jobs, change)
 
-        assert f"columns {alike} differ only in case; rename one in the query" in line
+        assert f"columns {alike} differ only in case; rename one at the source" in line
 
     def test_every_fault_is_listed(self, jobs):
         """Faults in several tables come in one message."""

@@ -7,14 +7,14 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import structlog
 
-from batchscore.logs import Event, LogFormat, configure, log, redactor, told_apart
+from batchscore.logs import Event, LogFormat, configure, log, redacted, redactor, told_apart
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
@@ -317,6 +317,28 @@ class TestRedaction:
     def test_passwords_in_urls(self, text, masked):
         """A password inside a URL is masked though nobody named it, whatever stands in it; a URL without one stays."""
         assert redactor([])(None, "info", {"x": [text]})["x"] == [masked]
+
+
+class TestRedacted:
+    """The same for what is told beside the log."""
+
+    def test_what_the_log_would_mask(self):
+        """`redacted` masks what lines are masked of, and keeps numbers, dates and the form of what it is given."""
+        configure("json", [CANARY], stream=io.StringIO())
+        day, instant = date(2024, 1, 2), datetime(2024, 1, 2, tzinfo=UTC)
+
+        assert redacted([{"a": f"x{CANARY}", "n": 1, "day": day, "at": instant}, URL, None]) == [
+            {"a": "x***", "n": 1, "day": day, "at": instant},
+            "postgresql://reader:***@db/warehouse",
+            None,
+        ]
+
+    def test_a_later_configuration(self):
+        """The secrets are those of the latest configuration."""
+        configure("json", [CANARY], stream=io.StringIO())
+        configure("json", ["other"], stream=io.StringIO())
+
+        assert redacted(f"{CANARY} other") == f"{CANARY} ***"
 
 
 class TestExceptions:

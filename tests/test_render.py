@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -16,10 +17,11 @@ import structlog
 import toy
 from toy import Project
 
-from batchscore.cli.render import intervals_progress
+from batchscore.cli.render import intervals_progress, show_bug
 from batchscore.logs import Event, configure, log
 
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
+CANARY = "c4nary-token-of-a-source"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -30,19 +32,22 @@ def _restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def at_terminal(project: Project, *args: str, interrupted_at: re.Pattern[str] | None = None) -> tuple[int, str]:
+def at_terminal(
+    project: Project, *args: str, interrupted_at: re.Pattern[str] | None = None, **environment: str
+) -> tuple[int, str]:
     """The exit code of the real command at a terminal of 100 columns, and all that the terminal received.
 
     Args:
         project: Where it runs.
         args: Its arguments.
         interrupted_at: What is on the screen when somebody presses Ctrl-C.
+        environment: More variables than the project's.
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "batchscore", *args],
         cwd=project.root,
-        env=project.environment(COLUMNS="100", TERM="xterm"),
+        env=project.environment(**{"COLUMNS": "100", "TERM": "xterm"} | environment),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -63,6 +68,17 @@ def at_terminal(project: Project, *args: str, interrupted_at: re.Pattern[str] | 
     return process.wait(timeout=60), _ANSI.sub("", received.decode()).replace("\r\n", "\n")
 
 
+def all_of(ours: int) -> str:
+    """All that a terminal received whose other end is closed."""
+    received = b""
+    # Linux says with an error that the other end is closed.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65_536):
+            received += part
+    os.close(ours)
+    return received.decode()
+
+
 class TestTerminal:
     def test_a_warning_is_seen(self, project: Project) -> None:
         """What a run warns of stands on a line of its own, in words."""
@@ -74,6 +90,21 @@ class TestTerminal:
         assert "warning features.differ (path: jobs/toy.py, ran: toy version 1)\n" in seen
         assert "100 predictions, 0 rejects" in seen
         assert "run.published" not in seen
+
+    def test_one_bound_of_the_interval(self, project: Project) -> None:
+        """A query that leaves one bound out is told of by `train`, in its log too, and by `check`, which passes."""
+        project.edit("sql/toy/rows.sql", ("ts >= :interval_start AND ", ""))
+        own = {"BATCHSCORE_REGISTRY_URL": "var/own"}
+        said = "toy/rows.sql: the SQL uses :interval_end and not :interval_start, so a row may come in several"
+
+        logged = project.call("train", "toy", **own)
+        checked = project.call("check", "toy", "--format", "json", **own)
+        _, seen = at_terminal(project, "train", "toy", **own)
+
+        assert [(line["level"], line["told"][: len(said)]) for line in logged.named("sql.loose")] == [("warning", said)]
+        (row,) = [row for row in json.loads(checked.out) if row["check"] == "source"]
+        assert (checked.code, row["status"], row["detail"][: len(said)]) == (0, "unsure", said)
+        assert f"warning sql.loose (told: {said}" in seen
 
     @pytest.mark.parametrize("options", [(), ("--log-format", "console"), ("--log-format", "json")])
     def test_an_error_is_seen_once(self, project: Project, options: tuple[str, ...]) -> None:
@@ -93,6 +124,34 @@ class TestTerminal:
 
         assert code == 11, seen
         assert seen.count("100 of 100 rows") == 1
+
+    @pytest.mark.parametrize("bar", ['metric = "log_loss", at_most = 1.0', 'metric = "accuracy", at_least = 0.5'])
+    def test_the_metric_that_counts(self, project: Project, bar: str) -> None:
+        """A version that reaches the job's bar is told with the metric of that bar."""
+        project.edit("jobs/toy.toml", ('metric = "roc_auc", at_least = 0.6', bar))
+
+        code, seen = at_terminal(project, "train", "toy", BATCHSCORE_REGISTRY_URL="var/own")
+
+        metric = bar.split('"')[1]
+        (value,) = re.findall(rf"^{metric} +(\S+)$", seen, re.MULTILINE)
+        assert code == 0, seen
+        assert f"toy version 1 is registered: {metric} {float(value):.3f} on 775 rows held out" in seen
+
+    @pytest.mark.parametrize(
+        ("width", "columns"),
+        [
+            ("300", "name version aliases status task metrics trained rows created at digest"),
+            ("80", "name version aliases status trained rows created at"),
+            ("60", "name version aliases status created at"),
+        ],
+    )
+    def test_a_narrow_terminal(self, project: Project, width: str, columns: str) -> None:
+        """The models stand on one line each, with the columns that there is room for."""
+        code, seen = at_terminal(project, "models", "list", COLUMNS=width)
+
+        first, *lines = seen.splitlines()
+        assert (code, first.split()) == (0, columns.split())
+        assert [line.split()[:4] for line in lines] == [["toy", "1", "champion", "ok"]]
 
     def test_ctrl_c(self, project: Project) -> None:
         """Ctrl-C in the middle of a run ends it with 130 and one line that says what is kept, below no traceback."""
@@ -127,8 +186,7 @@ class TestTerminal:
                 next_interval("2024-02-01")
                 log.warning(Event.STAGE_LEFT, stage="batchscore_stage_1")
                 more_rows(7)
-        seen = os.read(ours, 65_536).decode()
-        os.close(ours)
+        seen = all_of(ours)
 
         (line,) = [line for line in seen.split("\r\n") if "run.stage_left" in line]
         # The bar's own line is erased first, and the warning is written into its place.
@@ -136,3 +194,91 @@ class TestTerminal:
             line
         )
         assert "7 rows" in seen.partition("run.stage_left")[2]
+
+
+class TestSecrets:
+    """A secret of the settings is shown nowhere, whoever put it into an error."""
+
+    def with_secret(self, project: Project) -> dict[str, str]:
+        """The variables of a project whose source URL holds a token."""
+        return {"BATCHSCORE_SOURCE_URL": f"{project.url}?token={CANARY}", "BATCHSCORE_REGISTRY_URL": "var/own"}
+
+    def test_a_features_file_that_tells_it(self, project: Project) -> None:
+        """An error of the job's own file that holds the URL is told without the token, at a terminal and elsewhere."""
+        secret = self.with_secret(project)
+        body = 'import os\n\nraise RuntimeError("no rows at " + os.environ["BATCHSCORE_SOURCE_URL"])\n'
+        (project.root / "jobs/toy.py").write_text(body)
+
+        at_screen = [at_terminal(project, *args, **secret) for args in (("check", "toy"), ("train", "toy"))]
+        piped = [
+            project.call(*args, **secret)
+            for args in (("check", "toy"), ("check", "toy", "--format", "json"), ("train", "toy"))
+        ]
+
+        # The bundle is looked for before the features.
+        assert [code for code, _ in at_screen] == [10, 2]
+        assert [result.code for result in piped] == [10, 10, 2]
+        for seen in (*(seen for _, seen in at_screen), *(result.out + result.err for result in piped)):
+            assert CANARY not in seen.replace("\n", "")
+            assert "***" in seen
+
+    def test_rows_that_fail_with_it(self, project: Project) -> None:
+        """Features that fail on rows with the URL in their words leave it in no table of the ledger and no answer."""
+        secret = self.with_secret(project)
+        broken = (
+            'if "broken" in rows.collect()["c"]:\n        raise ValueError(os.environ["BATCHSCORE_SOURCE_URL"])\n    '
+        )
+        project.edit("jobs/toy.py", ("return rows.select", f"import os\n    {broken}return rows.select"))
+        assert project.call("train", "toy", **secret).code == 0
+        toy.execute(project.url, "UPDATE toy SET c = 'broken' WHERE id > 3100")
+
+        code, seen = at_terminal(project, "backfill", "toy", *DAY, **secret)
+        listed = [
+            project.call(*args, "--format", format_, **secret)
+            for args in (("runs", "list"), ("plan", "toy"), ("rejects", "toy", "--interval", "2024-02-01"))
+            for format_ in ("json", "table")
+        ]
+
+        assert code == 11, seen
+        assert "***" in seen
+        ledgers = [name for name in toy.tables(project.url) if name.startswith("batchscore_")]
+        kept = {name: repr(toy.query(project.url, f"SELECT * FROM {name}")) for name in ledgers}
+        assert "***" in kept["batchscore_runs"]
+        assert "***" in kept["batchscore_rejects"]
+        assert "***" in "".join(result.out for result in listed)
+        assert CANARY not in repr((seen.replace("\n", ""), listed, kept))
+
+    def test_a_bug_that_tells_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The traceback of a bug at a terminal is without it, however narrow the screen."""
+        ours, theirs = pty.openpty()
+        monkeypatch.setenv("COLUMNS", "20")
+        with os.fdopen(theirs, "w", buffering=1) as screen:
+            monkeypatch.setattr(sys, "stdout", screen)
+            monkeypatch.setattr(sys, "stderr", screen)
+            configure("auto", [CANARY])
+            bug = RuntimeError(f"cannot reach {CANARY}")
+            bug.__cause__ = ValueError(CANARY)
+            show_bug(bug)
+        seen = _ANSI.sub("", all_of(ours))
+
+        assert "RuntimeError: cannot reach ***" in seen
+        assert "ValueError: ***" in seen
+        assert "batchscore's own fault" in " ".join(seen.split())
+        assert CANARY not in re.sub(r"\s", "", seen)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("plan", "toy", "--only", "foo"), "'--only': 'foo' is not one of 'missing', 'failed'"),
+        (("--log-format", "xml", "plan", "toy"), "'--log-format': 'xml' is not one of 'auto', 'json'"),
+        (("models", "promote", "toy", "latest"), "'VERSION': it should be a valid integer\n"),
+        (("score", "toy", "--workers", "99"), "'--workers': it should be less than or equal to 64\n"),
+    ],
+)
+def test_a_value_that_is_none(project: Project, args: tuple[str, ...], words: str) -> None:
+    """A value that an option or argument cannot have is told by what it should be."""
+    result = project.call(*args)
+
+    assert result.code == 2
+    assert f"Error: Invalid value for {words}" in result.err

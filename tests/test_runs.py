@@ -219,7 +219,7 @@ class TestInterruption:
             run, _ = _take_up(scoring, planned, second, [])
             rows = pl.DataFrame({"id": [1], "day": [interval.start.date()], "prediction": [True], "score": [0.5]})
             with scoring.warehouse.begin() as tx:
-                tx.stage(scoring.output, run.stage, scoring.casts, rows)
+                tx.stage(scoring.output, run.stage, scoring.narrow, rows)
 
             with pytest.raises(IntervalLeased):
                 _take_up(scoring, planned, first, [])
@@ -647,6 +647,30 @@ class TestRejects:
         assert [(reject["row_key"], reject["row_values"]) for reject in rejects] == [("[3105]", "{}")]
         whole = [toy.query(project.url, f"SELECT * FROM {name}") for name in ("batchscore_rejects", "batchscore_runs")]
         assert "secret" not in repr(whole)
+
+    @pytest.mark.parametrize("most", ["0.05", "0"])
+    def test_an_error_that_quotes_a_private_value(self, project: Project, most: str) -> None:
+        """scikit-learn's words for a category it does not know hold its value: where that is private, nothing does."""
+        project.edit("jobs/toy.py", ('handle_unknown="ignore"', 'handle_unknown="error"'))
+        project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c"]'), ("0.05", most))
+        registry = {"BATCHSCORE_REGISTRY_URL": str(project.root / "strict")}
+        assert project.call("train", "toy", **registry).code == 0
+        toy.execute(project.url, "UPDATE toy SET c = 'John Smith 1970' WHERE id = 3105")
+
+        result = project.call("backfill", "toy", *DAYS[:3], "2024-02-02", **registry)
+
+        assert result.code == (0 if most == "0.05" else 11)
+        assert toy.query(project.url, "SELECT reason, detail FROM batchscore_rejects") == [
+            ("pipeline_failed", "ValueError")
+        ]
+        shown = [
+            project.call("rejects", "toy", "--interval", "2024-02-01"),
+            project.call("runs", "list", "toy", "--format", "json"),
+        ]
+        ledgers = [name for name in toy.tables(project.url) if name.startswith("batchscore_")]
+        kept = [toy.query(project.url, f"SELECT * FROM {name}") for name in ledgers]
+        assert "ValueError" in repr((result, kept))
+        assert "Smith" not in repr((result, shown, kept))
 
     def test_a_private_column_that_is_not_there(self, project: Project) -> None:
         """A private column that the bundle does not have, as one that is misspelt, is refused before a row is read."""

@@ -246,7 +246,7 @@ class TestConform:
         """Types with no exact cast between them are refused, by their names, whatever the values: text is never a number."""
         message = refusal([VALUE[got]], got, want)
 
-        assert "Cast it in the query, or retrain" in message
+        assert "Cast it at the source, or retrain" in message
         assert refusal([None], got, want) == message
 
     @pytest.mark.parametrize("text", ["7", "1.5", "true", "1", "0"])
@@ -324,7 +324,7 @@ class TestSchema:
     def test_training_rows_must_have_a_type(self):
         """A column that is NULL in all of training is refused by name, with the way out."""
         with pytest.raises(
-            SchemaMismatch, match=r"the training rows: column x: want a typed column.*cast it in the query"
+            SchemaMismatch, match=r"the training rows: column x: want a typed column.*cast it at the source"
         ):
             Schema.of(pl.DataFrame({"x": [None, None]}))
 
@@ -529,7 +529,7 @@ class TestCanonical:
                 arrow(given_)
 
             assert str(caught.value).startswith("rows.sql: column delay: want ")
-            assert f"got {values.type}. Cast it in the query" in str(caught.value)
+            assert f"got {values.type}. Cast it at the source" in str(caught.value)
             assert caught.value.context["got"] == str(values.type)
 
     @pytest.mark.parametrize("values", REFUSED_VALUES.values(), ids=REFUSED_VALUES)

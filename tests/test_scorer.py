@@ -199,6 +199,14 @@ class TestScore:
         assert said.startswith(detail)
         assert "\n" not in said
 
+    def test_without_quotes(self, fragile: Bundle) -> None:
+        """Without quotes an error is told by its class alone, in the rejects and where the rows are given up."""
+        rows = marked(9, {4: BAD_STEP})
+        with pytest.raises(TooManyRejects, match=r"the last error was KeyError\. Nothing"):
+            score(fragile, rows, failures_left=0, quote=False)
+
+        assert ["KeyError"] == score(fragile, rows, quote=False).rejects["detail"].to_list()
+
     def test_rejects_have_the_key(self, fragile: Bundle) -> None:
         """A reject is its key, its other columns and three texts, whether there are any or not."""
         others = {name: dtype for name, dtype in trips(1).schema.items() if name != "id"}

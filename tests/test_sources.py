@@ -37,6 +37,7 @@ from batchscore.job import Rows
 from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import SqlSource, anysql, open_source, read_chunks, read_frame
+from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import Statement
 
 DAY = Interval(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
@@ -426,7 +427,7 @@ def test_an_extra_column_of_a_type_that_no_schema_has_is_left_out_too(bench):
     source, told = bench.odd_source(), []
 
     parts = chunks(source, frame, chunk_rows=2, on_extra=told.append)
-    sample = read_frame(source, DAY, key=["id"], columns=["id", "seen"])
+    sample = read_frame(source, DAY, key=["id"], columns=dict.fromkeys(["id", "seen"]))
 
     (names,) = told
     assert names == [f"odd_{i}" for i in range(len(names))]
@@ -436,7 +437,7 @@ def test_an_extra_column_of_a_type_that_no_schema_has_is_left_out_too(bench):
     assert sample["id"].to_list() == list(range(9))
     for name in names:
         with pytest.raises(SchemaMismatch, match=f"column {name}: want"):
-            read_frame(source, DAY, key=["id"], columns=["id", "seen", name])
+            read_frame(source, DAY, key=["id"], columns=dict.fromkeys(["id", "seen", name]))
 
 
 def test_a_frame_without_a_schema_takes_no_type_outside_the_seven(bench):
@@ -725,7 +726,7 @@ def test_duckdb_types_outside_the_seven_are_refused(tmp_path, expression, messag
 
     with pytest.raises(SchemaMismatch, match=rf"column odd: .*{message}") as caught:
         read_frame(bench.source(NIGHTLY.replace("*", f"*, {expression} AS odd")), DAY, key=["id"])
-    assert "Cast it in the query" in str(caught.value)
+    assert "Cast it at the source" in str(caught.value)
 
 
 def test_duckdb_types_of_any_width_are_canonical(tmp_path):
@@ -848,7 +849,7 @@ def test_postgres_types_outside_the_seven_are_refused(server, expression, messag
     """The column is named, with what to do; no type makes Polars panic."""
     server.load(numbered(1))
 
-    with pytest.raises(SchemaMismatch, match=rf"column odd: .*({message}).*Cast it in the query"):
+    with pytest.raises(SchemaMismatch, match=rf"column odd: .*({message}).*Cast it at the source"):
         read_frame(server.source(NIGHTLY.replace("*", f"*, {expression} AS odd")), DAY, key=["id"])
 
 
@@ -1014,6 +1015,70 @@ def test_parquet_hive_directories_are_columns(tmp_path):
     assert one.rows() == [(3, date(2024, 1, 3))]
 
 
+def partitioned(folder: Path, **named: Sequence[str]) -> ParquetSource:
+    """Files in directories `name=value`, whose ids count up in the order given."""
+    (name, values), *_ = named.items()
+    for number, value in enumerate(values):
+        inside = folder / f"{name}={value}"
+        inside.mkdir(parents=True)
+        pl.DataFrame({"id": [number], "seen": [at(0)]}).write_parquet(inside / "part-0.parquet")
+    return parquet(folder / "*/*.parquet", time_column="seen")
+
+
+@pytest.mark.parametrize(
+    ("values", "typed"),
+    [
+        (["1", "02", "-3"], [1, 2, -3]),
+        ([str(2**63 - 1), "__HIVE_DEFAULT_PARTITION__"], [2**63 - 1, None]),
+        ([str(2**63), "1"], [str(2**63), "1"]),
+        (["7", "7a"], ["7", "7a"]),
+        (["2024-01-02", "2024-01-03"], [date(2024, 1, 2), date(2024, 1, 3)]),
+        (["2024-01-02", "2024-02-30"], ["2024-01-02", "2024-02-30"]),
+        (["New%20York", "it's"], ["New York", "it's"]),
+        (["__HIVE_DEFAULT_PARTITION__"], [None]),
+    ],
+)
+def test_parquet_directories_are_typed_at_training(tmp_path, values, typed):
+    """Where no type is declared, directories are integers or dates if every one of them is, and text otherwise."""
+    assert read_frame(partitioned(tmp_path, part=values), DAY, key=["id"])["part"].to_list() == typed
+
+
+@pytest.mark.parametrize(
+    ("values", "declared"),
+    [
+        (["12", "13"], ["north", "12"]),
+        (["2024-01-02"], ["early", "late"]),
+        (["007", "7"], ["7", "x"]),
+        (["12", "013"], [1, 2]),
+        (["2024-01-02"], [date(2024, 1, 1)]),
+        (["__HIVE_DEFAULT_PARTITION__"], [1]),
+    ],
+)
+def test_parquet_directories_have_the_declared_type(tmp_path, values, declared):
+    """An interval whose directories happen to be all digits, or all dates, has the type that training had."""
+    source, schema = partitioned(tmp_path, part=values), schema_of(numbered(len(declared), part=declared))
+    read = {int: int, str: str, date: date.fromisoformat}[type(declared[0])]
+    expected = [None if value.startswith("__") else read(value) for value in values]
+
+    assert column(chunks(source, schema), "part") == expected
+    assert read_frame(source, DAY, key=["id"], columns=schema.types)["part"].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "declared", "message"),
+    [
+        ("north", 1, r"column part: want integer, got a directory part=north\. Name the directories so, or retrain"),
+        ("20240102", date(2024, 1, 1), r"want date, got a directory part=1\."),
+        ("1.0", 1, r"want integer, got a directory part=1\.0"),
+        ("2", 0.5, r"want float, got string"),
+    ],
+)
+def test_parquet_directories_of_another_type_are_refused(tmp_path, value, declared, message):
+    """A directory whose name is no value of the declared type is an error that names it."""
+    with pytest.raises(SchemaMismatch, match=message):
+        chunks(partitioned(tmp_path, part=["1", value]), numbered(1, part=[declared]))
+
+
 def test_parquet_dates_cannot_tell_hours(tmp_path):
     """An hour of a day is no date: refused, with what to do."""
     pl.DataFrame({"id": [1], "day": [date(2024, 1, 2)]}).write_parquet(tmp_path / "1.parquet")
@@ -1056,6 +1121,33 @@ def test_parquet_that_cannot_be_read_is_named(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WarehouseError, match=name):
             read_frame(parquet(tmp_path / name, time_column="seen"), DAY, key=["id"])
+
+
+def test_a_parquet_file_at_fault_is_named_among_others(tmp_path):
+    """The file that cannot be read is named, wherever it stands among the others, and no database is."""
+    for number in range(3):
+        numbered(50_000, text=[f"value {number} {i}" for i in range(50_000)]).write_parquet(
+            tmp_path / f"{number}.parquet"
+        )
+    damaged = bytearray((tmp_path / "1.parquet").read_bytes())
+    damaged[1000 : len(damaged) // 2] = b"\xff" * (len(damaged) // 2 - 1000)
+    (tmp_path / "1.parquet").write_bytes(damaged)
+
+    with pytest.raises(WarehouseError, match=r"^rows\.parquet: [^ ]+/1\.parquet cannot be read: ") as caught:
+        read_frame(parquet(tmp_path / "*.parquet", time_column="seen"), DAY, key=["id"])
+
+    assert "duckdb:" not in str(caught.value)
+
+
+def test_parquet_messages_speak_of_no_query(tmp_path):
+    """What is wrong with a column or a key of files is to be mended at the source, for there is no query."""
+    numbered(2, x=["a", "b"]).with_columns(id=pl.lit(1)).write_parquet(tmp_path / "1.parquet")
+    source = parquet(tmp_path / "1.parquet", time_column="seen")
+
+    for declared in (numbered(1, x=[1]), numbered(1, y=[1]), numbered(1, x=["a"])):
+        with pytest.raises(InputError, match="at the source") as caught:
+            chunks(source, declared)
+        assert "query" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

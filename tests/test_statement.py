@@ -1,5 +1,7 @@
 """SQL files: what is a placeholder, what is one query, and what is said when it is neither."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,7 +146,19 @@ def test_parameters_that_differ_only_in_case_are_refused(names):
         parse(f"SELECT :day, :Day FROM t WHERE {WINDOW}").require(names)
 
 
-def test_one_bound_of_the_interval_is_enough():
-    """A query may look back from the interval's start, or up to its end."""
-    parse("SELECT * FROM t WHERE at < :interval_end").require([])
-    parse(f"SELECT :a FROM t WHERE {WINDOW}").require(["a"])
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (WINDOW, None),
+        ("at < :interval_end", "uses :interval_end and not :interval_start, .* add <time> >= :interval_start"),
+        ("at >= :interval_start", "uses :interval_start and not :interval_end, .* add <time> < :interval_end"),
+        ("at >= ':interval_start' AND at < :interval_end", "uses :interval_end and not"),
+        ("a = 1", None),
+    ],
+)
+def test_one_bound_of_the_interval_is_allowed_and_told(where, said):
+    """Every interval may score all rows as they are by its end; that a row comes again is told, with what to add."""
+    statement = parse(f"SELECT * FROM t WHERE {where}")
+
+    statement.require([], tied="interval" in where)
+    assert statement.caution is None if said is None else re.search(said, statement.caution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -179,7 +179,6 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("rows", "how", "says"),
         [
-            (trips(9), Split(by="time", column="att"), "no column 'att'. They have: id, started"),
             (trips(9), Split(by="time", column="distance"), "'distance' must be a date or timestamp"),
             (
                 trips(9).with_columns(started=pl.lit(None, pl.Datetime)),
@@ -332,6 +331,32 @@ def _reopened(folder: Path) -> tuple[Source, Source]:
     return on_database(f"duckdb:///{folder / 'warehouse.duckdb'}", job())
 
 
+class TestColumns:
+    """What can be told before a row is read."""
+
+    @pytest.mark.parametrize(
+        ("tables", "says"),
+        [
+            (
+                {"training": {"split": {"by": "time", "column": "startd", "test": 0.2}}},
+                r"\[training\] split names 'startd', which trips/rows.sql .* Did you mean started\? It has: id, started,",
+            ),
+            ({"output": {"carry": ["dya"]}}, r"\[output\] carry names 'dya', which .* Did you mean day\?"),
+            ({"problem": {"target": "speed"}}, "gives the target 'speed' itself"),
+        ],
+    )
+    def test_before_the_rows(self, tables: dict[str, Any], says: str) -> None:
+        """A column that training needs, or must not have, is found missing, or there, before the rows are read."""
+
+        class Unread(Frame):
+            def batches(self, *_: object, **__: object) -> Iterator[pl.DataFrame]:
+                yield self.rows.clear()
+                raise AssertionError("the rows are read")
+
+        with pytest.raises(TrainingError, match=says):
+            train(job(**tables), Features.of(CLASSIFIER, "f.py"), ROWS_SQL, *[Unread(trips(9))] * 2, str)
+
+
 class TestLabels:
     """How labels reach rows."""
 
@@ -451,7 +476,7 @@ class TestRefusals:
         untyped = in_sqlite(tmp_path, job(), rows, labels(rows, slow(rows)))
 
         assert ("float", True) == (made.schema["wind"].type, made.schema["wind"].nullable)
-        with pytest.raises(SchemaMismatch, match=r"column wind: .* Every value is NULL; cast it in the query"):
+        with pytest.raises(SchemaMismatch, match=r"column wind: .* Every value is NULL; cast it at the source"):
             train(job(), Features.of(CLASSIFIER, "f.py"), ROWS_SQL, *untyped, lambda step: None)
 
     @pytest.mark.parametrize(
@@ -512,7 +537,7 @@ class TestRefusals:
             ("rows.select(pl.col('distance') - pl.col('distance').mean())", "not row-wise: column distance"),
             ("rows.select('distanse')", r"^features.. fails on the training rows: ColumnNotFoundError"),
             ("rows.select('distance').filter(pl.col('distance') > 50)", r"features.. gave \d+ rows for 160"),
-            ("None", r"^features.. fails on the training rows: AttributeError"),
+            ("None", r"^features.. must return a Polars LazyFrame, it returned NoneType"),
             ("exit(0)", r"^features.. fails on the training rows: SystemExit: 0"),
         ],
     )

@@ -417,10 +417,10 @@ def publish(
     warehouse: Warehouse, output: Output, rows: pl.DataFrame, run_id: str = "run", start: datetime = DAY
 ) -> None:
     """Prepare, stage, replace: the way of a run."""
-    casts = warehouse.prepare(output)
+    narrow = warehouse.prepare(output)
     open_stage(warehouse, output, "stage")
     with warehouse.begin() as tx:
-        tx.stage(output, "stage", casts, rows)
+        tx.stage(output, "stage", narrow, rows)
         tx.replace(output, "stage", stamp(run_id, start))
     drop_stage(warehouse, output, "stage")
 
@@ -497,15 +497,15 @@ class TestPrepare:
     """`create`, `prepare` and `open_stage`."""
 
     def test_columns(self, bench: Bench, warehouse: Warehouse) -> None:
-        """A new output table has the output's columns, then the stamp, in that order, and needs no cast."""
-        casts = warehouse.prepare(OUTPUT)
+        """A new output table has the output's columns, then the stamp, in that order, and holds every value."""
+        narrow = warehouse.prepare(OUTPUT)
 
         with warehouse.begin() as tx:
             names = list(tx.connection.execute(sa.text("SELECT * FROM predictions")).keys())
         assert names == [
             "id", "label", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id",
         ]  # fmt: skip
-        assert casts == {}
+        assert narrow == {}
 
     def test_again(self, bench: Bench, warehouse: Warehouse) -> None:
         """Preparing what is there changes nothing: rows of the output, the stage and the ledger stay."""
@@ -602,9 +602,20 @@ class TestPrepare:
             assert (tx.has_table("analytics.stage"), tx.has_table("stage")) == (True, False)
 
     def test_no_such_schema(self, bench: Bench, warehouse: Warehouse) -> None:
-        """A schema that is not there is the warehouse's refusal, by name."""
-        with pytest.raises(WarehouseError, match="nowhere"):
-            warehouse.prepare(Output("nowhere.predictions", OUTPUT.columns))
+        """A schema that is not there is refused by name, by a look too."""
+        for look in (warehouse.prepare, warehouse.check):
+            with pytest.raises(
+                WarehouseError, match=r"(there is no schema nowhere\. Create it|unknown database 'nowhere')"
+            ):
+                look(Output("nowhere.predictions", OUTPUT.columns))
+
+    @pytest.mark.parametrize("bench", ["embedded_duckdb", "embedded_sqlite"], indirect=True)
+    def test_schema_in_any_case(self, bench: Bench, warehouse: Warehouse) -> None:
+        """Where names are folded, a schema is found by any."""
+        output = Output("MAIN.predictions", OUTPUT.columns)
+
+        assert not warehouse.check(output)
+        assert warehouse.prepare(output) == {}
 
     def test_longest_name(self, bench: Bench, warehouse: Warehouse) -> None:
         """A table name as long as a job may give is taken."""
@@ -940,12 +951,12 @@ class TestLiveTable:
             output = Output(f"narrow_{number}", (OutputColumn("id", "integer"), OutputColumn("value", "integer")))
             bench.create(output, value=declared)
             fitting = [below + 1, above - 1, 0, None]
-            casts = warehouse.prepare(output)
+            narrow = warehouse.prepare(output)
             open_stage(warehouse, output, "stage")
 
             for lost in (below, above, 2**63 - 1):
                 with pytest.raises(OutputMismatch, match=rf"column value .* {lost} exactly"), warehouse.begin() as tx:
-                    tx.stage(output, "stage", casts, frame_of(output, value=[1, lost]))
+                    tx.stage(output, "stage", narrow, frame_of(output, value=[1, lost]))
             assert count(warehouse, "stage") == 0
 
             publish(warehouse, output, frame_of(output, value=fitting))
@@ -986,17 +997,43 @@ class TestLiveTable:
         assert bench.query("SELECT id, note, region FROM predictions") == [(0, None, "eu")]
 
     def test_short_text(self, bench: Bench, warehouse: Warehouse) -> None:
-        """A text too long for its column leaves the interval as it was, or the database keeps it whole."""
+        """A text too long for its column is refused when it is staged, by blanks too, or the database keeps it whole."""
         bench.create(OUTPUT, label="VARCHAR(3)")
-        publish(warehouse, OUTPUT, predictions(1, "abc"), "old")
-        if not bench.measures_text:
-            publish(warehouse, OUTPUT, predictions(1, "abcd"), "new")
-            assert published(warehouse, OUTPUT)[0][1] == "abcd"
-            return
+        narrow = warehouse.prepare(OUTPUT)
+        for text in ("abc", "éàü", "", " "):
+            publish(warehouse, OUTPUT, predictions(1, text), "old")
+            assert published(warehouse, OUTPUT)[0][1] == text
+        for text in ("abcd", "abc ", "éàüé"):
+            if not bench.measures_text:
+                publish(warehouse, OUTPUT, predictions(1, text), "new")
+                assert published(warehouse, OUTPUT)[0][1] == text
+                continue
+            open_stage(warehouse, OUTPUT, "stage")
+            refused = rf"(?i)predictions: column label is (character varying|varchar)\(3\) .* hold '{text}' exactly"
+            with pytest.raises(OutputMismatch, match=refused), warehouse.begin() as tx:
+                tx.stage(OUTPUT, "stage", narrow, frame_of(OUTPUT, label=[None, "abc", text]))
+            assert count(warehouse, "stage") == 0
 
-        with pytest.raises(WarehouseError, match=r"too long for (type character varying\(3\)|column 'label')"):
-            publish(warehouse, OUTPUT, predictions(1, "abcd"), "new")
-        assert published(warehouse, OUTPUT) == [(0, "abc", 0.5, *stamp("old").values())]
+    def test_short_run_id(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A column for run ids that is too short for them is refused at once, or the database measures no text."""
+        bench.create(OUTPUT, run_id="VARCHAR(32)")
+
+        if bench.measures_text:
+            with pytest.raises(OutputMismatch, match="run_id: want room for 36 characters, got "):
+                warehouse.prepare(OUTPUT)
+        else:
+            assert warehouse.prepare(OUTPUT) == {}
+
+    def test_text_measured_in_bytes(self, mariadb: MariaDBBench) -> None:
+        """A text of more bytes than TEXT has is refused when it is staged, and quoted by its beginning."""
+        mariadb.create(OUTPUT, label="text CHARACTER SET utf8mb4")
+        with mariadb.open() as warehouse:
+            narrow = warehouse.prepare(OUTPUT)
+            publish(warehouse, OUTPUT, predictions(1, "é" * 32_767))
+            open_stage(warehouse, OUTPUT, "stage")
+            refused = r"column label is (?i:text).* cannot hold 'é{60}'… \(32,768 characters\) exactly"
+            with pytest.raises(OutputMismatch, match=refused), warehouse.begin() as tx:
+                tx.stage(OUTPUT, "stage", narrow, predictions(1, "é" * 32_768))
 
     def test_required_of_ours(self, bench: Bench, warehouse: Warehouse) -> None:
         """A NULL for a column that must not be NULL is refused and leaves the interval as it was."""
@@ -1006,6 +1043,53 @@ class TestLiveTable:
         with pytest.raises(WarehouseError, match="label"):
             publish(warehouse, OUTPUT, frame_of(OUTPUT, label=[None]), "new")
         assert [row[-1] for row in published(warehouse, OUTPUT)] == ["old"]
+
+
+class TestView:
+    """A view in the place of the output table."""
+
+    @pytest.mark.parametrize("bench", KNOWN, indirect=True)
+    def test_fixed(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A view that takes no rows is refused by name before anything is written, by a look too."""
+        bench.create(Output("beneath", OUTPUT.columns))
+        bench.run("CREATE VIEW predictions AS SELECT DISTINCT * FROM beneath")
+
+        for look in (warehouse.prepare, warehouse.check):
+            with pytest.raises(OutputMismatch, match=r"^predictions is a view .* Name a table in \[output\] table"):
+                look(OUTPUT)
+
+    @pytest.mark.parametrize("bench", ["postgres", "mariadb"], indirect=True)
+    def test_updatable(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A view that passes rows on to its table is as good as the table."""
+        bench.create(Output("beneath", OUTPUT.columns))
+        bench.run("CREATE VIEW predictions AS SELECT * FROM beneath")
+
+        publish(warehouse, OUTPUT, predictions(2), "old")
+        publish(warehouse, OUTPUT, predictions(3), "new")
+
+        assert warehouse.check(OUTPUT)
+        assert count(warehouse, "beneath") == 3
+
+    def test_sqlite_triggers(self, embedded_sqlite: SQLiteBench) -> None:
+        """In SQLite a view takes rows when it has triggers for both, and not with one of them."""
+        embedded_sqlite.create(Output("beneath", OUTPUT.columns))
+        names = ", ".join(column.name for column in OUTPUT.all_columns)
+        values = ", ".join(f"NEW.{column.name}" for column in OUTPUT.all_columns)
+        embedded_sqlite.run(
+            "CREATE VIEW predictions AS SELECT * FROM beneath",
+            "CREATE TRIGGER gone INSTEAD OF DELETE ON predictions BEGIN DELETE FROM beneath WHERE id = OLD.id; END",
+        )
+        with embedded_sqlite.open() as warehouse:
+            with pytest.raises(OutputMismatch, match="is a view"):
+                warehouse.prepare(OUTPUT)
+            embedded_sqlite.run(
+                "CREATE TRIGGER added INSTEAD OF INSERT ON predictions "
+                f"BEGIN INSERT INTO beneath ({names}) VALUES ({values}); END"
+            )
+            publish(warehouse, OUTPUT, predictions(2), "old")
+            publish(warehouse, OUTPUT, predictions(3), "new")
+
+            assert count(warehouse, "beneath") == 3
 
 
 class TestReadOnly:

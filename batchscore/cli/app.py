@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 import batchscore
 from batchscore.cli.render import Aside, Format, say
@@ -18,8 +21,32 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+
+class _Commands(TyperGroup):
+    """The commands; a value that is none of an option's is told in plain words."""
+
+    def invoke(self, *args: Any) -> Any:
+        with _plain_words():
+            return super().invoke(*args)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _plain_words():
+            return super().make_context(*args, **kwargs)
+
+
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    try:
+        yield
+    except typer.BadParameter as error:
+        words = error.message.removeprefix("Value error, ").replace("Input should be", "it should be")
+        error.message = words.partition(", unable to parse")[0]
+        raise
+
+
 app = typer.Typer(
     name="batchscore",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

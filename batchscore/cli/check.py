@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -25,6 +25,7 @@ from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
+from batchscore.train.workflow import check_columns
 
 __all__ = ["check"]
 
@@ -83,8 +84,13 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
             findings.look("output", lambda: _output(session, job, bundle), str)
             planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
         sample = _to_sample(job, planned or [])
-        findings.look("source", lambda: _sampled(session, job, bundle, sample), str)
+        sampled = findings.look("source", lambda: _sampled(session, job, bundle, sample), str)
+        if sampled:
+            caution = session.source(job, job.source).caution
+            findings.rows[-1] |= {"status": "unsure", "detail": caution} if caution else {}
         _features(session, job, bundle, findings)
+        if sampled and job.training:
+            findings.look("training", lambda: _training(session, job), str)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
         else:
@@ -135,7 +141,7 @@ def _to_sample(job: Job, planned: Sequence[Planned]) -> Interval:
 def _sampled(session: Session, job: Job, bundle: Bundle | None, interval: Interval) -> str:
     """Read some rows of the interval."""
     source = session.source(job, job.source)
-    wanted = None if bundle is None else bundle.schema.names
+    wanted = None if bundle is None else bundle.schema.types
     rows = read_frame(source, interval, key=job.source.key, limit=_SAMPLE_ROWS, columns=wanted)
     sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(interval)} read"
     if bundle is None:
@@ -189,6 +195,14 @@ def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Find
         findings.rows[-1] |= {"status": "differs", "detail": told}
 
 
+def _training(session: Session, job: Job) -> str:
+    """Ask for the rows' columns, whatever the bundle needs of them."""
+    source = session.source(job, job.source)
+    with closing(source.batches(job.calendar.containing(job.start), limit=1)) as batches:
+        check_columns(job, next(batches).columns, source.where)
+    return f"{source.where}: gives the columns that training names"
+
+
 def _labels(session: Session, job: Job) -> str:
     """Read a label, or none, for its columns."""
     source, target = session.labels(job), job.problem.target
@@ -197,6 +211,6 @@ def _labels(session: Session, job: Job) -> str:
     if missing := [name for name in (*job.source.key, target) if name not in columns]:
         raise SchemaMismatch(
             f"{source.where} has no column {', '.join(missing)}. It has: {', '.join(columns)}. Labels are the key "
-            f"({', '.join(job.source.key)}) and the target ({target}): give both in the query."
+            f"({', '.join(job.source.key)}) and the target ({target}): give both there."
         )
     return f"{source.where}: gives the key and the target {target}"

@@ -12,7 +12,7 @@ import typer
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
-from batchscore.logs import Event, log
+from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle, Manifest
 from batchscore.model.scorer import check_golden
 
@@ -34,9 +34,10 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    show(rows, format_, empty=f"{registry.root} holds no model. Train one: batchscore train <job>")
+    empty = f"{registry.root} holds no model. Train one: batchscore train <job>"
+    show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
     for failure in failures:
-        typer.echo(f"error: {failure}", err=True)
+        typer.echo(f"error: {redacted(str(failure))}", err=True)
     if failures:
         raise typer.Exit(failures[0].exit_code)
 

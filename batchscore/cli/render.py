@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ from enum import StrEnum
 import structlog
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from batchscore.errors import BatchscoreError, Terminated
-from batchscore.logs import Event, configure, log, told_apart
+from batchscore.logs import Event, configure, log, redacted, told_apart
 
 __all__ = [
     "Aside",
@@ -34,6 +36,9 @@ __all__ = [
     "show_stop",
     "step",
 ]
+
+# Of a table that is only measured.
+_WIDEST = 10_000
 
 Cell = str | int | float | bool | datetime | None
 _COLORS = {
@@ -76,18 +81,25 @@ def on_terminal() -> bool:
 def say(text: str) -> None:
     """A sentence for the person at the terminal; a container's log has its own events."""
     if on_terminal():
-        Console().print(escape(text), highlight=False)
+        Console().print(escape(redacted(text)), highlight=False)
 
 
 def step(text: str) -> None:
     """What is being done now."""
     if on_terminal():
-        Console().print(f"[dim]{escape(text)} …[/dim]", highlight=False)
+        Console().print(f"[dim]{escape(redacted(text))} …[/dim]", highlight=False)
     else:
         log.info(Event.TRAINING, doing=text)
 
 
-def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = "", empty: str = "nothing") -> None:
+def show(
+    rows: Sequence[Mapping[str, Cell]],
+    format_: Format,
+    *,
+    title: str = "",
+    empty: str = "nothing",
+    spare: Sequence[str] = (),
+) -> None:
     """Print rows: a table, or JSON with the very same names.
 
     Args:
@@ -95,6 +107,7 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         format_: `table`, or `json`: a list of objects, an instant in ISO 8601.
         title: Above the table.
         empty: What to say when there is no row.
+        spare: Columns that a terminal too narrow for all goes without, the first one first.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -104,14 +117,16 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
         return
     if title:
         print(title)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    names = list(rows[0])
+    table = _table(rows, names)
     if on_terminal():
-        Console().print(table)
+        console = Console()
+        for name in spare:
+            if Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum <= console.width:
+                break
+            names.remove(name)
+            table = _table(rows, names)
+        console.print(table)
         return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
     text = io.StringIO()
@@ -119,9 +134,19 @@ def show(rows: Sequence[Mapping[str, Cell]], format_: Format, *, title: str = ""
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
+def _table(rows: Sequence[Mapping[str, Cell]], names: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(redacted(row[name])) for name in names))
+    return table
+
+
 def print_json(content: object) -> None:
     """Print an answer as JSON; an instant as ISO 8601."""
-    print(json.dumps(content, default=_iso, indent=2, allow_nan=False))
+    print(json.dumps(redacted(content), default=_iso, indent=2, allow_nan=False))
 
 
 def _iso(value: object) -> str:
@@ -187,7 +212,8 @@ def intervals_progress(total: int, what: str) -> Iterator[tuple[Callable[[str], 
 def show_error(error: BatchscoreError) -> None:
     """Tell what stopped the command, once: in words to a person, as one event to a log."""
     if told_apart():
-        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        told = escape(redacted(str(error)))
+        Console(stderr=True).print(f"[bold red]error[/] {told}", highlight=False, soft_wrap=True)
     else:
         log.error(
             Event.COMMAND_FAILED,
@@ -216,7 +242,9 @@ def show_stop(request: Terminated) -> None:
 def show_bug(bug: Exception) -> None:
     """A traceback: this is ours to mend."""
     if told_apart():
-        Console(stderr=True).print_exception(show_locals=False)
+        # As it is: rich would fold its lines, and a secret with them, past being known for one.
+        lines = "".join(traceback.format_exception(bug))
+        Console(stderr=True).print(escape(redacted(lines)), highlight=False, soft_wrap=True)
         Console(stderr=True).print("[bold red]bug[/] This is batchscore's own fault. Please report the lines above.")
     else:
         log.critical(Event.COMMAND_FAILED, error=str(bug), kind=type(bug).__name__, exit_code=70, exc_info=bug)

@@ -23,11 +23,14 @@ def train(session: Session, name: str, *, promote: bool) -> str:
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
+    rows = session.source(job, job.source)
+    if rows.caution:
+        log.warning(Event.SQL_LOOSE, told=rows.caution)
     bundle = train_bundle(
         job,
         session.features(job),
         session.query(job),
-        session.source(job, job.source),
+        rows,
         session.labels(job),
         on_step=step,
     )
@@ -38,7 +41,7 @@ def train(session: Session, name: str, *, promote: bool) -> str:
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
     if on_terminal():
         metrics: list[dict[str, Cell]] = [
-            {"metric": metric, "held out": value} for metric, value in stored.manifest.metrics.items()
+            {"metric": name, "held out": value} for name, value in stored.manifest.metrics.items()
         ]
         show(metrics, Format.table, title=f"{stored} on {stored.manifest.training.tested:,} rows held out")
     if (missed := promotable(job, stored)) is not None:
@@ -46,7 +49,9 @@ def train(session: Session, name: str, *, promote: bool) -> str:
             f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
             f"same: batchscore models promote {stored.name} {version} --alias {job.model.use}."
         )
-    metric, value = next(iter(stored.manifest.metrics.items()))
+    success = job.problem.success
+    metric = success.metric if success else next(iter(stored.manifest.metrics))
+    value = stored.manifest.metrics[metric]
     told = f"{stored} is registered: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
     if str(job.model.use).isdecimal():
         return f"{told}; the job uses version {job.model.use}"

@@ -85,14 +85,21 @@ class Features:
         """The features of rows, one row for each, shape `(rows, features)`.
 
         Raises:
-            ValueError: The transform gave another number of rows.
+            TrainingError: The transform gave no frame of Polars'.
+            ValueError: It gave another number of rows.
         """
-        function: Callable[[pl.LazyFrame], pl.LazyFrame] = self.module.features
+        function: Callable[[pl.LazyFrame], object] = self.module.features
         try:
-            result = function(rows.lazy()).collect()
+            given = function(rows.lazy())
+            result = given.collect() if isinstance(given, pl.LazyFrame) else given
         except pl.exceptions.PanicException as error:
             # Polars panics on some values, such as a year it cannot write, and a panic passes `except Exception`.
             raise pl.exceptions.ComputeError(str(error)) from error
+        if not isinstance(result, pl.DataFrame):
+            kind = f"{type(result).__module__}.{type(result).__qualname__}".removeprefix("builtins.")
+            raise TrainingError(
+                f"features() must return a Polars LazyFrame, it returned {kind}. End it with: return rows.select(…)."
+            )
         if result.height != rows.height:
             raise ValueError(f"features() gave {result.height} rows for {rows.height}")
         return result

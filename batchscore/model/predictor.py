@@ -27,7 +27,8 @@ class StageError(Exception):
     def __init__(self, stage: Stage, cause: BaseException) -> None:
         # On one line, as tables and logs have it, and without the character that Postgres cannot keep.
         words = " ".join(str(cause).replace("\0", r"\0").split())
-        super().__init__(f"{type(cause).__name__}: {words}")
+        self.kind = type(cause).__name__
+        super().__init__(f"{self.kind}: {words}")
         self.stage = stage
 
 

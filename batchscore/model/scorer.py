@@ -61,7 +61,12 @@ class Scored:
 
 
 def score(
-    bundle: Bundle, rows: pl.DataFrame, carry: Sequence[str] = (), *, failures_left: int = MOST_FAILURES
+    bundle: Bundle,
+    rows: pl.DataFrame,
+    carry: Sequence[str] = (),
+    *,
+    failures_left: int = MOST_FAILURES,
+    quote: bool = True,
 ) -> Scored:
     """Score rows that conform to the bundle's schema.
 
@@ -70,6 +75,7 @@ def score(
         rows: Shape `(rows, columns)`, as `Schema.conform` gives them.
         carry: Input columns to pass on beside the key.
         failures_left: On how many rows the features and the pipeline may still fail before the whole is given up.
+        quote: Whether their errors are told in their own words, which may hold values; by their class alone otherwise.
 
     Raises:
         TooManyRejects: They fail on more.
@@ -78,7 +84,7 @@ def score(
         "row", pl.lit("input").alias("stage"), "reason", pl.format("column {}", "column").alias("detail")
     )
     kept = pl.Series("row", np.setdiff1d(np.arange(rows.height, dtype=np.uint32), surprises["row"]))
-    predicted, failures = _bisected(bundle, rows[kept], failures_left)
+    predicted, failures = _bisected(bundle, rows[kept], failures_left, quote=quote)
     rejects = pl.concat([surprises, failures.with_columns(kept.gather(failures["row"]))])
     passed = rows.select(*bundle.key, *carry)
     outputs = predicted.drop("row")
@@ -123,7 +129,9 @@ def _differ(then: pl.Series, now: pl.Series) -> npt.NDArray[np.bool_]:
     return np.asarray(~then.eq_missing(now))
 
 
-def _bisected(bundle: Bundle, rows: pl.DataFrame, failures_left: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _bisected(
+    bundle: Bundle, rows: pl.DataFrame, failures_left: int, *, quote: bool
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions with their `row`, and failures; a failing range is halved until single rows are guilty.
 
     Takes O(guilty · log rows) calls.
@@ -141,11 +149,12 @@ def _bisected(bundle: Bundle, rows: pl.DataFrame, failures_left: int) -> tuple[p
                 middle = (start + stop) // 2
                 pending += [(middle, stop), (start, middle)]
                 continue
-            failures.append((start, error.stage, f"{error.stage}_failed", str(error)))
+            detail = str(error) if quote else error.kind
+            failures.append((start, error.stage, f"{error.stage}_failed", detail))
             if len(failures) > failures_left:
                 raise TooManyRejects(
                     f"the {error.stage} of {bundle} fails on more than {MOST_FAILURES:,} rows of the run; the last "
-                    f"error was {error}. Nothing was published. Mend the rows in the query, or retrain with "
+                    f"error was {detail}. Nothing was published. Mend the rows at the source, or retrain with "
                     "features that take them."
                 ) from error
     return _finite(pl.concat(done), pl.DataFrame(failures, schema=_REJECTS, orient="row"))

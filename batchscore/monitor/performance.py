@@ -44,8 +44,9 @@ def performance(
     metrics.
     """
     published = _published(tx, output, window)
-    known = read_frame(labels, window, key=job.source.key, columns=[*job.source.key, job.problem.target])
-    keys = Schema(tuple(bundle.schema[name] for name in job.source.key)).conform(known, labels.where)
+    key = Schema(tuple(bundle.schema[name] for name in job.source.key))
+    known = read_frame(labels, window, key=key.names, columns={**key.types, job.problem.target: None})
+    keys = key.conform(known, labels.where)
     truth = keys.with_columns(known[job.problem.target]).drop_nulls(job.problem.target)
     joined = published.join(truth, on=list(job.source.key), how="inner")
     metrics = {}

@@ -25,7 +25,7 @@ from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Progress, Run, Totals
-from batchscore.logs import Event, log
+from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES, Scored, score
 from batchscore.run.lease import leased
@@ -33,7 +33,7 @@ from batchscore.run.plan import revision_of
 from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
 from batchscore.run.retry import Patience
 from batchscore.sources import Chunk, Source, read_chunks
-from batchscore.warehouse import Output, OutputColumn, Transaction, Warehouse
+from batchscore.warehouse import Narrow, Output, OutputColumn, Transaction, Warehouse
 
 __all__ = ["Scoring", "output_of", "prepare", "score_interval"]
 
@@ -46,7 +46,7 @@ class Scoring:
 
     Attributes:
         table: The output table's full name.
-        casts: What the live output table's columns make of ours.
+        narrow: The columns of the live output table that do not hold every value.
         query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
         owner: Who takes the leases.
@@ -60,7 +60,7 @@ class Scoring:
     warehouse: Warehouse
     output: Output
     table: str
-    casts: Mapping[str, pl.DataType]
+    narrow: Mapping[str, Narrow]
     query_digest: str
     sql_accepted: str | None
     chunk_rows: int
@@ -87,7 +87,7 @@ def output_of(job: Job, bundle: Bundle) -> Output:
             guess = f" Did you mean {near}?" if (near := nearest(name, bundle.schema.names)) else ""
             raise UsageError(
                 f"{place} of job {job.name} names {name!r}, which is no column of {bundle}.{guess} Its columns: "
-                f"{', '.join(bundle.schema.names)}. Name one of them, or give the column in the query and retrain."
+                f"{', '.join(bundle.schema.names)}. Name one of them, or give the column at the source and retrain."
             )
     passed = [OutputColumn(name, bundle.schema[name].type) for name in (*job.source.key, *job.output.carry)]
     given = [OutputColumn(name, type_) for name, type_ in bundle.predictor.output_types.items()]
@@ -118,7 +118,7 @@ def prepare(
     with warehouse.begin("the ledger") as tx:
         refuse_shared_table(tx, job.name, output.table)
         table = tx.full_name(output.table)
-    casts = warehouse.prepare(output)
+    narrow = warehouse.prepare(output)
     return Scoring(
         job,
         bundle,
@@ -126,7 +126,7 @@ def prepare(
         warehouse,
         output,
         table,
-        casts,
+        narrow,
         query_digest,
         sql_accepted,
         chunk_rows,
@@ -355,7 +355,9 @@ def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator
     """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
     for read in chunks:
         left = MOST_FAILURES - failures
-        result = score(scoring.bundle, read.chunk.rows, scoring.job.output.carry, failures_left=left)
+        job = scoring.job
+        quote = not job.source.private
+        result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
         failures += result.failures
         yield _Part(read.chunk, read.inputs, result)
 
@@ -366,7 +368,7 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) 
     fault("after_score", number)
     with scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
         ledger.check(tx.connection, lease)
-        tx.stage(scoring.output, run.stage, scoring.casts, result.predictions)
+        tx.stage(scoring.output, run.stage, scoring.narrow, result.predictions)
         tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.job.source.private))
         fault("after_stage", number)
         ledger.complete(
@@ -396,7 +398,7 @@ def _reject_rows(run: Run, number: int, rejects: pl.DataFrame, private: Sequence
         pl.Series("row_key", keys, pl.String),
         "stage",
         "reason",
-        "detail",
+        pl.Series("detail", redacted(rejects["detail"].to_list()), pl.String),
         pl.Series("row_values", values, pl.String),
     )
 
@@ -412,4 +414,4 @@ def _record_failure(scoring: Scoring, run: Run, lease: Lease, error: Exception) 
     # The first error is the one to tell; a warehouse that is gone cannot take the record of it.
     with contextlib.suppress(BatchscoreError), scoring.warehouse.begin("the ledger") as tx:
         ledger.check(tx.connection, lease)
-        ledger.fail(tx.connection, run.run_id, f"{type(error).__name__}: {error}")
+        ledger.fail(tx.connection, run.run_id, redacted(f"{type(error).__name__}: {error}"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import polars as pl
@@ -18,13 +19,13 @@ from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
 from batchscore.sources import anysql, duckdb, postgres, sqlite
 from batchscore.sources.parquet import ParquetSource
-from batchscore.sources.statement import Key, Page, Query, Statement
+from batchscore.sources.statement import Key, Page, Query, Statement, Wanted
 
 __all__ = ["Chunk", "Key", "Source", "SqlSource", "open_source", "read_chunks", "read_frame"]
 
 _KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "timestamp_tz", "boolean")
-_TWICE = "it occurs more than once. Make it unique in the query, or add a column to the key of the job's [source]."
-_DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it in the query to that type."
+_TWICE = "it occurs more than once. Make it unique at the source, or add a column to the key of the job's [source]."
+_DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it at the source to that type."
 
 Reader = Callable[[Query], Iterator[pl.DataFrame]]
 _READERS: dict[str, Reader] = {"postgresql": postgres.read, "duckdb": duckdb.read, "sqlite": sqlite.read}
@@ -65,6 +66,10 @@ class Source(Protocol):
     def where(self) -> str:
         """What the rows are called in messages: "flight_delay/rows.sql"."""
 
+    @property
+    def caution(self) -> str | None:
+        """What may be wrong with it, though it is allowed, in words; None where nothing is."""
+
     def batches(
         self,
         interval: Interval,
@@ -72,7 +77,7 @@ class Source(Protocol):
         order: Sequence[Column] = (),
         limit: int | None = None,
         batch_rows: int = 50_000,
-        columns: Collection[str] | None = None,
+        columns: Wanted = None,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
 
@@ -83,8 +88,8 @@ class Source(Protocol):
             order: The key columns with their declared types, to order by; text goes by its UTF-8 bytes.
             limit: The most rows to give.
             batch_rows: The most rows of a batch.
-            columns: The columns whose values are wanted; None for all. Every other one comes as NULLs of type Null,
-                whatever its type is.
+            columns: The columns whose values are wanted, each with the type it is declared to have, or None where it
+                is not; None for all. Every other one comes as NULLs of type Null, whatever its type is.
 
         Raises:
             SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
@@ -107,6 +112,11 @@ class SqlSource:
         """The query's file, for messages."""
         return self.statement.where
 
+    @property
+    def caution(self) -> str | None:
+        """See `Statement.caution`."""
+        return self.statement.caution
+
     def batches(
         self,
         interval: Interval,
@@ -114,7 +124,7 @@ class SqlSource:
         order: Sequence[Column] = (),
         limit: int | None = None,
         batch_rows: int = 50_000,
-        columns: Collection[str] | None = None,
+        columns: Wanted = None,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
         page = Page(order, limit, batch_rows, columns)
@@ -174,7 +184,7 @@ def read_chunks(
     previous = None
     size = _batch_rows(chunk_rows)
     held, told = schema.empty(), on_extra is None
-    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.names)) as batches:
+    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types)) as batches:
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):
                 on_extra(extra)
@@ -194,7 +204,8 @@ def read_frame(
     *,
     key: Sequence[str],
     limit: int | None = None,
-    columns: Collection[str] | None = None,
+    columns: Wanted = None,
+    on_columns: Callable[[list[str]], None] | None = None,
 ) -> pl.DataFrame:
     """All rows of a window, shape `(rows, columns)`, sorted by key; for training and labels.
 
@@ -205,7 +216,9 @@ def read_frame(
         interval: The window.
         key: The columns that identify a row.
         limit: Only so many rows are read, whichever they are.
-        columns: The columns whose values are wanted, the key among them; None for all. See `Source.batches`.
+        columns: The columns whose values are wanted, the key among them, with their types; None for all. See
+            `Source.batches`.
+        on_columns: Told which columns there are, as soon as that is known; what it raises ends the reading.
 
     Raises:
         SchemaMismatch: A key column is missing or a float, a wanted column has no canonical type, or one has another
@@ -214,7 +227,10 @@ def read_frame(
     """
     # In a thread: a signal reaches the main one only between two calls, and a query may take an hour.
     with ahead(source.batches(interval, limit=limit, columns=columns)) as batches:
-        frame = _united(list(batches), source.where)
+        first = list(islice(batches, 1))
+        if on_columns is not None and first:
+            on_columns(first[0].columns)
+        frame = _united([*first, *batches], source.where)
     if missing := [name for name in key if name not in frame.columns]:
         raise SchemaMismatch.missing(missing, frame.columns, source.where)
     for name in key:
@@ -239,7 +255,7 @@ def _check_key_type(name: str, dtype: pl.DataType, where: str) -> None:
     type_ = type_name(dtype)
     # A column of NULLs has no type yet, and is refused for its NULLs.
     if type_ not in _KEY_TYPES and dtype != pl.Null():
-        advice = "Its values have no exact text to find a row by: cast the key to one of these in the query."
+        advice = "Its values have no exact text to find a row by: cast the key to one of these at the source."
         raise SchemaMismatch.type_of(name, f"a key of {', '.join(_KEY_TYPES)}", type_ or str(dtype), where, advice)
 
 
@@ -248,7 +264,7 @@ def _check_keys(keys: pl.DataFrame, previous: pl.DataFrame | None, where: str) -
     for series in keys:
         if series.null_count():
             example = keys.filter(series.is_null()).row(0)
-            raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out in the query.")
+            raise _violation(keys, example, where, f"{series.name} is NULL in it. Leave such rows out at the source.")
     both = keys if previous is None else pl.concat([previous, keys])
     rises = _greater(keys.columns, lambda name: pl.col(name).shift(1))
     falls = both.select((~rises).fill_null(False)).to_series().arg_true()

@@ -141,7 +141,7 @@ def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
         return _typed(name, values, kinds)
     except (OverflowError, ValueError, pl.exceptions.PolarsError) as error:
         got = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it in the query: {error}") from None
+        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it at the source: {error}") from None
 
 
 def _typed(name: str, values: Sequence[Any], kinds: set[type]) -> pl.Series:
@@ -177,4 +177,4 @@ def _instants(name: str, values: Sequence[datetime | None]) -> pl.Series:
 def _mixed(name: str, values: Sequence[Any], where: str) -> SchemaMismatch:
     examples: dict[str, Any] = {type(value).__name__: value for value in values if value is not None}
     got = " and ".join(f"{kind}, for instance {value!r}" for kind, value in sorted(examples.items()))
-    return SchemaMismatch.type_of(name, "one type", got, where, "Cast it in the query.")
+    return SchemaMismatch.type_of(name, "one type", got, where, "Cast it at the source.")

@@ -47,9 +47,9 @@ def _canonical(name: str, values: pa.Array | pa.ChunkedArray, where: str) -> pl.
         if target is not None:
             return _dated(series if series.dtype == target else series.cast(target, strict=True))
     except (pl.exceptions.PolarsError, pa.ArrowException, ValueError) as error:
-        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it in the query: {error}") from error
+        raise SchemaMismatch.type_of(name, "an exact value", got, where, f"Cast it at the source: {error}") from error
     supported = ", ".join(get_args(TypeName))
-    raise SchemaMismatch.type_of(name, f"one of {supported}", got, where, "Cast it in the query.")
+    raise SchemaMismatch.type_of(name, f"one of {supported}", got, where, "Cast it at the source.")
 
 
 def _polars(name: str, values: pa.Array | pa.ChunkedArray) -> tuple[pl.Series, bool]:

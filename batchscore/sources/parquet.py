@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import string
 import tempfile
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import polars as pl
@@ -16,9 +19,9 @@ from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
-from batchscore.schema import Column
+from batchscore.schema import Column, TypeName
 from batchscore.sources.duckdb import stream
-from batchscore.sources.statement import Page, identifier
+from batchscore.sources.statement import Page, Wanted, identifier
 
 __all__ = ["ParquetSource"]
 
@@ -26,6 +29,9 @@ _ENGINE = Database.at("duckdb:///:memory:")
 # What the sort may hold before it goes to disk: a night's rows come through in order, however many they are.
 _MEMORY = "1GB"
 _FIELD = "interval_start"
+# What DuckDB makes of a directory's name, by the declared type; text where there is none.
+_HIVE_TYPES: Mapping[TypeName, str] = {"integer": "BIGINT", "date": "DATE"}
+_NO_VALUE = ("__hive_default_partition__", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,8 @@ class ParquetSource:
     """Rows of Parquet files.
 
     Files may differ in their columns' order and width; a column that is not in all of them is left out, so that a
-    declared one is missed and not read as NULL. Directories named `key=value` become columns.
+    declared one is missed and not read as NULL. Directories named `key=value` become columns of the type that is
+    declared; where none is, of integers or dates if all of them are such, and of text otherwise.
 
     Attributes:
         path: A path or glob; `{interval_start:%Y-%m-%d}` stands for an interval's local start.
@@ -63,6 +70,11 @@ class ParquetSource:
                 "into the path, or name the time_column under [source]."
             )
 
+    @property
+    def caution(self) -> str | None:
+        """Files that a path and a time column do not tie to an interval are refused."""
+        return None
+
     def batches(
         self,
         interval: Interval,
@@ -70,7 +82,7 @@ class ParquetSource:
         order: Sequence[Column] = (),
         limit: int | None = None,
         batch_rows: int = 50_000,
-        columns: Collection[str] | None = None,
+        columns: Wanted = None,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`.
 
@@ -84,20 +96,23 @@ class ParquetSource:
             settings = {"memory_limit": _MEMORY, "temp_directory": spill}
             with closing(duckdb.connect(":memory:", config={**settings})) as connection:
                 files = self._files(connection, interval)
-                inner, values = self._query(connection, files, interval)
+                inner, values = self._query(connection, files, interval, columns)
                 try:
                     yield from stream(connection, inner, values, page, self.where)
                 except duckdb.Error as error:
-                    # DuckDB does not name the file where the bytes inside it make no sense.
-                    more = f" or one of {len(files) - 1} more" if len(files) > 1 else ""
-                    raise duckdb.IOException(f"{files[0]}{more} cannot be read: {error}") from None
+                    raise duckdb.IOException(f"{_guilty(files, error)} cannot be read: {error}") from None
 
     def _query(
-        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval
+        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, columns: Wanted
     ) -> tuple[str, dict[str, Value]]:
         listed = ", ".join(map(_literal, files))
-        table = f"read_parquet([{listed}], union_by_name = true)"
+        # DuckDB would type a directory by what the interval's happen to be called.
+        table = f"read_parquet([{listed}], union_by_name = true, hive_types_autocast = false)"
         types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
+        if typed := self._partition_types({k: v for k, v in _partitions(files).items() if k in types}, columns):
+            given = ", ".join(f"{_literal(name)}: {type_}" for name, type_ in typed.items())
+            table = f"{table[:-1]}, hive_types = {{{given}}})"
+            types |= typed
         partial = [name for name in _partial(connection, listed) if name in types]
         left_out = f" EXCLUDE ({', '.join(map(identifier, partial))})" if partial else ""
         query = f"SELECT *{left_out} FROM {table}"
@@ -107,6 +122,21 @@ class ParquetSource:
         column = identifier(self.time_column)
         values: dict[str, Value] = {"interval_start": first, "interval_end": last}
         return f"{query} WHERE {column} >= $interval_start AND {column} < $interval_end", values
+
+    def _partition_types(self, found: Mapping[str, set[str]], columns: Wanted) -> dict[str, str]:
+        """DuckDB's types of the directories' columns that are more than text."""
+        typed = {}
+        for name, texts in found.items():
+            declared = columns.get(name) if columns else None
+            if declared is not None and (odd := [text for text in sorted(texts) if not _reads_as(declared, text)]):
+                got = f"a directory {name}={odd[0]}"
+                advice = "Name the directories so, or retrain if they have changed for good."
+                raise SchemaMismatch.type_of(name, declared, got, self.where, advice)
+            guesses = (kind for kind in _HIVE_TYPES if texts and all(_reads_as(kind, text) for text in texts))
+            kind = declared or next(guesses, None)
+            if kind is not None and kind in _HIVE_TYPES:
+                typed[name] = _HIVE_TYPES[kind]
+        return typed
 
     def _bounds(self, interval: Interval, types: dict[str, str]) -> tuple[Value, Value]:
         """The interval's bounds as values of the time column's type."""
@@ -162,6 +192,20 @@ class ParquetSource:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
 
 
+def _guilty(files: Sequence[str], error: duckdb.Error) -> str:
+    """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
+    if named := [file for file in files if file in str(error)]:
+        return named[0]
+    for file in files:
+        with closing(duckdb.connect(":memory:")) as connection:
+            try:
+                # A plain count would be told by the file's footer.
+                _fetch(connection, f"SELECT max(hash(COLUMNS(*))) FROM read_parquet({_literal(file)})")
+            except duckdb.Error:
+                return file
+    return f"{files[0]}, or one of {len(files) - 1} more," if len(files) > 1 else files[0]
+
+
 @contextmanager
 def _folder() -> Iterator[str]:
     """A folder for what a sort cannot keep in memory.
@@ -198,6 +242,33 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
 
 def _glob(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[str]:
     return sorted(file for (file,) in _fetch(connection, f"SELECT file FROM glob({_literal(pattern)})"))
+
+
+def _partitions(files: Sequence[str]) -> dict[str, set[str]]:
+    """The values of the directories named `key=value`, by key."""
+    found: dict[str, set[str]] = {}
+    for folder in {part for file in files for part in file.split("/")[:-1]}:
+        name, equals, value = folder.partition("=")
+        if equals:
+            found.setdefault(name, set()).update([] if value.lower() in _NO_VALUE else [unquote(value)])
+    return found
+
+
+def _reads_as(type_: TypeName, text: str) -> bool:
+    """Whether a directory's text is exactly a value of the type, as far as it can be told before it is read."""
+    if type_ == "integer":
+        return re.fullmatch(r"-?[0-9]{1,19}", text) is not None and -(2**63) <= int(text) < 2**63
+    if type_ == "date":
+        return re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is not None and _is_date(text)
+    return True
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _partial(connection: duckdb.DuckDBPyConnection, listed: str) -> list[str]:

@@ -16,11 +16,12 @@ from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, nearest
 from batchscore.interval import Interval
 from batchscore.job import Value
-from batchscore.schema import Column
+from batchscore.schema import Column, TypeName
 
-__all__ = ["INTERVAL_PARAMETERS", "Key", "Page", "Query", "Statement", "identifier"]
+__all__ = ["INTERVAL_PARAMETERS", "Key", "Page", "Query", "Statement", "Wanted", "identifier"]
 
 Key = tuple[int | str | bool | date | datetime, ...]
+Wanted = Mapping[str, TypeName | None] | None
 
 INTERVAL_PARAMETERS = ("interval_start", "interval_end")
 
@@ -76,6 +77,19 @@ class Statement:
             position = start + 1 + len(name)
         return "".join([*parts, self.text[position:]])
 
+    @property
+    def caution(self) -> str | None:
+        """What may be wrong where one bound of the interval is used, in words; None where both are, or neither is."""
+        used = [name for name in INTERVAL_PARAMETERS if name in self.names]
+        if len(used) != 1:
+            return None
+        unused, comparison = ("interval_start", ">=") if used == ["interval_end"] else ("interval_end", "<")
+        return (
+            f"{self.where}: the SQL uses :{used[0]} and not :{unused}, so a row may come in several intervals and be "
+            "predicted in each. That is right where every interval scores all rows as they are by then, such as the "
+            f"customers of a month; otherwise add <time> {comparison} :{unused}."
+        )
+
     def require(self, parameters: Collection[str], *, tied: bool = True) -> None:
         """Check the placeholders against the job's own parameters and the interval's two.
 
@@ -112,7 +126,7 @@ class Page:
     order: Sequence[Column] = ()
     limit: int | None = None
     batch_rows: int = 50_000
-    columns: Collection[str] | None = None
+    columns: Wanted = None
 
     def sql(self, inner: str, text_order: str) -> str:
         """The page of the query `inner`.

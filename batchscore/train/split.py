@@ -18,7 +18,7 @@ def split(rows: pl.DataFrame, how: Split) -> tuple[pl.DataFrame, pl.DataFrame]:
     random the share is drawn with the seed, by position.
 
     Raises:
-        TrainingError: One side would be empty, or the time column is missing, not a time, or has NULLs.
+        TrainingError: One side would be empty, or the time column is not a time, or has NULLs.
     """
     if how.by == "time":
         late = _late(rows, str(how.column), how.test)
@@ -37,10 +37,6 @@ def split(rows: pl.DataFrame, how: Split) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _late(rows: pl.DataFrame, column: str, share: float) -> pl.Series:
-    if column not in rows.columns:
-        raise TrainingError(
-            f"[training] split: the rows have no column {column!r}. They have: {', '.join(rows.columns)}."
-        )
     times = rows[column]
     if not times.dtype.is_temporal() or times.null_count():
         raise TrainingError(f"[training] split: column {column!r} must be a date or timestamp without NULLs.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 import batchscore
-from batchscore.errors import TrainingError
+from batchscore.errors import TrainingError, nearest
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.layout import Layout
@@ -25,7 +25,7 @@ from batchscore.schema import Schema, TypeName, type_name
 from batchscore.sources import Source, read_frame
 from batchscore.train.split import split
 
-__all__ = ["promotable", "train"]
+__all__ = ["check_columns", "promotable", "train"]
 
 GOLDEN_ROWS = 200
 
@@ -110,22 +110,46 @@ def train(job: Job, features: Features, query: str, rows: Source, labels: Source
 
 
 def _read_rows(job: Job, source: Source, window: Interval) -> pl.DataFrame:
-    given = read_frame(source, window, key=job.source.key)
+    def check(columns: Sequence[str]) -> None:
+        check_columns(job, columns, source.where)
+
+    given = read_frame(source, window, key=job.source.key, on_columns=check)
     if given.is_empty():
         raise TrainingError(f"{source.where} gives no row for {window}. Widen [training] from and to.")
-    if job.problem.target in given.columns:
+    return given
+
+
+def check_columns(job: Job, columns: Sequence[str], where: str) -> None:
+    """Refuse rows whose columns are not those that the job is to be trained on.
+
+    Args:
+        job: The job.
+        columns: Which columns the rows have.
+        where: What gives them, for messages.
+
+    Raises:
+        TrainingError: The target is among them, or one that is carried or split by is not.
+    """
+    if job.problem.target in columns:
         raise TrainingError(
-            f"{source.where} gives the target {job.problem.target!r} itself: the model would learn to read it. "
+            f"{where} gives the target {job.problem.target!r} itself: the model would learn to read it. "
             "Leave it out of the rows; it comes from [labels]."
         )
-    if unknown := [name for name in job.output.carry if name not in given.columns]:
-        raise TrainingError(f"[output] carry names {unknown[0]!r}, which {source.where} does not give.")
-    return given
+    named = [("[output] carry", name) for name in job.output.carry]
+    if job.training and job.training.split.column:
+        named.append(("[training] split", job.training.split.column))
+    for place, name in named:
+        if name not in columns:
+            guess = f" Did you mean {near}?" if (near := nearest(name, columns)) else ""
+            raise TrainingError(
+                f"{place} names {name!r}, which {where} does not give.{guess} It has: {', '.join(columns)}."
+            )
 
 
 def _read_labels(job: Job, source: Source, window: Interval, schema: Schema) -> pl.DataFrame:
     target = job.problem.target
-    given = read_frame(source, window, key=job.source.key, columns=[*job.source.key, target])
+    wanted = {name: schema[name].type for name in job.source.key} | {target: None}
+    given = read_frame(source, window, key=job.source.key, columns=wanted)
     if target not in given.columns:
         raise TrainingError(f"{source.where} has no column {target!r}, the target. It has: {', '.join(given.columns)}.")
     keys = Schema(tuple(schema[name] for name in job.source.key)).conform(given, source.where)

@@ -9,10 +9,10 @@ that a reader would wait for.
 from __future__ import annotations
 
 from batchscore.database import Database
-from batchscore.warehouse.tables import Output, OutputColumn
+from batchscore.warehouse.tables import Narrow, Output, OutputColumn
 from batchscore.warehouse.transaction import Backend, Transaction, Warehouse
 
-__all__ = ["Output", "OutputColumn", "Transaction", "Warehouse", "open_warehouse"]
+__all__ = ["Narrow", "Output", "OutputColumn", "Transaction", "Warehouse", "open_warehouse"]
 
 
 def open_warehouse(database: Database, *, read_only: bool = False) -> Warehouse:

@@ -36,6 +36,13 @@ _MYSQL_ENGINE = sa.text(
     WHERE t.table_schema = coalesce(:schema, database()) AND t.table_name = :table AND e.transactions <> 'YES'
     """
 )
+_MYSQL_VIEW = sa.text(
+    """
+    SELECT is_updatable
+    FROM information_schema.views
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :table
+    """
+)
 
 _DTYPES: tuple[tuple[tuple[type, ...], pl.DataType], ...] = (
     ((sa.Boolean,), pl.Boolean()),
@@ -46,6 +53,8 @@ _DTYPES: tuple[tuple[tuple[type, ...], pl.DataType], ...] = (
     ((sa.Date,), pl.Date()),
     ((sa.Text, sa.VARCHAR, sa.NVARCHAR, mysql.MEDIUMTEXT, mysql.LONGTEXT), pl.String()),
 )
+# Of the texts that are measured in bytes.
+_MYSQL_SIZES = {mysql.TEXT: 2**16 - 1, mysql.MEDIUMTEXT: 2**24 - 1}
 
 
 class AnySQL:
@@ -76,7 +85,11 @@ class AnySQL:
             return {}
         return {
             column["name"]: LiveColumn(
-                column["type"].compile(connection.dialect), _dtypes(column["type"]), _is_required(column)
+                column["type"].compile(connection.dialect),
+                _dtypes(column["type"]),
+                _is_required(column),
+                _length(column["type"]),
+                next((size for kind, size in _MYSQL_SIZES.items() if type(column["type"]) is kind), None),
             )
             for column in described
         }
@@ -92,6 +105,15 @@ class AnySQL:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        if connection.dialect.name not in MYSQL:
+            return False
+        found = connection.execute(_MYSQL_VIEW, {"schema": table.schema, "table": table.name})
+        return found.scalar_one_or_none() == "NO"
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(f"ix_{table.name}"[:63], table.c.interval_start)]
@@ -145,7 +167,7 @@ def _refuse_not_finite(frame: pl.DataFrame) -> None:
         if series.dtype.is_float() and (lost := series.filter(~series.is_finite())).len():
             value = "NaN" if lost.is_nan()[0] else "an infinity"
             raise OutputMismatch(
-                f"column {series.name} holds {value}, which MySQL and MariaDB have not. Give NULL in the query, or "
+                f"column {series.name} holds {value}, which MySQL and MariaDB have not. Give NULL at the source, or "
                 "leave the column out of [output] carry."
             )
 
@@ -153,6 +175,11 @@ def _refuse_not_finite(frame: pl.DataFrame) -> None:
 def _is_required(column: Any) -> bool:
     filled = column.get("default") is not None or column.get("autoincrement") is True
     return not column.get("nullable", True) and not filled and not column.get("computed") and not column.get("identity")
+
+
+def _length(type_: sa.types.TypeEngine[Any]) -> int | None:
+    length = getattr(type_, "length", None)
+    return length if isinstance(length, int) else None
 
 
 def _dtypes(type_: sa.types.TypeEngine[Any]) -> tuple[pl.DataType, ...]:

@@ -50,6 +50,16 @@ _TABLES = sa.text(
     WHERE table_catalog = current_database() AND lower(table_schema) = lower(coalesce(:schema, current_schema()))
     """
 )
+_SCHEMAS = sa.text("SELECT schema_name FROM information_schema.schemata WHERE catalog_name = current_database()")
+_IS_VIEW = sa.text(
+    """
+    SELECT bool_or(table_type = 'VIEW')
+    FROM information_schema.tables
+    WHERE table_catalog = current_database()
+        AND lower(table_name) = lower(:table)
+        AND lower(table_schema) = lower(coalesce(:schema, current_schema()))
+    """
+)
 
 
 class DuckDB:
@@ -97,6 +107,12 @@ class DuckDB:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return list(connection.execute(_TABLES, {"schema": schema}).scalars())
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return list(connection.execute(_SCHEMAS).scalars())
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        return bool(connection.execute(_IS_VIEW, {"table": table.name, "schema": table.schema}).scalar_one())
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return []

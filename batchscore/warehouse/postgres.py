@@ -33,7 +33,7 @@ _DTYPES: dict[str, tuple[pl.DataType, ...]] = {
     "timestamp with time zone": (pl.Datetime("us", "UTC"),),
 }
 
-_VARCHAR = re.compile(r"^character varying\(\d+\)$")
+_VARCHAR = re.compile(r"^character varying\((\d+)\)$")
 
 _COLUMNS = sa.text(
     """
@@ -50,6 +50,8 @@ _SCHEMA = sa.text(
         current_schema())
     """
 )
+# Its bits for INSERT and DELETE; a view has them by itself, by rules or by triggers.
+_IS_FIXED = sa.text("SELECT pg_relation_is_updatable(to_regclass(:name), true) & 24 <> 24")
 _PRIVILEGES = sa.text(
     """
     SELECT
@@ -102,7 +104,7 @@ class Postgres:
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         name = connection.dialect.identifier_preparer.format_table(table)
         rows = connection.execute(_COLUMNS, {"name": name})
-        return {column: LiveColumn(declared, _dtypes(declared), required) for column, declared, required in rows}
+        return {column: _live(declared, required) for column, declared, required in rows}
 
     def full_name(self, connection: sa.Connection, table: sa.Table) -> str:
         name = connection.dialect.identifier_preparer.format_table(table)
@@ -126,6 +128,13 @@ class Postgres:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        return bool(connection.execute(_IS_FIXED, {"name": name}).scalar_one())
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]
@@ -154,10 +163,12 @@ def _refuse_nul(frame: pl.DataFrame) -> None:
             first = frame.columns[0]
             raise OutputMismatch(
                 f"column {series.name} holds a NUL character, which Postgres text cannot, in the row with {first} = "
-                f"{frame[first][found[0]]!r}: {series[found[0]]!r}. Take it out in the query, or leave the column out "
+                f"{frame[first][found[0]]!r}: {series[found[0]]!r}. Take it out at the source, or leave the column out "
                 "of [output] carry."
             )
 
 
-def _dtypes(declared: str) -> tuple[pl.DataType, ...]:
-    return _DTYPES.get(_VARCHAR.sub("character varying", declared), ())
+def _live(declared: str, required: bool) -> LiveColumn:
+    if measured := _VARCHAR.match(declared):
+        return LiveColumn(declared, (pl.String(),), required, length=int(measured[1]))
+    return LiveColumn(declared, _DTYPES.get(declared, ()), required)

@@ -91,7 +91,7 @@ class SQLite:
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         if lost := [s.name for s in frame.iter_columns() if s.dtype.is_float() and s.is_nan().any()]:
             raise OutputMismatch(
-                f"column {lost[0]} holds NaN, which SQLite would keep as NULL. Give NULL in the query, or leave the "
+                f"column {lost[0]} holds NaN, which SQLite would keep as NULL. Give NULL at the source, or leave the "
                 "column out of [output] carry."
             )
         preparer = connection.dialect.identifier_preparer
@@ -103,6 +103,18 @@ class SQLite:
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        return sa.inspect(connection).get_schema_names()
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        schema = connection.dialect.identifier_preparer.quote(table.schema or "main")
+        instead = "SELECT count(*) FROM {}.sqlite_master WHERE tbl_name = :table COLLATE NOCASE AND {}"
+        is_view, *helped = (
+            connection.execute(sa.text(instead.format(schema, wanted)), {"table": table.name}).scalar_one()
+            for wanted in ("type = 'view'", *(f"sql LIKE '%INSTEAD OF {verb}%'" for verb in ("INSERT", "DELETE")))
+        )
+        return bool(is_view) and not all(helped)
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]

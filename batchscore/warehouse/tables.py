@@ -15,7 +15,17 @@ from batchscore.errors import OutputMismatch, WarehouseError
 from batchscore.schema import TypeName, dtype_of
 from batchscore.sqltypes import TABLE_OPTIONS, TEXT, TIMESTAMP, Instant
 
-__all__ = ["STAMP", "LiveColumn", "Output", "OutputColumn", "check_live", "exact", "make_folder", "unwritable"]
+__all__ = [
+    "STAMP",
+    "LiveColumn",
+    "Narrow",
+    "Output",
+    "OutputColumn",
+    "check_live",
+    "make_folder",
+    "refuse_inexact",
+    "unwritable",
+]
 
 STAMP: Mapping[str, TypeName] = {
     "model_name": "string",
@@ -47,6 +57,11 @@ _SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
 # Integers go into a narrower or a floating column when every value of theirs does.
 _EXACT_BY_VALUE: dict[TypeName, tuple[pl.DataType, ...]] = {"integer": (pl.Int32(), pl.Int16(), pl.Float64())}
 
+# Of what a run stamps its rows with: how long it always is.
+_LENGTHS = {"run_id": 36}
+# Of a text that is quoted.
+_QUOTED = 60
+
 
 @dataclass(frozen=True, slots=True)
 class OutputColumn:
@@ -64,11 +79,37 @@ class LiveColumn:
         declared: The type in the database's own words.
         dtypes: The Polars types whose every value it holds; empty where batchscore knows none.
         required: NOT NULL without a default: an INSERT must name it.
+        length: The most characters that it keeps of a text; None where it keeps all.
+        size: The same in bytes of UTF-8.
     """
 
     declared: str
     dtypes: tuple[pl.DataType, ...]
     required: bool = False
+    length: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """A live column that does not hold every value of ours.
+
+    Attributes:
+        live: The column.
+        dtype: The type in which it takes our values.
+    """
+
+    live: LiveColumn
+    dtype: pl.DataType
+
+    def holds(self, series: pl.Series) -> pl.Series:
+        """Which of our values it holds exactly, shape kept, Boolean; NULL always."""
+        held = series.cast(self.dtype, strict=False).cast(series.dtype, strict=False).eq_missing(series)
+        if self.live.length is not None:
+            held &= (series.str.len_chars() <= self.live.length).fill_null(value=True)
+        if self.live.size is not None:
+            held &= (series.str.len_bytes() <= self.live.size).fill_null(value=True)
+        return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +145,8 @@ def _table(name: str, columns: Sequence[OutputColumn]) -> sa.Table:
     return sa.Table(bare, sa.MetaData(), *listed, schema=schema or None, **TABLE_OPTIONS)
 
 
-def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, pl.DataType]:
-    """The columns that need a cast before they go into the live table, and the type to cast to.
+def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, Narrow]:
+    """The columns of the live table that do not hold every value of ours, for `refuse_inexact`.
 
     Raises:
         OutputMismatch: A column is missing, cannot take its values exactly, or a foreign column must be filled.
@@ -123,8 +164,12 @@ def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, pl.D
             f"the table {output.table} exists, but its columns cannot take these predictions:\n{listed}\n"
             "Alter the table, or name another in [output] table. Nothing was written."
         )
-    casts = {name: _accepting(column, live[name]) for name, column in wanted.items()}
-    return {name: dtype for name, dtype in casts.items() if dtype is not None and dtype != dtype_of(wanted[name].type)}
+    taken = {name: _accepting(column, live[name]) for name, column in wanted.items()}
+    return {
+        name: Narrow(live[name], dtype)
+        for name, dtype in taken.items()
+        if dtype is not None and (dtype != dtype_of(wanted[name].type) or live[name].length or live[name].size)
+    }
 
 
 def _fault(column: OutputColumn, live: LiveColumn | None) -> str | None:
@@ -132,6 +177,8 @@ def _fault(column: OutputColumn, live: LiveColumn | None) -> str | None:
         return f"{column.name}: want {column.type}, got no such column"
     if _accepting(column, live) is None:
         return f"{column.name}: want {column.type} ({_SQL_TYPES[column.type].compile()}), got {live.declared}"
+    if live.length is not None and live.length < (least := _LENGTHS.get(column.name, 0)):
+        return f"{column.name}: want room for {least} characters, got {live.declared}"
     return None
 
 
@@ -143,23 +190,31 @@ def _accepting(column: OutputColumn, live: LiveColumn) -> pl.DataType | None:
     return None
 
 
-def exact(frame: pl.DataFrame, casts: Mapping[str, pl.DataType], table: str) -> pl.DataFrame:
-    """The frame, shape kept, after checking that every value survives the cast its live column makes.
+def refuse_inexact(frame: pl.DataFrame, narrow: Mapping[str, Narrow], table: str) -> None:
+    """Refuse rows that hold a value which the live table would change, or refuse only when it is published.
+
+    Args:
+        frame: Some of the output's columns, shape `(rows, columns)`.
+        narrow: What `check_live` gave.
+        table: The live table's name.
 
     Raises:
-        OutputMismatch: A value does not, by column and example.
+        OutputMismatch: There is such a value, by column and example.
     """
-    for name, dtype in casts.items():
-        if name not in frame.columns:
-            continue
-        series = frame[name]
-        survives = series.cast(dtype, strict=False).cast(series.dtype, strict=False).eq_missing(series)
-        if not survives.all():
-            lost = series.filter(~survives)[0]
+    for name in narrow.keys() & set(frame.columns):
+        held = narrow[name].holds(frame[name])
+        if not held.all():
+            lost = _quoted(frame[name].filter(~held)[0])
             raise OutputMismatch(
-                f"{table}: column {name} is {dtype} and cannot hold {lost!r} exactly. Widen the column."
+                f"{table}: column {name} is {narrow[name].live.declared} and cannot hold {lost} exactly. "
+                "Widen the column."
             )
-    return frame
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, str) and len(value) > _QUOTED:
+        return f"{value[:_QUOTED]!r}… ({len(value):,} characters)"
+    return repr(value)
 
 
 def make_folder(path: str) -> None:

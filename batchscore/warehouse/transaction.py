@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable, DropTable
 
 from batchscore.database import Database
-from batchscore.warehouse.tables import LiveColumn, Output, check_live, exact
+from batchscore.errors import OutputMismatch, WarehouseError
+from batchscore.warehouse.tables import LiveColumn, Narrow, Output, check_live, refuse_inexact
 
 __all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
 
@@ -41,6 +42,12 @@ class Backend(Protocol):
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         """The names of the tables in a schema; None means the default one."""
+
+    def schemas(self, connection: sa.Connection) -> list[str]:
+        """The names of the schemas."""
+
+    def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
+        """Whether it is a view that rows can neither be deleted from nor inserted into, as far as this can be told."""
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         """Indexes that a new output table gets."""
@@ -119,20 +126,21 @@ class Transaction:
         """Drop the run's stage when it is there."""
         self.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
 
-    def stage(self, output: Output, stage: str, casts: Mapping[str, pl.DataType], rows: pl.DataFrame) -> None:
+    def stage(self, output: Output, stage: str, narrow: Mapping[str, Narrow], rows: pl.DataFrame) -> None:
         """Append scored rows to the run's stage.
 
         Args:
             output: The table they are bound for.
             stage: The stage's name.
-            casts: What `Warehouse.prepare` returned.
+            narrow: What `Warehouse.prepare` returned.
             rows: `output.columns`, shape `(rows, columns)`.
 
         Raises:
             OutputMismatch: A value that the live output column would change.
         """
         if rows.height:
-            self.backend.load(self.connection, output.stage_table(stage), exact(rows, casts, output.table))
+            refuse_inexact(rows, narrow, output.table)
+            self.backend.load(self.connection, output.stage_table(stage), rows)
 
     def load(self, table: sa.Table, rows: pl.DataFrame) -> None:
         """Append rows to a table by column name; none is no statement."""
@@ -196,18 +204,19 @@ class Warehouse:
             if missing:
                 tx.create(*missing)
 
-    def prepare(self, output: Output) -> dict[str, pl.DataType]:
+    def prepare(self, output: Output) -> dict[str, Narrow]:
         """Create the output table when it is missing, check it when it is there.
 
         Returns:
-            The casts that the live columns make, for `Transaction.stage`.
+            The live columns that do not hold every value, for `Transaction.stage`.
 
         Raises:
-            OutputMismatch: Some live column cannot take its values exactly.
+            WarehouseError: Its schema is missing.
+            OutputMismatch: It is a view that takes no rows, or some live column cannot take its values exactly.
         """
         table = output.sql_table()
         with self.begin(f"the output table {output.table}") as tx:
-            if not self.backend.columns(tx.connection, table):
+            if not self._columns(tx, table):
                 tx.create(table)
                 for index in self.backend.indexes(table):
                     index.create(tx.connection, checkfirst=True)
@@ -217,13 +226,30 @@ class Warehouse:
         """Whether the output table exists; writes nothing.
 
         Raises:
-            OutputMismatch: It exists and some column cannot take its values exactly.
+            WarehouseError: Its schema is missing.
+            OutputMismatch: It is a view that takes no rows, or some column cannot take its values exactly.
         """
         with self.begin(f"the output table {output.table}") as tx:
-            live = self.backend.columns(tx.connection, output.sql_table())
+            live = self._columns(tx, output.sql_table())
         if live:
             check_live(output, live)
         return bool(live)
+
+    def _columns(self, tx: Transaction, table: sa.Table) -> dict[str, LiveColumn]:
+        """The live columns of the output table; none where it can be made."""
+        live = self.backend.columns(tx.connection, table)
+        if live and self.backend.is_fixed(tx.connection, table):
+            raise OutputMismatch(
+                f"{table.fullname} is a view that rows cannot be deleted from and inserted into. Name a table in "
+                "[output] table. Nothing was written."
+            )
+        # Where names are folded, and how, is the database's affair.
+        if not live and table.schema and not _among(table.schema, self.backend.schemas(tx.connection)):
+            raise WarehouseError(
+                f"the table {table.fullname} cannot be made: there is no schema {table.schema}. Create it, or name "
+                "another in [output] table."
+            )
+        return live
 
     def missing_privileges(self, table: str) -> list[str]:
         """What the user may not do and a run that publishes into `table` must, in words; writes nothing."""
@@ -247,3 +273,7 @@ class Warehouse:
 def _named(name: str) -> sa.Table:
     schema, _, bare = name.rpartition(".")
     return sa.Table(bare, sa.MetaData(), schema=schema or None)
+
+
+def _among(name: str, names: Iterable[str]) -> bool:
+    return name.casefold() in {each.casefold() for each in names}
