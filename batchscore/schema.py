@@ -19,15 +19,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
 from batchscore.errors import SchemaMismatch
 
-__all__ = ["Column", "Schema", "TypeName", "dateable", "dtype_of", "type_name"]
+__all__ = ["Column", "Reason", "Schema", "TypeName", "dateable", "dtype_of", "type_name"]
 
 TypeName = Literal["boolean", "integer", "float", "string", "date", "timestamp", "timestamp_tz"]
+
+
+class Reason(StrEnum):
+    """Why a row cannot be scored.
+
+    Attributes:
+        UNEXPECTED_NULL: A column holds NULL, which training never saw in it.
+        UNEXPECTED_NAN: The same with NaN.
+        UNEXPECTED_INFINITY: The same with an infinity.
+        FEATURES_FAILED: `features` raised.
+        PIPELINE_FAILED: The pipeline raised.
+        SCORE_NOT_FINITE: The pipeline gave no number.
+    """
+
+    UNEXPECTED_NULL = "unexpected_null"
+    UNEXPECTED_NAN = "unexpected_nan"
+    UNEXPECTED_INFINITY = "unexpected_infinity"
+    FEATURES_FAILED = "features_failed"
+    PIPELINE_FAILED = "pipeline_failed"
+    SCORE_NOT_FINITE = "score_not_finite"
+
 
 _DTYPES: dict[TypeName, pl.DataType] = {
     "boolean": pl.Boolean(),
@@ -156,7 +178,7 @@ class Schema:
             frame: Conforming rows.
 
         Returns:
-            `row` (UInt32, position), `reason` (`unexpected_null`, `unexpected_nan`, `unexpected_infinity`), `column`.
+            `row` (UInt32, position), `reason` (one of `Reason`), `column`.
         """
         found = [expr for column in self.columns for expr in _surprise(column)]
         first = (
@@ -192,11 +214,11 @@ def _observed(series: pl.Series) -> Column:
 def _surprise(column: Column) -> Iterator[pl.Expr]:
     value = pl.col(column.name)
     if not column.nullable:
-        yield pl.when(value.is_null()).then(pl.lit(f"unexpected_null {column.name}"))
+        yield pl.when(value.is_null()).then(pl.lit(f"{Reason.UNEXPECTED_NULL} {column.name}"))
     if column.type == "float" and not column.nan:
-        yield pl.when(value.is_nan()).then(pl.lit(f"unexpected_nan {column.name}"))
+        yield pl.when(value.is_nan()).then(pl.lit(f"{Reason.UNEXPECTED_NAN} {column.name}"))
     if column.type == "float" and not column.infinite:
-        yield pl.when(value.is_infinite()).then(pl.lit(f"unexpected_infinity {column.name}"))
+        yield pl.when(value.is_infinite()).then(pl.lit(f"{Reason.UNEXPECTED_INFINITY} {column.name}"))
 
 
 def _cast(series: pl.Series, column: Column, where: str) -> pl.Series:

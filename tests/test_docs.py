@@ -18,6 +18,7 @@ import toy
 
 from batchscore import errors, ledger, logs, settings
 from batchscore.cli.flights import load_flights
+from batchscore.schema import Reason
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -178,6 +179,12 @@ class TestHowto:
         differences = shell.replay(RECIPES[""] + RECIPES[recipe])
 
         assert not differences, _told(differences)
+
+    def test_every_reason_is_there(self) -> None:
+        """The how-to says what to do about each reason of a reject, and the reference what it is."""
+        for page in ("docs/howto.md", "docs/reference.md"):
+            text = (ROOT / page).read_text()
+            assert [reason for reason in Reason if f"`{reason}`" not in text] == []
 
     def test_says_what_was_not_tried(self) -> None:
         """A recipe with commands that are not run here says so."""

@@ -18,7 +18,7 @@ from batchscore.errors import GoldenRowsDiffer, TooManyRejects
 from batchscore.model.bundle import Bundle
 from batchscore.model.predictor import Stage, StageError
 from batchscore.profile import Profile
-from batchscore.schema import dtype_of
+from batchscore.schema import Reason, dtype_of
 
 __all__ = ["MOST_FAILURES", "Scored", "check_golden", "score"]
 
@@ -29,6 +29,7 @@ MOST_FAILURES = 10_000
 # How far a score may lie from the one at training, relative to it.
 GOLDEN_TOLERANCE = 1e-9
 
+_FAILED: dict[Stage, Reason] = {"features": Reason.FEATURES_FAILED, "pipeline": Reason.PIPELINE_FAILED}
 _REJECTS = {"row": pl.UInt32, "stage": pl.String, "reason": pl.String, "detail": pl.String}
 
 
@@ -150,7 +151,7 @@ def _bisected(
                 pending += [(middle, stop), (start, middle)]
                 continue
             detail = str(error) if quote else error.kind
-            failures.append((start, error.stage, f"{error.stage}_failed", detail))
+            failures.append((start, error.stage, _FAILED[error.stage], detail))
             if len(failures) > failures_left:
                 raise TooManyRejects(
                     f"the {error.stage} of {bundle} fails on more than {MOST_FAILURES:,} rows of the run; the last "
@@ -169,7 +170,7 @@ def _finite(predicted: pl.DataFrame, failures: pl.DataFrame) -> tuple[pl.DataFra
     broken = predicted.filter(~sound).select(
         "row",
         pl.lit("prediction").alias("stage"),
-        pl.lit("score_not_finite").alias("reason"),
+        pl.lit(Reason.SCORE_NOT_FINITE).alias("reason"),
         pl.lit("the pipeline gave NaN, infinity or nothing").alias("detail"),
     )
     return predicted.filter(sound), pl.concat([failures, broken]).sort("row")
