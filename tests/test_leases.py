@@ -204,9 +204,17 @@ class TestAcquire:
 
     def test_number_given_out_again(self, warehouse: Warehouse, mine: Owner) -> None:
         """A process that has the number of a dead one is not taken for it."""
-        acquire(warehouse, replace(mine, started="1", token="dead"))
+        here = mine.started.partition(":")[0]
+        acquire(warehouse, replace(mine, started=f"{here}:1", token="dead"))
 
         assert acquire(warehouse, mine).fence == 2
+
+    def test_another_container_of_the_host(self, warehouse: Warehouse, mine: Owner) -> None:
+        """A process whose number is of another name space, as containers on one host's network have, may live."""
+        acquire(warehouse, replace(mine, started="1:1", token="beside"))
+
+        with pytest.raises(IntervalLeased, match="is leased by process"):
+            acquire(warehouse, mine)
 
     def test_another_host(self, warehouse: Warehouse, mine: Owner, elsewhere: Owner) -> None:
         """What lives on another host cannot be told: its lease is taken when it has ended, and not before."""

@@ -39,7 +39,8 @@ class Owner:
     """A command at work: its host, its process, and a token of its own.
 
     Attributes:
-        started: When the process started, in the kernel's ticks: process numbers are given out again.
+        started: In which name space of process numbers the process started, and when, in the kernel's ticks: numbers
+            are given out again, and two containers on one host's network have its name and numbers of their own.
     """
 
     host: str
@@ -72,7 +73,7 @@ class Owner:
         Args:
             alone: The database admits one process, and this is it.
         """
-        if self.host == _host():
+        if (self.host, self.started.partition(":")[0]) == (_host(), _namespace()):
             return _started(self.pid) != self.started
         return alone
 
@@ -173,12 +174,21 @@ def _host() -> str:
     return socket.gethostname()
 
 
+@cache
+def _namespace() -> str:
+    """Of process numbers; empty where there is no /proc to ask."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
+
+
 def _started(pid: int) -> str:
     """When a process of this host started; empty where there is none that lives, or no /proc to ask."""
     try:
         # Behind the command's name, which may hold anything, come its state and, as the twentieth field, the start.
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         # A zombie has ended and waits for its parent, which as a container's first process may never ask.
-        return "" if fields[0] == "Z" else fields[19]
+        return "" if fields[0] == "Z" else f"{_namespace()}:{fields[19]}"
     except (OSError, IndexError):
         return ""
