@@ -155,7 +155,7 @@ class TestAcquire:
 
     def test_clock(self, warehouse: Warehouse, mine: Owner, other: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
         """The database's clock counts: it tells fractions of a second, and a host whose own clock is wrong is no matter."""
-        earlier, before = call(warehouse, ledger.clock), datetime.now(UTC)
+        before, earlier = datetime.now(UTC), call(warehouse, ledger.clock)
         time.sleep(0.05)
         later, after = call(warehouse, ledger.clock), datetime.now(UTC)
         assert timedelta(milliseconds=40) < later - earlier <= after - before + timedelta(milliseconds=2)
