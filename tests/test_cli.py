@@ -67,7 +67,7 @@ BAD_RUNS: dict[str, tuple[Callable[[Project], None], int, str]] = {
             *(str(sa.schema.CreateTable(table)) for table in _ledger()),
             "INSERT INTO batchscore_runs (run_id, job, interval_start, interval_end, model_name, model_version, "
             "bundle_digest, revision, status, output_table, scored_at, published_at, batchscore_version) VALUES "
-            "('x', 'other', now(), now(), 'm', 1, 'd', 0, 'published', 'toy_predictions', now(), now(), '0')",
+            "('x', 'other', now(), now(), 'm', 1, 'd', 0, 'published', 'main.toy_predictions', now(), now(), '0')",
         ),
         2,
         r"job other has published into toy_predictions",

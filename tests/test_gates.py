@@ -413,7 +413,7 @@ class TestOverride:
         result = held.call("runs", "publish", _run(held, "held")["run_id"], "--override", "--reason", "why")
 
         assert result.code == 2
-        assert "was scored for toy_predictions, and job toy has table = 'elsewhere' now" in result.error
+        assert "toy_predictions, and job toy has table = 'elsewhere' now" in result.error
         assert held.table(("id", "run_id")) == before
         assert toy.query(held.url, "SELECT count(*) FROM elsewhere") == [(100,)]
 

@@ -90,7 +90,7 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
             findings.rows[-1] |= {"status": "unsure", "detail": caution} if caution else {}
         _features(session, job, bundle, findings)
         if sampled and job.training:
-            findings.look("training", lambda: _training(session, job), str)
+            findings.look("training", lambda: _training(session, job, sample), str)
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
         else:
@@ -195,10 +195,10 @@ def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Find
         findings.rows[-1] |= {"status": "differs", "detail": told}
 
 
-def _training(session: Session, job: Job) -> str:
+def _training(session: Session, job: Job, interval: Interval) -> str:
     """Ask for the rows' columns, whatever the bundle needs of them."""
     source = session.source(job, job.source)
-    with closing(source.batches(job.calendar.containing(job.start), limit=1)) as batches:
+    with closing(source.batches(interval, limit=1)) as batches:
         check_columns(job, next(batches).columns, source.where)
     return f"{source.where}: gives the columns that training names"
 
