@@ -75,7 +75,7 @@ class TestDisk:
 
 class TestCrowd:
     # DuckDB admits one process to a file: the second cannot open it.
-    @pytest.mark.parametrize("anywhere", toy.DATABASES[1:], indirect=True)
+    @pytest.mark.parametrize("anywhere", ["sqlite", *toy.LONG], indirect=True)
     def test_two_backfills_and_a_nightly_run(self, anywhere: Project) -> None:
         """Commands that meet on the same days leave each day published once, by whichever of them."""
         anywhere.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 5"))

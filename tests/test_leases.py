@@ -32,10 +32,10 @@ from batchscore.warehouse import Warehouse, open_warehouse
 DAY = Interval(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 2, tzinfo=UTC))
 NEXT_DAY = Interval(DAY.end, DAY.end + timedelta(days=1))
 
-many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres", "mariadb"], indirect=True)
+many_writers = pytest.mark.parametrize("database", toy.DATABASES[1:], indirect=True)
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres", "mariadb"])
+@pytest.fixture(params=toy.DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """Each kind of database, empty."""
     return Database.at(toy.url_of(request, tmp_path))

@@ -41,10 +41,10 @@ NOTHING = Totals(0, 0, 0, 0)
 OWNER = Owner.here()
 OUTPUT = Output("predictions", (OutputColumn("id", "integer"), OutputColumn("prediction", "string")))
 
-many_writers = pytest.mark.parametrize("database", ["sqlite", "postgres", "mariadb"], indirect=True)
+many_writers = pytest.mark.parametrize("database", toy.DATABASES[1:], indirect=True)
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres", "mariadb"])
+@pytest.fixture(params=toy.DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """Each kind of database, empty."""
     return Database.at(toy.url_of(request, tmp_path))

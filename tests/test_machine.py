@@ -264,7 +264,9 @@ def machine(trained: Project, tmp_path: Path) -> Iterator[type[Machine]]:
         yield Machine
 
 
-def test_anything_in_any_order(machine: type[Machine]) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(150, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_anything_in_any_order(machine: type[Machine], examples: int) -> None:
     """Whatever is started, killed, overtaken, changed or forced: the table is the last published run's, whole."""
-    options = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+    checks = list(HealthCheck)
+    options = settings(max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=checks)
     run_state_machine_as_test(machine, settings=options)

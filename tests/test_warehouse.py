@@ -359,7 +359,7 @@ def anysql(postgres_url: str) -> AnyBench:
 KNOWN = ("embedded_duckdb", "embedded_sqlite", "postgres", "mariadb")
 
 
-@pytest.fixture(params=[*KNOWN, "anysql"])
+@pytest.fixture(params=[*KNOWN, pytest.param("anysql", marks=pytest.mark.long)])
 def bench(request: pytest.FixtureRequest) -> Bench:
     """Each database."""
     return request.getfixturevalue(request.param)

@@ -101,6 +101,7 @@ LABELS_SQL = "SELECT id, y FROM toy WHERE ts >= :interval_start AND ts < :interv
 
 # Where whole runs are tried; what every warehouse must do is tried on MariaDB in `make test` too.
 DATABASES = ("duckdb", "sqlite", "postgres", pytest.param("mariadb", marks=pytest.mark.long))
+LONG = tuple(pytest.param(name, marks=pytest.mark.long) for name in ("postgres", "mariadb"))
 
 COLUMNS = {
     "id": sa.BigInteger(),
