@@ -102,9 +102,9 @@ class Cut(Table):
         every: The length of an interval; weeks begin on Monday.
         timezone: The IANA time zone whose hours and days are meant.
         start: Intervals from here on are scored.
-        catch_up: The most intervals that one `score` takes, and as many on top of those that failed before.
+        catch_up: The most intervals that one `score` takes, the oldest first; those tried before come last.
         lookback: So many of the last published intervals are read again by `score`, and scored again where their rows
-            have changed.
+            have changed; one that another version scored is left alone.
     """
 
     every: Every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import toy
@@ -15,9 +16,9 @@ DAY = ("--from", "2024-02-01", "--to", "2024-02-02", "--chunk-rows", "10")
 SLOW = {"SLOW": "1", "BATCHSCORE_REGISTRY_URL": "slow"}
 
 
-def calm(project: Project) -> list[tuple[object, ...]]:
-    """A day's predictions by the slow bundle, published by a run that nothing disturbs, and taken away again."""
-    assert project.call("backfill", "toy", *DAY, BATCHSCORE_REGISTRY_URL="slow").code == 0
+def calm(project: Project, **environment: str) -> list[tuple[object, ...]]:
+    """A day's predictions by a run that nothing disturbs, taken away again."""
+    assert project.call("backfill", "toy", *DAY, **environment).code == 0
     rows = project.table()
     made = [name for name in toy.tables(project.url) if name.startswith(("toy_", "batchscore_"))]
     toy.execute(project.url, *(f"DROP TABLE {name}" for name in made))
@@ -29,7 +30,7 @@ class TestCrash:
     def test_a_server_that_crashes_and_comes_back(self, anywhere: Project) -> None:
         """Postgres loses every connection in mid-run and recovers: the same process goes on behind its last chunk."""
         toy.slow_down(anywhere)
-        rows = calm(anywhere)
+        rows = calm(anywhere, BATCHSCORE_REGISTRY_URL="slow")
 
         process = anywhere.start("backfill", "toy", *DAY, **SLOW)
         toy.wait_for_chunks(process, 3)
@@ -46,6 +47,29 @@ class TestCrash:
         assert toy.query(anywhere.url, "SELECT status, rows_read FROM batchscore_runs") == [("published", 100)]
 
 
+class TestStandstill:
+    @pytest.mark.long
+    @pytest.mark.parametrize("anywhere", ["postgres"], indirect=True)
+    def test_a_process_that_stands_still_inside_a_transaction(self, anywhere: Project) -> None:
+        """Its session is ended by the server, the next process waits for that and publishes, and nothing is doubled."""
+        rows = calm(anywhere)
+        first = anywhere.start(
+            "backfill", "toy", *DAY, BATCHSCORE_FAULT="before_commit:1:hang", BATCHSCORE_LEASE_SECONDS="2"
+        )
+        toy.wait_for_chunks(first, 1)
+        time.sleep(1)
+        first.send_signal(signal.SIGSTOP)
+        try:
+            second = anywhere.run("backfill", "toy", *DAY, timeout=200)
+        finally:
+            first.kill()
+            first.communicate()
+
+        assert second.code == 0, second.out
+        assert second.named("attempt.failed")
+        assert anywhere.table() == rows
+
+
 class TestDisk:
     @pytest.mark.parametrize("name", ["duckdb", "sqlite"])
     @pytest.mark.parametrize("small_disk", ["mounted"], indirect=True)
@@ -56,7 +80,7 @@ class TestDisk:
         (small_disk.folder / "var/registry").symlink_to(trained.root / "var/registry")
         toy.load(project.url, toy.rows())
         toy.slow_down(project)
-        rows = calm(project)
+        rows = calm(project, BATCHSCORE_REGISTRY_URL="slow")
 
         process = project.start("backfill", "toy", *DAY, **SLOW)
         committed = toy.wait_for_chunks(process, 2)

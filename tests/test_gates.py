@@ -404,6 +404,23 @@ class TestOverride:
         assert "is published, and only a held one can be published so" in found[0].error
         assert "no run's id begins with" in found[1].error
 
+    def test_other_cut(self, anywhere: Project) -> None:
+        """A held run whose time is published in another cut is refused: its rows would be there twice."""
+        before = (anywhere.root / "jobs/toy.toml").read_text()
+        _gate(anywhere, "varying = true")
+        toy.execute(anywhere.url, "UPDATE toy SET a = 1, b = 1, c = 'x' WHERE id BETWEEN 3201 AND 3300")
+        assert anywhere.call("score", "toy", "--interval", "2024-02-02").code == 31
+        (anywhere.root / "jobs/toy.toml").write_text(before.replace('every = "day"', 'every = "month"'))
+        assert anywhere.call("score", "toy", "--interval", "2024-02-01").code == 0
+        rows = anywhere.table(("id", "run_id"))
+
+        result = anywhere.call("runs", "publish", _run(anywhere, "held")["run_id"], "--override", "--reason", "why")
+
+        assert result.code == 2
+        assert "overlaps" in result.error
+        assert anywhere.table(("id", "run_id")) == rows
+        assert len(rows) == 500
+
     def test_other_table(self, held: Project) -> None:
         """A job that names another output table since is refused: the run was scored for the one in the ledger."""
         before = held.table(("id", "run_id"))

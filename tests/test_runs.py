@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -799,6 +800,17 @@ class TestSchedule:
         starts = [event["interval_start"][:10] for event in result.named("run.published")]
         assert starts == ["2024-02-02", "2024-02-03"]
 
+    def test_an_interval_that_kills_its_process_does_not_hold_up_others(self, project: Project) -> None:
+        """What was tried before and did not end comes behind what never was."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 2"))
+        killed = project.run("score", "toy", BATCHSCORE_FAULT="after_commit:0:kill")
+
+        result = project.call("score", "toy")
+
+        assert killed.code == -9
+        starts = [event["interval_start"][8:10] for event in result.named("run.published")]
+        assert starts == ["02", "03"]
+
     def test_another_output_table_is_another_history(self, project: Project) -> None:
         """A job that names another output table is due from its start, and what it published before stays published."""
         project.call("backfill", "toy", *DAYS)
@@ -925,6 +937,24 @@ class TestSchedule:
         assert (first.code, second.code) == (0, 0)
         days = [[event["interval_start"][8:10] for event in each.named("run.published")] for each in (first, second)]
         assert days == [["06", "05"], ["07"]]
+
+    def test_looking_back_leaves_another_version_alone(self, project: Project) -> None:
+        """The last intervals are the last, whichever version scored them, and what another version scored stays."""
+        project.call("backfill", "toy", *DAYS)
+        registry = project.root / "var/registry"
+        trained = registry.resolve()
+        registry.unlink()
+        shutil.copytree(trained, registry)
+        project.edit("jobs/toy.py", ("max_iter=20", "max_iter=5"))
+        assert project.call("train", "toy", "--promote").code == 0
+        project.call("score", "toy", "--interval", "2024-02-01", "--force")
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-02-01\ncatch_up = 1\nlookback = 2"))
+        toy.execute(project.url, "UPDATE toy SET b = 0.25 WHERE id IN (3150, 3550)")
+
+        result = project.call("score", "toy")
+
+        assert result.code == 0, result.out
+        assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["06"]
 
     def test_a_day_that_cannot_be_looked_back_at(self, project: Project) -> None:
         """A key that came twice into a published day fails that day alone: what is due is scored, and so is what changed."""

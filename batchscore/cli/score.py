@@ -175,19 +175,18 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
-    """The oldest: `catch_up` of those that have not failed and as many of those that have, for none to block others."""
-    failed = [each for each in due if each.state in ("failed", "held")][:catch_up]
-    fresh = [each for each in due if each.state not in ("failed", "held")][:catch_up]
-    return sorted([*failed, *fresh], key=lambda each: each.interval.start)
+    """The oldest, at most `catch_up`; behind the others those tried before, which may kill a process each time."""
+    return sorted(due, key=lambda each: (each.state != "missing", each.interval.start))[:catch_up]
 
 
 def _changed_lately(
     session: Session, job: Job, bundle: Bundle, planned: Sequence[Planned], outcome: _Outcome
 ) -> list[Planned]:
-    """Of the last published intervals, as many as `lookback` says, those whose rows have changed since."""
+    """Of the last published intervals, as many as `lookback` says, those by the bundle in use that have changed."""
     if not job.interval.lookback:
         return []
-    published = [each for each in planned if each.state == "published"][-job.interval.lookback :]
+    last = [each for each in planned if each.state in ("published", "stale-model")][-job.interval.lookback :]
+    published = [each for each in last if each.state == "published"]
     return [each for each in _with_changes(session, job, bundle, published, outcome) if each.state == "changed-input"]
 
 

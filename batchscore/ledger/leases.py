@@ -176,9 +176,9 @@ def _host() -> str:
 
 @cache
 def _namespace() -> str:
-    """Of process numbers; empty where there is no /proc to ask."""
+    """Of process numbers, of this machine since it started; empty where there is no /proc to ask."""
     try:
-        return str(Path("/proc/self/ns/pid").stat().st_ino)
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return ""
 

@@ -23,6 +23,7 @@ __all__ = [
     "find",
     "history",
     "hold_back",
+    "overlapping",
     "publish",
     "published",
     "rows_of_last",
@@ -119,6 +120,16 @@ def published(tx: sa.Connection, run: Run) -> Run | None:
     """The run whose rows the output table holds for this run's interval now."""
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.status == "published")
     found = tx.execute(query).mappings().one_or_none()
+    return _run(found) if found else None
+
+
+def overlapping(tx: sa.Connection, run: Run) -> Run | None:
+    """A published run of the same job and table whose interval shares time with this run's and is another."""
+    c, start, end = RUNS.c, run.interval.start, run.interval.end
+    same = sa.and_(c.job == run.job, c.output_table == run.output_table, c.status == "published")
+    shared = sa.and_(c.interval_start < end, c.interval_end > start)
+    other = sa.or_(c.interval_start != start, c.interval_end != end)
+    found = tx.execute(sa.select(RUNS).where(same, shared, other).limit(1)).mappings().one_or_none()
     return _run(found) if found else None
 
 

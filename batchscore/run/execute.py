@@ -274,12 +274,12 @@ def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run
                 f"{interval} was published by another process since this one looked, with version "
                 f"{there.model_version}. Nothing was written; run again to see what is left to do."
             )
-        tx.open_stage(scoring.output, planned.stage)
-        # Again: making the stage may have ended the transaction, and let the lease's row go.
-        ledger.check(tx.connection, lease)
         run = ledger.begin(tx.connection, planned, batchscore.__version__)
         if run.status == "superseded":
             raise IntervalLeased(f"{interval} was scored again by another process since this one looked. Run again.")
+        tx.open_stage(scoring.output, run.stage)
+        # Again: making the stage may have ended the transaction, and let the lease's row go.
+        ledger.check(tx.connection, lease)
         sound = audit(tx, scoring.output, run) is not None
         spoilt = not sound and ledger.progress(tx.connection, run.run_id, SHARD).chunks > 0
         if not sound:

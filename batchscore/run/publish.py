@@ -48,12 +48,19 @@ def publish(
         TooManyRejects: More rows were rejected than the job's limits allow.
         GateTripped: A gate of the job's `[publish]` is not passed.
         IntervalLeased: Another process took the run up.
-        UsageError: Another job has published into the same table since this one looked.
+        UsageError: Another job has published into the same table since this one looked, or an interval that overlaps
+            this one is published.
         WarehouseError: The stage or the rejects are not what the chunks committed: another hand was in them.
     """
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
         ledger.check(tx.connection, lease)
+        if other := ledger.overlapping(tx.connection, run):
+            raise UsageError(
+                f"job {run.job}: {other.interval} is published and overlaps {run.interval}, so rows would be doubled; "
+                "[interval] has cut time otherwise in between. Nothing was published. Keep one [interval], or give the "
+                "job another name and output table."
+            )
         if run.job not in ledger.users_of_table(tx.connection, run.output_table):
             # Two jobs that publish into a table for the first time see each other only one by one.
             ledger.keep_others_out(tx.connection)

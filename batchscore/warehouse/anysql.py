@@ -65,7 +65,7 @@ class AnySQL:
     def __init__(self, database: Database, *, read_only: bool) -> None:
         self._database = database
         self._read_only = read_only
-        self.engine = database.engine(hide_parameters=True)
+        self.engine = database.engine(hide_parameters=True, max_overflow=-1)
         if database.dialect in MYSQL:
             sa.event.listen(self.engine, "connect", self._on_connect_mysql)
 

@@ -75,7 +75,23 @@ _PRIVILEGES = sa.text(
 )
 # Any number of our own; one process at a time creates tables under it.
 _TABLE_LOCK = 0x62617463
-_DEFAULTS = {"application_name": "batchscore", "connect_timeout": "10"}
+# A line that is dead is noticed in a minute, and not after hours.
+_DEFAULTS = {
+    "application_name": "batchscore",
+    "connect_timeout": "10",
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "60000",
+}
+# A process that stands still inside a transaction has the interval's row: who waits for it gives up for now, and its
+# session ends.
+_SETUP = (
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET LOCAL TIME ZONE 'UTC'",
+    "SET LOCAL lock_timeout = '20s'",
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'",
+)
 
 
 class Postgres:
@@ -84,11 +100,13 @@ class Postgres:
     alone = False
 
     def __init__(self, database: Database, *, read_only: bool) -> None:
-        self._setup = "SET LOCAL TIME ZONE 'UTC'" + ("; SET TRANSACTION READ ONLY" if read_only else "")
+        self._setup = "; ".join([*_SETUP, *(["SET TRANSACTION READ ONLY"] if read_only else [])])
         self.engine = sa.create_engine(
             database.url.set(drivername="postgresql+psycopg"),
             hide_parameters=True,
             pool_pre_ping=False,
+            # Each worker has a connection, and so has the thread that renews its lease.
+            max_overflow=-1,
             connect_args={
                 **{name: value for name, value in _DEFAULTS.items() if name not in database.url.query},
                 # A pooling proxy hands each transaction another server session.
