@@ -1,8 +1,9 @@
 """Kill the command at random instants, hundreds of times, and count what was lost: `make torture`.
 
 Every day of a window is published once. Then random weeks are scored again and again, each command is killed with
-SIGKILL after a random time, and a reader looks at the output table all the while: each day must always be there whole,
-by one run. In the end everything is scored once more, undisturbed, and compared with the first time.
+SIGKILL after a random time, and a reader looks at the output table all the while: every row must always be there once,
+with its first score, and each day by one run. In the end the table is compared with the first one, and once more after
+everything that was left open has been scored undisturbed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import toy
 from toy import Project
@@ -25,9 +27,10 @@ from zygote import Zygote
 FIRST, DAYS, A_DAY = date(2024, 2, 1), 28, 100
 LIMIT_SECONDS = 1500
 COLUMNS = "id, prediction, score"
-STATE = """
-    SELECT interval_start, count(*), count(DISTINCT id), count(DISTINCT run_id), count(DISTINCT scored_at)
-    FROM toy_predictions GROUP BY interval_start
+STATE = f"SELECT {COLUMNS}, interval_start, run_id FROM toy_predictions ORDER BY id"
+OPEN = """
+    SELECT count(DISTINCT run_id) FROM batchscore_chunks
+    WHERE run_id IN (SELECT run_id FROM batchscore_runs WHERE status NOT IN ('published', 'superseded'))
 """
 
 
@@ -38,6 +41,8 @@ class Tally:
     database: str
     commands: int = 0
     kills: int = 0
+    kills_with_chunks: int = 0
+    resumed: int = 0
     reads: int = 0
     partial_reads: int = 0
     rows_lost: int = 0
@@ -51,8 +56,9 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
     begun = time.monotonic()
     calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
     assert calm == 0, (project.root / "out.jsonl").read_text()
-    expected = _rows(project)
-    with _watched(project, tally):
+    expected = toy.query(project.url, STATE)
+    week_takes = (time.monotonic() - begun) * 7 / DAYS
+    with _watched(project, tally, expected):
         while tally.kills < kills:
             assert time.monotonic() - begun < LIMIT_SECONDS, f"{tally} after {LIMIT_SECONDS} s"
             week = FIRST + timedelta(days=7 * chance.randrange(DAYS // 7))
@@ -73,32 +79,38 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
                 project.environment(),
             )
             tally.commands += 1
-            killer = threading.Timer(chance.uniform(0.05, 1.2), _kill, (command.pid,))
+            killer = threading.Timer(chance.uniform(0.05, 0.2 + week_takes), _kill, (command.pid,))
             killer.start()
             code = command.wait()
             killer.cancel()
             killer.join()
             assert code in (0, -9), (code, command.out.read_text()[-3000:])
             tally.kills += code == -9
+            tally.resumed += len(command.named("run.resumed"))
+            if code == -9:
+                ((runs,),) = toy.query(project.url, OPEN)
+                tally.kills_with_chunks += runs > 0
             if project.url.startswith("duckdb"):
-                _look(project, tally)
+                _look(project, tally, expected)
+    _count(project, tally, expected)
     calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
     assert calm == 0, (project.root / "out.jsonl").read_text()
-    found = _rows(project)
-    ids = [row[0] for row in found]
-    tally.rows_lost = len({row[0] for row in expected} - set(ids))
-    tally.rows_doubled = len(ids) - len(set(ids))
-    tally.rows_changed = len(set(found) - set(expected))
+    _count(project, tally, expected)
+    assert tally.reads >= tally.kills, f"the reader hardly looked: {tally}"
     tally.seconds = time.monotonic() - begun
+
+
+def _count(project: Project, tally: Tally, expected: list[tuple[Any, ...]]) -> None:
+    found = toy.query(project.url, STATE)
+    ids = [row[0] for row in found]
+    tally.rows_lost += len({row[0] for row in expected} - set(ids))
+    tally.rows_doubled += len(ids) - len(set(ids))
+    tally.rows_changed += len({row[:3] for row in found} - {row[:3] for row in expected})
 
 
 def _backfill(project: Project, zygote: Zygote, first: date, end: date) -> int:
     args = ("backfill", "toy", "--from", str(first), "--to", str(end), "--only", "all", "--chunk-rows", "25")
     return zygote.run(args, project.root, project.environment())[0]
-
-
-def _rows(project: Project) -> list[tuple[object, ...]]:
-    return toy.query(project.url, f"SELECT {COLUMNS} FROM toy_predictions ORDER BY id")
 
 
 def _kill(pid: int) -> None:
@@ -112,16 +124,19 @@ def _kill(pid: int) -> None:
 
 
 @contextmanager
-def _watched(project: Project, tally: Tally) -> Iterator[None]:
+def _watched(project: Project, tally: Tally, expected: list[tuple[Any, ...]]) -> Iterator[None]:
     """A reader that polls; a DuckDB file admits none beside the writer and is read after each kill instead."""
     if project.url.startswith("duckdb"):
         yield
         return
-    stopped = threading.Event()
+    stopped, failures = threading.Event(), list[BaseException]()
 
     def poll() -> None:
-        while not stopped.wait(0.01):
-            _look(project, tally)
+        try:
+            while not stopped.wait(0.01):
+                _look(project, tally, expected)
+        except BaseException as error:  # noqa: BLE001 - the one who waits raises it
+            failures.append(error)
 
     reader = threading.Thread(target=poll)
     reader.start()
@@ -130,12 +145,15 @@ def _watched(project: Project, tally: Tally) -> Iterator[None]:
     finally:
         stopped.set()
         reader.join()
+    if failures:
+        raise failures[0]
 
 
-def _look(project: Project, tally: Tally) -> None:
-    days = toy.query(project.url, STATE)
+def _look(project: Project, tally: Tally, expected: list[tuple[Any, ...]]) -> None:
+    found = toy.query(project.url, STATE)
     tally.reads += 1
-    whole = len(days) == DAYS and all(counts == (A_DAY, A_DAY, 1, 1) for _, *rest in days if (counts := tuple(rest)))
+    runs_of_days = {(start, run) for *_, start, run in found}
+    whole = [row[:3] for row in found] == [row[:3] for row in expected] and len(runs_of_days) == DAYS
     tally.partial_reads += not whole
 
 
@@ -191,6 +209,8 @@ def _print(tallies: list[Tally]) -> None:
         ("database", lambda t: t.database),
         ("commands", lambda t: f"{t.commands}"),
         ("kills survived", lambda t: f"{t.kills}"),
+        ("of these with chunks committed", lambda t: f"{t.kills_with_chunks}"),
+        ("runs resumed", lambda t: f"{t.resumed}"),
         ("reads", lambda t: f"{t.reads}"),
         ("partial reads", lambda t: f"{t.partial_reads}"),
         ("rows lost", lambda t: f"{t.rows_lost}"),
