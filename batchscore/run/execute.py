@@ -280,12 +280,12 @@ def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run
         tx.open_stage(scoring.output, run.stage)
         # Again: making the stage may have ended the transaction, and let the lease's row go.
         ledger.check(tx.connection, lease)
-        sound = audit(tx, scoring.output, run) is not None
-        spoilt = not sound and ledger.progress(tx.connection, run.run_id, SHARD).chunks > 0
+        found = ledger.progress(tx.connection, run.run_id, SHARD)
+        sound = audit(tx, scoring.output, run, found) is not None
         if not sound:
             _start_again(tx, scoring, run)
-        done = ledger.progress(tx.connection, run.run_id, SHARD)
-    if spoilt:
+    done = found if sound else Progress(0)
+    if found.chunks and not sound:
         log.warning(Event.RUN_SPOILT, run_id=run.run_id, stage=run.stage)
     if not done.chunks:
         log.info(Event.RUN_STARTED, run_id=run.run_id, interval=str(interval), model_version=run.model_version)

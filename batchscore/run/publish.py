@@ -15,7 +15,7 @@ from batchscore import ledger
 from batchscore.errors import BatchscoreError, GateTripped, TooManyRejects, UsageError, WarehouseError
 from batchscore.faults import fault
 from batchscore.job import Job, Limits
-from batchscore.ledger import Lease, Run, Totals
+from batchscore.ledger import Lease, Progress, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.profile import ColumnProfile, Profile
@@ -65,7 +65,8 @@ def publish(
             # Two jobs that publish into a table for the first time see each other only one by one.
             ledger.keep_others_out(tx.connection)
             refuse_shared_table(tx, run.job, output.table)
-        totals = audit(tx, output, run)
+        done = ledger.progress(tx.connection, run.run_id, SHARD)
+        totals = audit(tx, output, run, done)
         if totals is None:
             raise WarehouseError(
                 f"run {run.run_id} of {run.interval}: {run.stage} or batchscore_rejects does not hold what the run "
@@ -73,17 +74,16 @@ def publish(
             )
         _check_rejects(tx, run, totals, job.limits)
         profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
-        inputs = ledger.progress(tx.connection, run.run_id, SHARD).inputs
         earlier = ledger.rows_of_last(tx.connection, run, job.publish.over)
         faults = tripped(job.publish, totals, earlier, profiles["output"], bundle.output_reference)
         kept = _profile_rows(profiles)
         if faults and run.override_reason is None:
-            ledger.hold_back(tx.connection, run, totals, inputs, kept, "\n".join(faults))
+            ledger.hold_back(tx.connection, run, totals, done.inputs, kept, "\n".join(faults))
         else:
             faults = []
             tx.replace(output, run.stage, _stamp(run))
             fault("in_publish")
-            overtaken = ledger.publish(tx.connection, run, totals, inputs, kept, now)
+            overtaken = ledger.publish(tx.connection, run, totals, done.inputs, kept, now)
         fault("before_publish_commit")
     if faults:
         raise GateTripped(
@@ -103,7 +103,7 @@ def publish(
         predictions=totals.predictions,
         rejects=totals.rejects,
         chunks=totals.chunks,
-        input_hash=str(inputs),
+        input_hash=str(done.inputs),
     )
     _log(published, profiles, time.monotonic() - begun)
     return published
@@ -134,15 +134,14 @@ def clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
         log.warning(Event.STAGE_LEFT, run_id=runs[0].run_id, stages=stages, error=str(error))
 
 
-def audit(tx: Transaction, output: Output, run: Run) -> Totals | None:
+def audit(tx: Transaction, output: Output, run: Run, done: Progress) -> Totals | None:
     """Sums over the run's chunks; None where the stage or the rejects do not hold exactly what those committed."""
     totals = ledger.totals_of(tx.connection, run.run_id)
     staged = tx.staged(output, run.stage)
     if staged is None:
         return None
     rejected = ledger.rejects_kept(tx.connection, run.run_id)
-    reached = ledger.progress(tx.connection, run.run_id, SHARD).chunks
-    held = (staged, rejected, reached, staged + rejected)
+    held = (staged, rejected, done.chunks, staged + rejected)
     return totals if held == (totals.predictions, totals.rejects, totals.chunks, totals.rows_read) else None
 
 
