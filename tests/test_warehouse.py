@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -808,6 +808,12 @@ class TestTransactions:
         assert (count(warehouse, "stage"), count(warehouse, "batchscore_rejects")) == (0, 0)
         with warehouse.begin() as tx:
             assert not tx.has_table("left_over")
+
+    def test_many_connections(self, bench: Bench, warehouse: Warehouse) -> None:
+        """As many workers as a command may have find a connection each, and none waits for another's."""
+        with ExitStack() as opened:
+            for _ in range(64):
+                opened.enter_context(warehouse.backend.engine.connect())
 
     def test_failed_statement(self, bench: Bench, warehouse: Warehouse) -> None:
         """A load that the database refuses is told in the database's words, and takes what was before it along."""

@@ -78,7 +78,7 @@ class DuckDB:
         # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
         # open the same file in this process; the engine's own connect would give it another.
         self.engine = sa.create_engine(
-            "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True
+            "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True, max_overflow=-1
         )
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:

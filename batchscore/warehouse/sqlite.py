@@ -56,6 +56,8 @@ class SQLite:
             else sa.URL.create("sqlite", database=f"file:{quote(str(Path(path).absolute()))}", query=query),
             connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
             hide_parameters=True,
+            # In memory a thread has one connection, and there is no such limit.
+            **({} if empty else {"max_overflow": -1}),
         )
         sa.event.listen(self.engine, "connect", self._on_connect)
         sa.event.listen(self.engine, "begin", self._on_begin)

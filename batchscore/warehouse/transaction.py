@@ -1,4 +1,4 @@
-"""One transaction at a time against any backend: stage rows, replace an interval, count what is there."""
+"""Transactions against any backend: stage rows, replace an interval, count what is there."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Transaction:
 
 @dataclass(slots=True)
 class Warehouse:
-    """A connected warehouse. One transaction at a time; not shared between threads."""
+    """A connected warehouse. Threads may share it: each transaction has a connection of its own."""
 
     database: Database
     backend: Backend
