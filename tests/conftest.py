@@ -20,6 +20,10 @@ import toy
 from disk import Disk
 from toy import Project
 
+from batchscore import ledger
+from batchscore.database import Database
+from batchscore.warehouse import Warehouse, open_warehouse
+
 DATABASE = "testing"
 GUARDED_ROLE = "guarded"
 
@@ -172,12 +176,21 @@ def project(trained: Project, tmp_path: Path) -> Project:
 @pytest.fixture(params=toy.DATABASES)
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
     """The toy project on each kind of database, unscored, with the bundle that was trained on DuckDB."""
-    url = toy.url_of(request, tmp_path)
-    project = Project.at(tmp_path, url)
-    (tmp_path / "var").mkdir()
-    (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
-    toy.load(url, toy.rows())
-    return project
+    return toy.unscored(tmp_path, toy.url_of(request, tmp_path), trained)
+
+
+@pytest.fixture(params=toy.DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Each kind of database, empty."""
+    return Database.at(toy.url_of(request, tmp_path))
+
+
+@pytest.fixture
+def warehouse(database: Database) -> Iterator[Warehouse]:
+    """A warehouse with an empty ledger."""
+    with open_warehouse(database) as opened:
+        opened.create(ledger.METADATA)
+        yield opened
 
 
 @pytest.fixture(params=["mounted", "limited"])

@@ -75,10 +75,7 @@ class TestDisk:
     @pytest.mark.parametrize("small_disk", ["mounted"], indirect=True)
     def test_a_disk_that_fills_up(self, small_disk: Disk, trained: Project, name: str) -> None:
         """A full disk stops the run with 12 and says so; with room again the next one goes on, and nothing is lost."""
-        project = Project.at(small_disk.folder, f"{name}:///{small_disk.folder}/warehouse.{name}")
-        (small_disk.folder / "var").mkdir()
-        (small_disk.folder / "var/registry").symlink_to(trained.root / "var/registry")
-        toy.load(project.url, toy.rows())
+        project = toy.unscored(small_disk.folder, f"{name}:///{small_disk.folder}/warehouse.{name}", trained)
         toy.slow_down(project)
         rows = calm(project, BATCHSCORE_REGISTRY_URL="slow")
 

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,20 +32,6 @@ DAY = Interval(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 2, tzinfo=UTC
 NEXT_DAY = Interval(DAY.end, DAY.end + timedelta(days=1))
 
 many_writers = pytest.mark.parametrize("database", toy.DATABASES[1:], indirect=True)
-
-
-@pytest.fixture(params=toy.DATABASES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """Each kind of database, empty."""
-    return Database.at(toy.url_of(request, tmp_path))
-
-
-@pytest.fixture
-def warehouse(database: Database) -> Iterator[Warehouse]:
-    """A warehouse with an empty ledger."""
-    with open_warehouse(database) as opened:
-        opened.create(ledger.METADATA)
-        yield opened
 
 
 @pytest.fixture

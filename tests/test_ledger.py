@@ -7,11 +7,10 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -42,20 +41,6 @@ OWNER = Owner.here()
 OUTPUT = Output("predictions", (OutputColumn("id", "integer"), OutputColumn("prediction", "string")))
 
 many_writers = pytest.mark.parametrize("database", toy.DATABASES[1:], indirect=True)
-
-
-@pytest.fixture(params=toy.DATABASES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """Each kind of database, empty."""
-    return Database.at(toy.url_of(request, tmp_path))
-
-
-@pytest.fixture
-def warehouse(database: Database) -> Iterator[Warehouse]:
-    """A warehouse with an empty ledger."""
-    with open_warehouse(database) as opened:
-        opened.create(ledger.METADATA)
-        yield opened
 
 
 def run_of(run_id: str = "a", interval: Interval = DAY, **values: Any) -> Run:

@@ -22,11 +22,7 @@ COLUMNS = ("id", "day", "prediction", "score", "model_version")
 @pytest.fixture
 def project(trained: Project, tmp_path: Path, postgres_url: str) -> Project:
     """The toy project on Postgres, unscored."""
-    project = Project.at(tmp_path, postgres_url)
-    (tmp_path / "var").mkdir()
-    (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
-    toy.load(postgres_url, toy.rows())
-    return project
+    return toy.unscored(tmp_path, postgres_url, trained)
 
 
 def found(project: Project) -> tuple[object, ...]:

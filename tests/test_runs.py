@@ -48,12 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(params=toy.DATABASES)
 def project(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
     """The toy project on each database, with the bundle that was trained on DuckDB."""
-    url = toy.url_of(request, tmp_path)
-    (tmp_path / "var").mkdir()
-    (tmp_path / "var/registry").symlink_to(trained.root / "var/registry")
-    project = Project.at(tmp_path, url)
-    toy.load(url, toy.rows())
-    return project
+    return toy.unscored(tmp_path, toy.url_of(request, tmp_path), trained)
 
 
 def normal(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:

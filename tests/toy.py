@@ -294,6 +294,15 @@ class Project:
         return query(self.url, f"SELECT {', '.join(columns)} FROM toy_predictions ORDER BY id")
 
 
+def unscored(folder: Path, url: str, trained: Project) -> Project:
+    """The project in another folder and on another database, with its rows and the bundle of the trained one."""
+    project = Project.at(folder, url)
+    (folder / "var").mkdir()
+    (folder / "var/registry").symlink_to(trained.root / "var/registry")
+    load(url, rows())
+    return project
+
+
 def slow_down(project: Project) -> None:
     """Train, into the registry `slow`, a bundle that takes its time: features that sleep for every chunk."""
     original = (project.root / "jobs/toy.py").read_text()
