@@ -16,6 +16,9 @@ __all__ = ["POINTS", "VARIABLE", "fault"]
 
 VARIABLE = "BATCHSCORE_FAULT"
 POINTS = (
+    "after_lease",
+    "in_take_up",
+    "after_take_up",
     "after_read",
     "after_score",
     "after_stage",
@@ -24,6 +27,7 @@ POINTS = (
     "in_publish",
     "before_publish_commit",
     "after_publish",
+    "after_clear_up",
 )
 
 _spent = False

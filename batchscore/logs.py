@@ -61,6 +61,8 @@ class Event(StrEnum):
     with `dry_run`."""
     STAGE_LEFT = "run.stage_left"
     """The run is published; its stage could not be dropped, or the database's log not folded in."""
+    LEASE_UNRENEWED = "lease.unrenewed"
+    """The end of an interval's lease could not be put off; it is tried again before the lease ends."""
     ATTEMPT_FAILED = "attempt.failed"
     """A database or network failed for now; it is tried again after the wait."""
     RUN_FAILED = "run.failed"

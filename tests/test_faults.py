@@ -15,12 +15,13 @@ from zygote import Command, Zygote
 
 from batchscore.faults import POINTS, VARIABLE
 
-CHUNK_POINTS, PUBLISH_POINTS = POINTS[:5], POINTS[5:]
+BEFORE, CHUNK_POINTS, DONE = POINTS[:3], POINTS[3:8], POINTS[-2:]
 CHUNKS = {"first": 0, "middle": 2, "last": 3}
-PLACES = [(point, where) for point in CHUNK_POINTS for where in CHUNKS] + [(point, "only") for point in PUBLISH_POINTS]
+PLACES = [(point, where) for point in POINTS for where in (CHUNKS if point in CHUNK_POINTS else ["only"])]
 HOWS = ("kill", "hang", "raise", "lose")
 # What `make test` leaves out of the kills too.
 MORE = [(point, where) for point in CHUNK_POINTS for where in ("first", "last")]
+MORE += [(point, "only") for point in ("after_lease", "after_take_up", "after_clear_up")]
 FIRST = date(2024, 2, 1)
 DAYS = len(PLACES) * len(HOWS)
 # Databases that every server has.
@@ -153,13 +154,15 @@ def test_nothing_is_lost_or_doubled(bench: Bench, place: tuple[str, str], how: s
         assert done <= chunk or how == "lose"
     elif point in CHUNK_POINTS and how != "lose":
         assert done == chunk + (point == "after_commit")
+    elif how != "lose":
+        assert done == (0 if point in BEFORE else 4)
     assert code == {"kill": -9, "hang": -9, "raise": 70, "lose": 0}[how], command.out.read_text()
     assert len(command.named("attempt.failed")) == (how == "lose")
     if how != "lose":
         code, again = bench.run(day)
         assert code == 0, again.out.read_text()
         assert len(again.named("chunk.committed")) == 4 - done
-        assert bool(again.named("run.nothing_due")) is (point == "after_publish")
+        assert bool(again.named("run.nothing_due")) is (point in DONE)
     assert bench.run(day, "calm")[0] == 0
     assert bench.found(day) == bench.found(day, "calm", "calm_predictions")
 

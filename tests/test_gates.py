@@ -417,7 +417,7 @@ class TestOverride:
         result = anywhere.call("runs", "publish", _run(anywhere, "held")["run_id"], "--override", "--reason", "why")
 
         assert result.code == 2
-        assert "overlaps" in result.error
+        assert "cuts time otherwise now" in result.error
         assert anywhere.table(("id", "run_id")) == rows
         assert len(rows) == 500
 
@@ -433,6 +433,37 @@ class TestOverride:
         assert "toy_predictions, and job toy has table = 'elsewhere' now" in result.error
         assert held.table(("id", "run_id")) == before
         assert toy.query(held.url, "SELECT count(*) FROM elsewhere") == [(100,)]
+
+    @pytest.mark.parametrize("lost", ["before", "after"])
+    def test_a_commit_that_nobody_answers(self, held: Project, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+        """A connection that is lost in the publish is resolved by reading the ledger: published once, and said so."""
+        point = {"before": "before_publish_commit", "after": "after_publish"}[lost]
+        monkeypatch.setattr("batchscore.faults._spent", False)
+        run_id = _run(held, "held")["run_id"]
+
+        result = held.call(
+            "runs", "publish", run_id, "--override", "--reason", "why", BATCHSCORE_FAULT=f"{point}:0:lose"
+        )
+
+        assert result.code == 0, result.out
+        assert len(result.named("attempt.failed")) == 1
+        assert len(result.named("run.overridden")) == 1
+        rows = toy.query(held.url, "SELECT id, run_id FROM toy_predictions WHERE id > 3400 ORDER BY id")
+        assert [row[0] for row in rows] == list(range(3461, 3501))
+        assert {row[1] for row in rows} == {run_id}
+
+    @pytest.mark.parametrize("anywhere", ["postgres", "duckdb"], indirect=True)
+    def test_a_table_that_was_changed(self, held: Project) -> None:
+        """Rows that were staged are not published into a table which has become too narrow for them."""
+        before = held.table(("id", "run_id"))
+        toy.execute(held.url, "ALTER TABLE toy_predictions ALTER COLUMN score TYPE REAL")
+
+        result = held.call("runs", "publish", _run(held, "held")["run_id"], "--override", "--reason", "why")
+
+        assert result.code == 12
+        assert "score" in result.error
+        assert held.table(("id", "run_id")) == before
+        assert _run(held, "held")
 
     def test_taken_up_meanwhile(self, held: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         """A run that another process took up before the lease was had is no longer what was looked at."""

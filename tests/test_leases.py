@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,18 +343,6 @@ class TestIsFree:
 
         assert found == [True, False, True, False, True]
 
-    @many_writers
-    def test_stays_free(self, database: Database, warehouse: Warehouse, mine: Owner, other: Owner) -> None:
-        """Nobody takes a lease that was found free until the transaction which asked has ended."""
-        call(warehouse, ledger.release, acquire(warehouse, mine))
-        with open_warehouse(database) as rival, ThreadPoolExecutor(1) as pool:
-            with warehouse.begin() as tx:
-                assert is_free(tx.connection, "toy", DAY)
-                taking = pool.submit(acquire, rival, other)
-                with pytest.raises(TimeoutError):
-                    taking.result(timeout=0.3)
-            assert taking.result().fence == 2
-
 
 class TestOwner:
     """`Owner`."""
@@ -367,12 +356,23 @@ class TestOwner:
         """Two commands of one process are two owners."""
         assert Owner.here() != Owner.here()
 
-    def test_where_nothing_can_be_told(self, mine: Owner) -> None:
-        """On a host that does not tell when a process started, nobody is known to be dead."""
-        gone = replace(mine, started="", pid=2**22 + 1)
+    def test_where_nothing_can_be_told(self, mine: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where /proc tells nothing, or hides others' processes, only one that the kernel does not know is dead."""
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        started = (Path("/proc") / str(process.pid) / "stat").read_text().rpartition(")")[2].split()[19]
+        owner = replace(mine, pid=process.pid, started=f"{mine.started.partition(':')[0]}:{started}")
+        assert not owner.is_dead(alone=False)
 
-        assert not gone.is_dead(alone=False)
-        assert not mine.is_dead(alone=True)
+        def hidden(path: Path, *_: Any, **__: Any) -> str:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(Path, "read_text", hidden)
+        try:
+            assert not owner.is_dead(alone=False)
+        finally:
+            process.kill()
+            process.wait()
+        assert owner.is_dead(alone=False)
 
 
 class TestLeased:
@@ -404,6 +404,28 @@ class TestLeased:
             fail()
 
         assert acquire(warehouse, other).fence == 2
+
+    @many_writers
+    def test_renewal_goes_on(
+        self, database: Database, warehouse: Warehouse, mine: Owner, other: Owner, capfd: Any
+    ) -> None:
+        """A renewal that fails in a way nobody foresaw is told, and the next one is made all the same."""
+        with pytest.MonkeyPatch.context() as patch, open_warehouse(database) as rival:
+            tries: list[int] = []
+            renew = ledger.renew
+
+            def bad_once(*args: Any, **kwargs: Any) -> bool:
+                tries.append(1)
+                if len(tries) == 1:
+                    raise ZeroDivisionError("unforeseen")
+                return renew(*args, **kwargs)
+
+            patch.setattr(ledger, "renew", bad_once)
+            with leased(warehouse, "toy", DAY, mine, 1.5):
+                assert eventually(lambda: len(tries) >= 4)
+                with pytest.raises(IntervalLeased):
+                    acquire(rival, other)
+        assert "lease.unrenewed" in capfd.readouterr().out
 
     def test_lost(self, warehouse: Warehouse, mine: Owner, other: Owner) -> None:
         """A block whose lease was taken ends without touching the new owner's."""

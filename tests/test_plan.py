@@ -330,6 +330,21 @@ class TestStates:
             "published by version 2, and its rows have changed since"
         )
 
+    def test_a_later_attempt(self) -> None:
+        """A published interval whose later run came to nothing says so; `failed` takes one that stopped."""
+        tries: dict[str, tuple[str, bool]] = {
+            "failed": ("; again: failed: no room", True),
+            "held": ("; again: held: no room (run ", True),
+            "running": ("; again: begun and not finished", False),
+        }
+        for status, (words, stopped) in tries.items():
+            history = [run_of(), replace(run_of(status=status, error="no room"), scored_at=day(9).start)]
+            (each,) = planned(history, now=day(0).end)
+
+            assert each.state == "published"
+            assert each.why.startswith(f"published by version 1{words}")
+            assert (each.selected_by("failed"), each.selected_by("missing")) == (stopped, False)
+
     def test_why_without_words(self) -> None:
         """A failure without an error is told without one."""
         assert [planned([run_of(status="failed", error=error)], now=day(0).end)[0].why for error in (None, "")] == [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from toy import Project
 from batchscore import ledger
 from batchscore.cli import session as session_module
 from batchscore.database import Database
+from batchscore.errors import TransientError
 from batchscore.interval import Interval
-from batchscore.ledger import Pruned, Run, Totals
-from batchscore.ledger.retention import stages_in_use
+from batchscore.ledger import Lease, Owner, Run, Totals
+from batchscore.run.lease import leased
 from batchscore.warehouse import Warehouse, open_warehouse
 
 LONG_AGO = "2024-06-01 00:00:00"
@@ -200,6 +203,62 @@ class TestPrune:
         toy.execute(used.url, lease.format(LONG_AGO))
         assert prune(used) == {"stages": 1, "abandoned_runs": 1}
 
+    @pytest.mark.parametrize("anywhere", toy.DATABASES[1:], indirect=True)
+    def test_taken_up_meanwhile(self, used: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run that somebody takes up, or finishes, after it was found abandoned keeps all it has."""
+        age(used)
+        running, failed = of_status(used, "running"), of_status(used, "failed")
+        before = {run_id: kept(used, run_id) for run_id in (running, failed)}
+        taken = f"interval_start = (SELECT interval_start FROM batchscore_runs WHERE run_id = '{running}')"
+        meanwhile = [
+            f"UPDATE batchscore_leases SET owner = 'far/1/1/x', expires_at = '2100-01-01 00:00:00' WHERE {taken}",
+            f"UPDATE batchscore_runs SET status = 'held' WHERE run_id = '{failed}'",
+        ]
+
+        def slow(*args: Any) -> AbstractContextManager[Lease]:
+            toy.execute(used.url, *meanwhile)
+            return leased(*args)
+
+        monkeypatch.setattr("batchscore.run.prune.leased", slow)
+
+        assert prune(used) == {"superseded_runs": 1, "rejects": 2}
+        assert {run_id: kept(used, run_id) for run_id in (running, failed)} == before
+        assert {stage_of(running), stage_of(failed)} <= stages(used)
+
+    def test_a_connection_that_is_lost(self, used: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a database refuses for now is tried again, step by step, and the counts are the same."""
+        age(used)
+        steps = {"forget_old": ledger.forget_old, "forget_work": ledger.forget_work, "check": ledger.check}
+        failed: list[str] = []
+
+        def flaky(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name not in failed:
+                failed.append(name)
+                raise TransientError(f"{name} is not to be had")
+            return steps[name](*args, **kwargs)
+
+        for name in steps:
+            monkeypatch.setattr(ledger, name, partial(flaky, name))
+        result = used.call("runs", "prune", "--older-than", "30d")
+
+        assert result.code == 0, result.out
+        assert len(result.named("attempt.failed")) == 3
+        (event,) = result.named("runs.pruned")
+        assert (event["superseded_runs"], event["stages"], event["rejects"], event["abandoned_runs"]) == (1, 2, 22, 2)
+
+    def test_a_process_that_stood_still(self, used: Project) -> None:
+        """Whoever had the lease of a run that was pruned, and wakes, can commit no more."""
+        age(used)
+        fence = (
+            "SELECT fence FROM batchscore_leases WHERE interval_start = "
+            "(SELECT interval_start FROM batchscore_runs WHERE status = 'running')"
+        )
+        before = toy.query(used.url, fence)
+
+        prune(used)
+
+        assert toy.query(used.url, fence) > before
+
     def test_begins_anew(self, used: Project) -> None:
         """A run that was pruned is scored from its first row when it is taken up, and published like any other."""
         age(used)
@@ -355,7 +414,7 @@ def _publish(connection: Any, run: Run) -> None:
 
 
 class TestLedger:
-    """`prune` and `stages_in_use`."""
+    """`forget_old`, `abandoned` and `stages_in_use`."""
 
     @pytest.fixture
     def warehouse(self, tmp_path: Any) -> Any:
@@ -371,12 +430,12 @@ class TestLedger:
                 ledger.begin(tx.connection, run, "0.1.0")
                 _publish(tx.connection, run)
 
-            assert ledger.prune(tx.connection, NOW) == Pruned(0, 0, 0)
-            assert ledger.prune(tx.connection, NOW + timedelta(microseconds=1)) == Pruned(1, 0, 0)
+            assert ledger.forget_old(tx.connection, NOW) == (0, 0)
+            assert ledger.forget_old(tx.connection, NOW + timedelta(microseconds=1)) == (1, 0)
             assert [run.run_id for run in ledger.history(tx.connection)] == ["b"]
 
-    def test_stages_in_use(self, warehouse: Warehouse) -> None:
-        """In use are the stages of held and unfinished runs, but for unfinished old ones that nobody has the lease of."""
+    def test_abandoned(self, warehouse: Warehouse) -> None:
+        """Abandoned are unfinished old runs that nobody has the lease of; stages in use those of all that may go on."""
         with warehouse.begin() as tx:
             intervals = [Interval(DAY.start + timedelta(days=i), DAY.end + timedelta(days=i)) for i in range(4)]
             names = ("published", "young", "old", "old at work")
@@ -388,8 +447,9 @@ class TestLedger:
             for run in runs.values():
                 ledger.begin(tx.connection, run, "0.1.0")
             _publish(tx.connection, runs["published"])
-            ledger.acquire(tx.connection, "toy", intervals[3], ledger.Owner.here(), seconds=60)
+            ledger.acquire(tx.connection, "toy", intervals[3], Owner.here(), seconds=60)
 
-            found = stages_in_use(tx.connection, NOW + timedelta(hours=1))
+            found = ledger.abandoned(tx.connection, NOW + timedelta(hours=1))
 
-        assert found == {runs["young"].stage, runs["old at work"].stage}
+            assert [run.run_id for run in found] == [runs["old"].run_id]
+            assert ledger.stages_in_use(tx.connection) == {runs[name].stage for name in names if name != "published"}

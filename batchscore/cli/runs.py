@@ -20,11 +20,14 @@ from batchscore.cli.session import Session, history_of, runs_of
 from batchscore.database import Database
 from batchscore.errors import BundleCorrupt, UsageError
 from batchscore.interval import Calendar, Interval
-from batchscore.job import read_job
-from batchscore.ledger import Owner, Pruned, Run, Totals
+from batchscore.job import Job, read_job
+from batchscore.ledger import Owner, Run, Totals
 from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
+from batchscore.run.prune import prune as prune_warehouse
+from batchscore.run.prune import would_prune
 from batchscore.run.publish import publish
 from batchscore.warehouse import Warehouse
 
@@ -124,7 +127,8 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
     if not reason.strip():
         raise UsageError("--reason is empty, and the ledger keeps why a run is right. Say it.")
     with _there(session) as warehouse:
-        run = _held(warehouse, prefix)
+        patience = session.patience()
+        run = patience.persist(lambda: _held(warehouse, prefix))
         job = session.job(run.job)
         with warehouse.begin("the output table") as tx:
             table = tx.full_name(job.output.table)
@@ -136,16 +140,24 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
         bundle = session.registry.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
-        lease = leased(warehouse, run.job, run.interval, Owner.here(), session.settings.lease_seconds)
-        with lease as taken:
-            begun = time.monotonic()
-            # Another process may have taken it up before this one had the lease.
-            run = _held(warehouse, run.run_id)
-            held = replace(run, override_reason=reason, override_by=_person())
-            done = publish(warehouse, output_of(job, bundle), held, taken, bundle, job, begun=begun)
+        held = replace(run, override_reason=reason, override_by=_person())
+        done = patience.persist(lambda: _override(session, warehouse, held, bundle, job))
         log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
         watch(warehouse, bundle, done)
     return f"run {run.run_id[:_SHORT_ID]} is published: {done.predictions:,} predictions, past: {run.error}"
+
+
+def _override(session: Session, warehouse: Warehouse, held: Run, bundle: Bundle, job: Job) -> Run:
+    begun, lease_seconds = time.monotonic(), session.settings.lease_seconds
+    with leased(warehouse, held.job, held.interval, Owner.here(), lease_seconds) as lease:
+        # Another process may have taken it up before this one had the lease; and a commit that nobody answered may
+        # have been this one's own.
+        now = _found(warehouse, held.run_id)
+        ours = (held.override_reason, held.override_by)
+        if now.status == "published" and (now.override_reason, now.override_by) == ours:
+            return now
+        _refuse_not_held(now)
+        return publish(warehouse, output_of(job, bundle), held, lease, bundle, job, begun=begun)
 
 
 def _person() -> str:
@@ -159,11 +171,19 @@ def _person() -> str:
 
 
 def _held(warehouse: Warehouse, prefix: str) -> Run:
+    run = _found(warehouse, prefix)
+    _refuse_not_held(run)
+    return run
+
+
+def _found(warehouse: Warehouse, prefix: str) -> Run:
     with warehouse.begin("the ledger") as tx:
-        run = _only(ledger.find(tx.connection, prefix) if tx.has_table(ledger.RUNS.name) else [], prefix)
+        return _only(ledger.find(tx.connection, prefix) if tx.has_table(ledger.RUNS.name) else [], prefix)
+
+
+def _refuse_not_held(run: Run) -> None:
     if run.status != "held":
         raise UsageError(f"run {run.run_id} is {run.status}, and only a held one can be published so.")
-    return run
 
 
 def prune(session: Session, age: str, *, dry_run: bool) -> str:
@@ -182,30 +202,17 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
     except OverflowError:
         raise UsageError(f"--older-than {age!r} is before all calendars. Write less: 90d.") from None
     with _there(session, read_only=dry_run) as warehouse:
-        pruned, stages = _prune(warehouse, before, dry_run=dry_run)
-    log.info(Event.RUNS_PRUNED, dry_run=dry_run, before=before.isoformat(), stages=stages, **asdict(pruned))
+        if dry_run:
+            pruned = session.patience().persist(lambda: would_prune(warehouse, before))
+        else:
+            lease_seconds = session.settings.lease_seconds
+            pruned = prune_warehouse(warehouse, before, lease_seconds=lease_seconds, patience=session.patience())
+    log.info(Event.RUNS_PRUNED, dry_run=dry_run, before=before.isoformat(), **asdict(pruned))
+    removed = "would remove" if dry_run else "removed"
     return (
-        f"{'would remove' if dry_run else 'removed'}: {pruned.superseded_runs} superseded run(s), {stages} stage(s), "
-        f"{pruned.rejects} reject(s); {pruned.abandoned_runs} unfinished run(s) begin anew"
+        f"{removed}: {pruned.superseded_runs} superseded run(s), {pruned.stages} stage(s), {pruned.rejects} reject(s); "
+        f"{pruned.abandoned_runs} unfinished run(s) begin anew"
     )
-
-
-def _prune(warehouse: Warehouse, before: datetime, *, dry_run: bool) -> tuple[Pruned, int]:
-    with warehouse.begin("the ledger") as tx:
-        if not tx.has_table(ledger.RUNS.name):
-            return Pruned(0, 0, 0), 0
-        tables = {run.output_table for run in ledger.history(tx.connection)}
-        # Listed before the runs are asked: whoever makes a stage has entered its run by then.
-        stages = {(table.rpartition(".")[0], stage): table for table in tables for stage in tx.stages(table)}
-        pruned = ledger.prune(tx.connection, before, dry_run=dry_run)
-        used = ledger.stages_in_use(tx.connection, before, dry_run=dry_run)
-        unused = {place: table for place, table in stages.items() if place[1] not in used}
-        if not dry_run:
-            for (_, stage), table in unused.items():
-                tx.drop_stages(table, [stage])
-    if not dry_run:
-        warehouse.settle()
-    return pruned, len(unused)
 
 
 def _there(session: Session, *, read_only: bool = False) -> Warehouse:

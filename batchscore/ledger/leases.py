@@ -5,6 +5,7 @@ Everything is a row and a transaction: nothing hangs on a session, so a pooling 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from batchscore.errors import IntervalLeased
 from batchscore.interval import Interval
-from batchscore.ledger.tables import LEASES, insert_new, locked
+from batchscore.ledger.tables import LEASES, insert_new
 from batchscore.sqltypes import Instant
 
 __all__ = ["Lease", "Owner", "acquire", "check", "clock", "is_free", "keep_others_out", "release", "renew"]
@@ -51,7 +52,10 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """A new owner in this process."""
-        return cls(_host(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex[:8])
+        started = ""
+        with contextlib.suppress(OSError):
+            started = _started(os.getpid())
+        return cls(_host(), os.getpid(), started, uuid.uuid4().hex[:8])
 
     @classmethod
     def parse(cls, text: str) -> Owner:
@@ -74,7 +78,7 @@ class Owner:
             alone: The database admits one process, and this is it.
         """
         if (self.host, self.started.partition(":")[0]) == (_host(), _namespace()):
-            return _started(self.pid) != self.started
+            return _is_known_dead(self.pid, self.started)
         return alone
 
 
@@ -104,8 +108,9 @@ def acquire(
         IntervalLeased: Another process has it.
     """
     insert_new(tx, LEASES, {"job": job, "interval_start": interval.start, "fence": 0})
-    query = sa.select(LEASES).where(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
-    row = tx.execute(locked(query, tx)).one()
+    _lock(tx, _row(job, interval))
+    query = sa.select(LEASES).where(_row(job, interval))
+    row = tx.execute(query).one()
     now = clock(tx)
     holder = Owner.parse(row.owner) if row.owner else None
     if holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
@@ -116,7 +121,7 @@ def acquire(
         )
     lease = Lease(job, interval, owner, row.fence + 1)
     taken = {"owner": str(owner), "fence": lease.fence, "expires_at": now + timedelta(seconds=seconds)}
-    tx.execute(sa.update(LEASES).where(_row(lease)).values(taken))
+    tx.execute(sa.update(LEASES).where(_row(job, interval)).values(taken))
     return lease
 
 
@@ -126,8 +131,9 @@ def check(tx: sa.Connection, lease: Lease) -> None:
     Raises:
         IntervalLeased: Another process took it.
     """
-    query = sa.select(LEASES.c.fence).where(_row(lease))
-    if tx.execute(locked(query, tx)).scalar_one_or_none() != lease.fence:
+    row = _row(lease.job, lease.interval)
+    _lock(tx, row)
+    if tx.execute(sa.select(LEASES.c.fence).where(row)).scalar_one_or_none() != lease.fence:
         raise IntervalLeased(
             f"{lease.interval} of job {lease.job}: another process has taken its lease since. This one stops and "
             "writes nothing more; let the other finish, or run again when it has ended.",
@@ -139,14 +145,12 @@ def keep_others_out(tx: sa.Connection) -> None:
     # DuckDB admits one process, and two of its transactions that write one row conflict instead of waiting.
     if tx.dialect.name != "duckdb":
         insert_new(tx, LEASES, {"job": "", "interval_start": _NO_INTERVAL, "fence": 0})
-        tx.execute(locked(sa.select(LEASES.c.fence).where(LEASES.c.job == ""), tx)).one()
+        _lock(tx, LEASES.c.job == "")
 
 
-def is_free(tx: sa.Connection, job: str, interval: Interval, *, lock: bool = True) -> bool:
-    """Whether nobody has the interval's lease; with `lock` nobody takes it before the transaction ends."""
-    query = sa.select(LEASES.c.owner, LEASES.c.expires_at)
-    query = query.where(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
-    row = tx.execute(locked(query, tx) if lock else query).one_or_none()
+def is_free(tx: sa.Connection, job: str, interval: Interval) -> bool:
+    """Whether nobody has the interval's lease now."""
+    row = tx.execute(sa.select(LEASES.c.owner, LEASES.c.expires_at).where(_row(job, interval))).one_or_none()
     return row is None or row.owner is None or row.expires_at <= clock(tx)
 
 
@@ -161,12 +165,19 @@ def release(tx: sa.Connection, lease: Lease) -> bool:
 
 
 def _update(tx: sa.Connection, lease: Lease, values: dict[str, Any]) -> bool:
-    update = sa.update(LEASES).where(_row(lease), LEASES.c.fence == lease.fence).values(values)
-    return bool(tx.execute(update).rowcount)
+    still_ours = sa.and_(_row(lease.job, lease.interval), LEASES.c.fence == lease.fence)
+    return bool(tx.execute(sa.update(LEASES).where(still_ours).values(values)).rowcount)
 
 
-def _row(lease: Lease) -> sa.ColumnElement[bool]:
-    return sa.and_(LEASES.c.job == lease.job, LEASES.c.interval_start == lease.interval.start)
+def _lock(tx: sa.Connection, rows: sa.ColumnElement[bool]) -> None:
+    """Keep others from writing these rows until the transaction ends; wait while another does."""
+    # An UPDATE that changes nothing, for not every database has SELECT … FOR UPDATE; for DuckDB see keep_others_out.
+    if tx.dialect.name != "duckdb":
+        tx.execute(sa.update(LEASES).where(rows).values(fence=LEASES.c.fence))
+
+
+def _row(job: str, interval: Interval) -> sa.ColumnElement[bool]:
+    return sa.and_(LEASES.c.job == job, LEASES.c.interval_start == interval.start)
 
 
 @cache
@@ -184,11 +195,25 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this host started; empty where there is none that lives, or no /proc to ask."""
+    """When a process of this host started; empty where there is none that lives.
+
+    Raises:
+        OSError: There is no /proc, it hides other users' processes, or the process has ended for good.
+    """
+    # Behind the command's name, which may hold anything, come its state and, as the twentieth field, the start.
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    # A zombie has ended and waits for its parent, which as a container's first process may never ask.
+    return "" if fields[0] == "Z" else f"{_namespace()}:{fields[19]}"
+
+
+def _is_known_dead(pid: int, started: str) -> bool:
+    with contextlib.suppress(OSError):
+        return _started(pid) != started
+    # Whoever is hidden from /proc, another user's process perhaps, can still be asked for.
     try:
-        # Behind the command's name, which may hold anything, come its state and, as the twentieth field, the start.
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        # A zombie has ended and waits for its parent, which as a container's first process may never ask.
-        return "" if fields[0] == "Z" else f"{_namespace()}:{fields[19]}"
-    except (OSError, IndexError):
-        return ""
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

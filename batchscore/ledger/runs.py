@@ -23,9 +23,10 @@ __all__ = [
     "find",
     "history",
     "hold_back",
-    "overlapping",
+    "output_tables",
     "publish",
     "published",
+    "published_last",
     "rows_of_last",
     "run_id_of",
     "select_runs",
@@ -123,14 +124,17 @@ def published(tx: sa.Connection, run: Run) -> Run | None:
     return _run(found) if found else None
 
 
-def overlapping(tx: sa.Connection, run: Run) -> Run | None:
-    """A published run of the same job and table whose interval shares time with this run's and is another."""
-    c, start, end = RUNS.c, run.interval.start, run.interval.end
-    same = sa.and_(c.job == run.job, c.output_table == run.output_table, c.status == "published")
-    shared = sa.and_(c.interval_start < end, c.interval_end > start)
-    other = sa.or_(c.interval_start != start, c.interval_end != end)
-    found = tx.execute(sa.select(RUNS).where(same, shared, other).limit(1)).mappings().one_or_none()
+def published_last(tx: sa.Connection, run: Run) -> Run | None:
+    """The published run of the latest interval of the run's job and table."""
+    c = RUNS.c
+    query = sa.select(RUNS).where(c.job == run.job, c.output_table == run.output_table, c.status == "published")
+    found = tx.execute(query.order_by(c.interval_start.desc()).limit(1)).mappings().one_or_none()
     return _run(found) if found else None
+
+
+def output_tables(tx: sa.Connection) -> list[str]:
+    """The full names of every output table that a run was begun for."""
+    return list(tx.execute(sa.select(RUNS.c.output_table).distinct()).scalars())
 
 
 def publish(

@@ -20,7 +20,6 @@ __all__ = [
     "REJECTS",
     "RUNS",
     "insert_new",
-    "locked",
 ]
 
 
@@ -228,12 +227,6 @@ Attributes:
     row_count: What the value is measured over: rows, or rows with a value.
     reference_count: The same in the reference.
 """
-
-
-def locked(query: sa.Select[Any], tx: sa.Connection) -> sa.Select[Any]:
-    """The query, that keeps others from writing the rows it finds until the transaction ends."""
-    # DuckDB has no row locks and one process; SQLite locks the file when a transaction begins.
-    return query if tx.dialect.name == "duckdb" else query.with_for_update()
 
 
 def insert_new(tx: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:

@@ -178,6 +178,7 @@ def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: O
     """Score and publish the run from where the ledger has it, under the interval's lease."""
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
+        fault("after_lease")
         run, done = _take_up(scoring, planned, lease, history)
         if run.status == "published":
             log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))
@@ -284,6 +285,8 @@ def _take_up(scoring: Scoring, planned: Run, lease: Lease, history: Sequence[Run
         sound = audit(tx, scoring.output, run, found) is not None
         if not sound:
             _start_again(tx, scoring, run)
+        fault("in_take_up")
+    fault("after_take_up")
     done = found if sound else Progress(0)
     if found.chunks and not sound:
         log.warning(Event.RUN_SPOILT, run_id=run.run_id, stage=run.stage)

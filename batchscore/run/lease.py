@@ -11,6 +11,7 @@ from batchscore import ledger
 from batchscore.errors import BatchscoreError
 from batchscore.interval import Interval
 from batchscore.ledger import Lease, Owner
+from batchscore.logs import Event, log
 from batchscore.warehouse import Warehouse
 
 __all__ = ["leased"]
@@ -57,5 +58,8 @@ def leased(warehouse: Warehouse, job: str, interval: Interval, owner: Owner, sec
 def _renew(warehouse: Warehouse, lease: Lease, seconds: float, stopped: threading.Event) -> None:
     while not stopped.wait(seconds / 3):
         # What cannot be renewed now may be in a moment; who has lost it is told at the next commit.
-        with contextlib.suppress(BatchscoreError), warehouse.begin(f"the lease of {lease.interval}") as tx:
-            ledger.renew(tx.connection, lease, seconds=seconds)
+        try:
+            with warehouse.begin(f"the lease of {lease.interval}") as tx:
+                ledger.renew(tx.connection, lease, seconds=seconds)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the thread, and the lease with it, in silence
+            log.warning(Event.LEASE_UNRENEWED, interval=str(lease.interval), error=str(error))

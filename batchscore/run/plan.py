@@ -25,6 +25,7 @@ _STATES: dict[Only, tuple[State, ...]] = {
     "changed-input": ("changed-input",),
     "all": ("missing", "unfinished", "failed", "held", "published", "stale-model", "changed-input"),
 }
+_ATTEMPTED = ("running", "failed", "held")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +38,44 @@ class Planned:
             `held` (scored, and stopped by a gate), `published` by this bundle, `stale-model`: published by another, or
             `changed-input`: published by this one, from rows that are no longer the same.
         run: The run that says so; None when missing.
+        behind: The latest run of a published interval since, that is not published itself; None where there is none.
     """
 
     interval: Interval
     state: State
     run: Run | None
+    behind: Run | None = None
 
     def selected_by(self, only: Only) -> bool:
         """Whether `--only` takes it. `missing` is all that has no published predictions."""
-        return self.state in _STATES[only]
+        stopped = self.behind is not None and self.behind.status in _STATES["failed"]
+        return self.state in _STATES[only] or (only == "failed" and stopped)
 
     @property
     def why(self) -> str:
         """The state in words."""
         version = self.run.model_version if self.run else None
-        first = ((self.run.error if self.run else None) or "").partition("\n")[0]
-        # As much of the id as `runs show` and `runs publish` need.
-        short = self.run.run_id[:8] if self.run else None
-        return {
+        said = {
             "missing": "never scored",
-            "unfinished": "begun and not finished; goes on behind its last committed chunk",
-            "failed": f"failed: {first}",
-            "held": f"held: {first} (run {short})",
             "published": f"published by version {version}",
             "stale-model": f"published by version {version}, which is not the one in use",
             "changed-input": f"published by version {version}, and its rows have changed since",
-        }[self.state]
+        }
+        if self.run and self.state not in said:
+            return _attempt(self.run)
+        return f"{said[self.state]}; again: {_attempt(self.behind)}" if self.behind else said[self.state]
+
+
+def _attempt(run: Run) -> str:
+    """What a run has come to that is not published: a held one with as much of its id as `runs publish` needs."""
+    first = (run.error or "").partition("\n")[0]
+    match run.status:
+        case "held":
+            return f"held: {first} (run {run.run_id[:8]})"
+        case "failed":
+            return f"failed: {first}"
+        case _:
+            return "begun and not finished; goes on behind its last committed chunk"
 
 
 def plan(
@@ -102,10 +115,10 @@ def plan(
 
 def _planned(interval: Interval, runs: Sequence[Run], digest: str | None) -> Planned:
     published = [run for run in runs if run.status == "published"]
+    attempted = sorted((run for run in runs if run.status in _ATTEMPTED), key=lambda run: run.scored_at)
     if published:
         stale = digest is not None and published[-1].bundle_digest != digest
-        return Planned(interval, "stale-model" if stale else "published", published[-1])
-    attempted = sorted((run for run in runs if run.status != "superseded"), key=lambda run: run.scored_at)
+        return Planned(interval, "stale-model" if stale else "published", published[-1], *attempted[-1:])
     if not attempted:
         return Planned(interval, "missing", None)
     last = attempted[-1]

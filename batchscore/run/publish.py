@@ -48,23 +48,19 @@ def publish(
         TooManyRejects: More rows were rejected than the job's limits allow.
         GateTripped: A gate of the job's `[publish]` is not passed.
         IntervalLeased: Another process took the run up.
-        UsageError: Another job has published into the same table since this one looked, or an interval that overlaps
-            this one is published.
+        UsageError: Another job has published into the same table since this one looked, or this one intervals that
+            are cut otherwise.
+        OutputMismatch: The output table was changed since it was checked, and cannot take the rows exactly.
         WarehouseError: The stage or the rejects are not what the chunks committed: another hand was in them.
     """
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
         ledger.check(tx.connection, lease)
-        if other := ledger.overlapping(tx.connection, run):
-            raise UsageError(
-                f"job {run.job}: {other.interval} is published and overlaps {run.interval}, so rows would be doubled; "
-                "[interval] has cut time otherwise in between. Nothing was published. Keep one [interval], or give the "
-                "job another name and output table."
-            )
         if run.job not in ledger.users_of_table(tx.connection, run.output_table):
-            # Two jobs that publish into a table for the first time see each other only one by one.
+            # What is published into a table for the first time, by two processes at once, is seen only one by one.
             ledger.keep_others_out(tx.connection)
             refuse_shared_table(tx, run.job, output.table)
+        _refuse_other_cut(tx, run, job)
         done = ledger.progress(tx.connection, run.run_id, SHARD)
         totals = audit(tx, output, run, done)
         if totals is None:
@@ -95,6 +91,7 @@ def publish(
         )
     fault("after_publish")
     clear_up(warehouse, output, [run, *overtaken])
+    fault("after_clear_up")
     published = replace(
         run,
         status="published",
@@ -107,6 +104,17 @@ def publish(
     )
     _log(published, profiles, time.monotonic() - begun)
     return published
+
+
+def _refuse_other_cut(tx: Transaction, run: Run, job: Job) -> None:
+    """Refuse an interval that [interval] does not cut so, and one beside others that it does not."""
+    last = ledger.published_last(tx.connection, run)
+    for interval, is_what in [(run.interval, "scored"), *([(last.interval, "published")] if last else [])]:
+        if job.calendar.containing(interval.start) != interval:
+            raise UsageError(
+                f"job {run.job}: {interval} is {is_what}, and [interval] cuts time otherwise now. Rows would be there "
+                "twice, so nothing was published. Keep one [interval], or give the job another name and output table."
+            )
 
 
 def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:

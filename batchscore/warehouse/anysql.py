@@ -22,9 +22,10 @@ from batchscore.warehouse.transaction import STAGE_PREFIX
 __all__ = ["AnySQL"]
 
 _ROWS_A_CALL = 10_000
-# Time in UTC; a value that does not fit refused and not cut; no locks on the gaps between rows.
+# Time in UTC; an end to whoever stands still inside a transaction, holding its locks, which MySQL has no word for; a
+# value that does not fit refused and not cut; no locks on the gaps between rows.
 _MYSQL_SESSION = (
-    "SET SESSION time_zone = '+00:00'",
+    "SET SESSION time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = 60 */",
     "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION')",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 )

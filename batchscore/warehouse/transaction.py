@@ -155,7 +155,12 @@ class Transaction:
         return int(self.connection.execute(count).scalar_one())
 
     def replace(self, output: Output, stage: str, stamp: Stamp) -> None:
-        """Put the staged rows, stamped, in place of the interval's rows in the output table."""
+        """Put the staged rows, stamped, in place of the interval's rows in the output table.
+
+        Raises:
+            OutputMismatch: The live table cannot take them exactly, any more.
+        """
+        check_live(output, self.backend.columns(self.connection, output.sql_table()))
         table, staged = output.sql_table(), output.stage_table(stage)
         self.connection.execute(sa.delete(table).where(table.c.interval_start == stamp["interval_start"]))
         constants = [sa.literal(value, table.c[name].type).label(name) for name, value in stamp.items()]
