@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ class Disk:
     mounted: bool
 
     @contextmanager
-    def full(self, leave: int = 0) -> Iterator[None]:
+    def full(self, leave: int = 0, *, process: int = 0) -> Iterator[None]:
+        """For a process of this user, this one when it is 0."""
         if self.mounted:
             filler = self.folder / "filler"
             free = os.statvfs(self.folder)
@@ -28,9 +30,10 @@ class Disk:
             finally:
                 filler.unlink()
             return
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+        before = resource.prlimit(process, resource.RLIMIT_FSIZE)
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (8192, before[1]))
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process, resource.RLIMIT_FSIZE, before)
