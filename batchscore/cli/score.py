@@ -18,7 +18,7 @@ from batchscore.errors import BatchscoreError, BundleNotFound, IntervalLeased, T
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
-from batchscore.logs import Event, log
+from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, score_interval
@@ -42,7 +42,7 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
         manifest = session.registry.manifest(job.model.name, session.registry.resolve(job.model.name, job.model.use))
         scorer, digest = f"{manifest.name} version {manifest.version}", manifest.digest
     except BundleNotFound as error:
-        typer.echo(str(error), err=True)
+        typer.echo(redacted(str(error)), err=True)
         scorer, digest = None, None
     outcome = _Outcome()
     with session.warehouse(read_only=True) as warehouse:
@@ -136,7 +136,6 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
-            _look_again(job, warehouse, history, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -170,7 +169,6 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
         if chosen:
             scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
-            _look_again(job, warehouse, history, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -287,9 +285,10 @@ def _score_all(
                     outcome.failures.append((each, result))
                 else:
                     outcome.published.append(result)
+    _look_again(scoring, history, outcome)
 
 
-def _look_again(job: Job, warehouse: Warehouse, history: Sequence[Run], outcome: _Outcome) -> None:
+def _look_again(scoring: Scoring, history: Sequence[Run], outcome: _Outcome) -> None:
     """Look once more at the intervals that another process had: one that it has published since is no failure."""
     if not any(isinstance(error, IntervalLeased) for _, error in outcome.failures):
         return
@@ -297,7 +296,7 @@ def _look_again(job: Job, warehouse: Warehouse, history: Sequence[Run], outcome:
     now: Sequence[Run] = []
     # Of a ledger that cannot be asked any more nothing new is known.
     with suppress(BatchscoreError):
-        now = runs_of(warehouse, job)
+        now = runs_of(scoring.warehouse, scoring.job)
     published = {run.interval for run in now if run.status == "published" and run.run_id not in before}
     failures: list[Failure] = []
     for each, error in outcome.failures:

@@ -175,10 +175,12 @@ class Session:
 
 
 def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:
-    """The runs of a job into its output table, by interval and then by age."""
+    """The runs of a job into its output table, by interval and then by age; none where there is no ledger yet."""
     with warehouse.begin("the ledger") as tx:
+        if not tx.has_table(ledger.RUNS.name):
+            return []
         table = tx.full_name(job.output.table)
-    return [run for run in history_of(warehouse, job.name) if run.output_table == table]
+        return [run for run in ledger.history(tx.connection, job.name) if run.output_table == table]
 
 
 def history_of(warehouse: Warehouse, job: str | None = None, limit: int | None = None) -> list[Run]:
