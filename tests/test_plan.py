@@ -163,6 +163,8 @@ class TestModel:
             assert each.run in own if each.state != "missing" else each.run is None
             if each.state in ("published", "stale-model"):
                 assert each.run.status == "published"
+                tried = [run for run in own if run.status in ("running", "failed", "held")]
+                assert each.behind == max(tried, key=lambda run: run.scored_at, default=None)
 
     @given(situations(), st.randoms(use_true_random=False))
     def test_order_of_history(self, situation: dict[str, Any], chance: random.Random) -> None:
@@ -174,9 +176,9 @@ class TestModel:
 
     @given(situations())
     def test_selections(self, situation: dict[str, Any]) -> None:
-        """Scoring what is selected by `all`, or by `missing` and then `stale-model`, leaves nothing to do."""
+        """Scoring what `all` selects leaves nothing missing or failed; what `missing` selects, nothing missing."""
         listed = plan(**situation)
-        for only, then in (("all", "missing"), ("missing", "failed")):
+        for only, then in (("all", "missing"), ("all", "failed"), ("missing", "missing")):
             kept = [
                 run
                 for run in situation["history"]
