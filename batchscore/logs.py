@@ -61,6 +61,9 @@ class Event(StrEnum):
     with `dry_run`."""
     STAGE_LEFT = "run.stage_left"
     """The run is published; its stage could not be dropped, or the database's log not folded in."""
+    CHECKPOINT_UNDONE = "checkpoint.undone"
+    """A process was killed while it folded DuckDB's log into the file; what it had half written is put back, and the
+    log has all that was committed."""
     LEASE_UNRENEWED = "lease.unrenewed"
     """The end of an interval's lease could not be put off; it is tried again before the lease ends."""
     ATTEMPT_FAILED = "attempt.failed"

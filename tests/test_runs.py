@@ -419,9 +419,9 @@ class TestAnotherProcess:
                 _lease(other, day)
 
             def late(*args: Any) -> None:
-                score_interval(other, days[0], args[2], lambda _: None)
+                score_interval(other, days[0], args[1], lambda _: None)
                 look(*args)
-                told.append(score._words(args[0], args[3]))
+                told.append(score._words(other.job, args[2]))
 
             monkeypatch.setattr(score, "_look_again", late)
             one = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--only", "all")

@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from batchscore import duckfile
 from batchscore.job import Value
 from batchscore.sources.arrow import canonical, no_rows
 from batchscore.sources.statement import Page, Query
@@ -61,7 +62,7 @@ def marker(name: str) -> str:
 
 def _connect(path: str) -> duckdb.DuckDBPyConnection:
     try:
-        return duckdb.connect(path, read_only=True)
+        return duckfile.connect(path, read_only=True)
     except duckdb.ConnectionException:
         # This process has the file open for writing, and every connection to it must be opened alike.
         return duckdb.connect(path)

@@ -7,6 +7,7 @@ No table of predictions has a PRIMARY KEY, UNIQUE or any index: DuckDB's log rep
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 import sqlalchemy as sa
 from duckdb_engine import ConnectionWrapper
 
+from batchscore import duckfile
 from batchscore.database import Database
 from batchscore.errors import WarehouseError
 from batchscore.warehouse.tables import LiveColumn, make_folder, unwritable
@@ -74,12 +76,15 @@ class DuckDB:
         with database.translated("opening"):
             # A verb that only looks at a warehouse that is not there yet sees an empty one.
             empty = read_only and not Path(path).exists()
-            self._root = duckdb.connect(":memory:" if empty else path, read_only=read_only and not empty)
+            self._root = duckdb.connect(":memory:") if empty else duckfile.connect(path, read_only=read_only)
         # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
         # open the same file in this process; the engine's own connect would give it another.
         self.engine = sa.create_engine(
             "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True, max_overflow=-1
         )
+        self._writes = not read_only
+        if self._writes:
+            sa.event.listen(self.engine, "checkout", self._on_checkout)
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         cursor = self._root.cursor()
@@ -127,11 +132,15 @@ class DuckDB:
         """Every statement can be rolled back."""
 
     def settle(self) -> None:
+        self._fold(duckfile.checkpoint)
+
+    def _on_checkout(self, *_: object) -> None:
+        self._fold(duckfile.checkpoint_large_log)
+
+    def _fold(self, how: Callable[[duckdb.DuckDBPyConnection, str], None]) -> None:
         try:
-            # With another transaction of this process open it is left to the next checkpoint.
-            with self._root.cursor() as cursor, contextlib.suppress(duckdb.TransactionException):
-                cursor.execute("CHECKPOINT")
-        except duckdb.FatalException as error:
+            how(self._root, self._path)
+        except (duckdb.FatalException, OSError) as error:
             raise WarehouseError(
                 f"{self._path}: what was written is safe in its log, which could not be folded into the file: {error}. "
                 "Make room on the disk and run the same command again."
@@ -139,4 +148,7 @@ class DuckDB:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._writes and Path(f"{self._path}.wal").exists():
+            with contextlib.suppress(WarehouseError):
+                self.settle()
         self._root.close()
