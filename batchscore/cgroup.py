@@ -14,8 +14,6 @@ from pathlib import Path
 __all__ = ["cores", "memory"]
 
 _MOUNT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Version 1 writes no limit as the largest number of pages.
-_UNLIMITED = 2**60
 
 
 def cores(mount: Path = _MOUNT, own: Path = _OWN) -> int:
@@ -28,15 +26,15 @@ def cores(mount: Path = _MOUNT, own: Path = _OWN) -> int:
     return max(1, math.ceil(allowed))
 
 
-def memory(mount: Path = _MOUNT, own: Path = _OWN) -> int | None:
-    """How many bytes the process and those beside it in its container may hold; None where nothing limits them."""
-    found = [
+def memory(mount: Path = _MOUNT, own: Path = _OWN) -> int:
+    """How many bytes the process and those beside it in its container may hold: the machine's, or less."""
+    limits = [
         limit
         for folder in _folders(mount, own, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
-        if (limit := _number(folder / name)) and limit < _UNLIMITED
+        if (limit := _number(folder / name))
     ]
-    return min(found, default=None)
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def _folders(mount: Path, own: Path, controller: str) -> Iterator[Path]:

@@ -45,6 +45,8 @@ class Event(StrEnum):
     """The source gave no row for the interval, which is published with none."""
     COLUMNS_IGNORED = "columns.ignored"
     """The source gives columns that the bundle does not declare."""
+    CHUNK_BOUNDED = "chunk.bounded"
+    """The job's chunk_rows are more than the memory has room for; so many are taken instead."""
     CHUNK_COMMITTED = "chunk.committed"
     """A chunk is staged and in the ledger: it will not be scored again."""
     RUN_PROFILE = "run.profile"

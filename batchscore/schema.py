@@ -62,6 +62,8 @@ _DTYPES: dict[TypeName, pl.DataType] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
+_TEXT_BYTES = 32
+
 # Every integer up to here has a double of its own.
 _EXACT_FLOAT = 2**53
 
@@ -132,6 +134,11 @@ class Schema:
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-ready mapping a column."""
         return [asdict(column) for column in self.columns]
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes of memory a row takes; text by a guess."""
+        return sum(_TEXT_BYTES if column.type == "string" else 8 for column in self.columns)
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)

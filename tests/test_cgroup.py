@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from toy import Project
 
 from batchscore import cgroup
 
@@ -66,7 +68,7 @@ class TestCores:
     def test_where_there_are_none(self, tmp_path: Path) -> None:
         """Without control groups it is the cores."""
         assert cgroup.cores(tmp_path / "no", tmp_path / "no") == CORES
-        assert cgroup.memory(tmp_path / "no", tmp_path / "no") is None
+        assert cgroup.memory(tmp_path / "no", tmp_path / "no") == psutil.virtual_memory().total
 
 
 class TestMemory:
@@ -81,8 +83,8 @@ class TestMemory:
         ],
     )
     def test_of_a_group(self, tmp_path: Path, own: str, files: dict[str, str], limit: int | None) -> None:
-        """The smallest limit counts; none at all is none."""
-        assert cgroup.memory(*tree(tmp_path, own, files)) == limit
+        """The smallest limit counts; where there is none, what the machine has does."""
+        assert cgroup.memory(*tree(tmp_path, own, files)) == (limit or psutil.virtual_memory().total)
 
 
 @pytest.fixture
@@ -128,3 +130,25 @@ class TestThreads:
     def test_that_are_asked_for(self) -> None:
         """A number that the user set stays."""
         assert pools(POLARS_MAX_THREADS="3")["polars"] == 3
+
+
+class TestMemoryOfChunks:
+    def test_bounds_them(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the memory has no room for the job's chunks they are smaller, and it is told; one asked for is not."""
+        day = ("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-02", "--only", "all")
+        whole = project.call(*day)
+        rows = project.table()
+        monkeypatch.setattr(cgroup, "memory", lambda: 64_000)
+        bounded = project.call(*day)
+        halved = project.call(*day, "--workers", "2")
+        asked = project.call(*day, "--chunk-rows", "60")
+
+        chunks = [len(result.named("chunk.committed")) for result in (whole, bounded, halved, asked)]
+        assert chunks[0] == 1
+        assert 1 < chunks[1] < chunks[2]
+        assert chunks[3] == 2
+        (event,) = bounded.named("chunk.bounded")
+        assert event["chunk_rows"] == bounded.named("chunk.committed")[0]["rows"]
+        assert not whole.named("chunk.bounded")
+        assert not asked.named("chunk.bounded")
+        assert [row[:3] for row in project.table()] == [row[:3] for row in rows]

@@ -37,7 +37,7 @@ from batchscore.job import Rows
 from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import SqlSource, anysql, open_source, read_chunks, read_frame
-from batchscore.sources.parquet import ParquetSource
+from batchscore.sources.parquet import ParquetSource, _Ordered
 from batchscore.sources.statement import Statement
 
 DAY = Interval(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
@@ -781,6 +781,60 @@ def test_a_sqlite_file_with_a_log_is_left_as_it_was(tmp_path):
     assert len(read_frame(bench.source(), DAY, key=["id"])) == 3
 
     assert sorted(tmp_path.iterdir()) == before
+
+
+WIDE = pl.DataFrame(
+    {
+        "id": pl.int_range(40_000, eager=True).shuffle(seed=1),
+        "text": pl.int_range(40_000, eager=True).shuffle(seed=2).cast(pl.String) + "é",
+        "half": pl.Series([1, 2] * 20_000),
+        "day": pl.Series([date(2024, 1, 1), date(2024, 1, 2)] * 20_000),
+        **{f"c{n}": pl.Series([float(n)] * 40_000) + pl.int_range(40_000, eager=True) / 7 for n in range(200)},
+    }
+)
+
+
+WIDE_TYPES = {"id": "integer", "text": "string", "half": "integer", "day": "date"}
+WIDE_SCHEMA = Schema(tuple(Column(name, WIDE_TYPES.get(name, "float"), nullable=True) for name in WIDE.columns))
+
+
+def read_wide(tmp_path, monkeypatch, rows, key, megabytes):
+    """The rows in chunks, by a sort that has so much memory, and the bounds between which they were sorted."""
+    rows.write_parquet(tmp_path / f"{DAY.start:%Y-%m-%d}.parquet", row_group_size=5_000)
+    monkeypatch.setattr("batchscore.cgroup.memory", lambda: 4 * megabytes * 1_000_000)
+    ranges, between = [], _Ordered._between
+
+    def noted(self, bounds):
+        ranges.append(bounds)
+        return between(self, bounds)
+
+    monkeypatch.setattr(_Ordered, "_between", noted)
+    source = parquet(tmp_path / "{interval_start:%Y-%m-%d}.parquet")
+    chunks = list(read_chunks(source, DAY, schema=WIDE_SCHEMA, key=key, chunk_rows=3_000))
+    return pl.concat([chunk.rows for chunk in chunks]), ranges
+
+
+@pytest.mark.parametrize("key", [["id"], ["text"], ["half", "id"], ["day", "text"]])
+def test_wide_parquet_in_little_memory(tmp_path, monkeypatch, key):
+    """Rows of 200 columns that a sort has no room for come in order and whole, a range of keys at a time."""
+    found, ranges = read_wide(tmp_path, monkeypatch, WIDE, key, 50)
+
+    assert len(ranges) > 1
+    assert found.equals(WIDE.sort(key))
+
+
+def test_a_null_in_the_key_of_wide_parquet(tmp_path, monkeypatch):
+    """A row without a key is not left out with the ranges: it is an error."""
+    rows = WIDE.with_columns(id=pl.when(pl.col("id") == 7).then(None).otherwise("id"))
+
+    with pytest.raises(KeyViolation, match="id is NULL"):
+        read_wide(tmp_path, monkeypatch, rows, ["id"], 50)
+
+
+def test_parquet_for_which_there_is_no_memory_at_all(tmp_path, monkeypatch):
+    """Where not even one key's rows find room, the error says that memory is what is missing."""
+    with pytest.raises(WarehouseError, match="Out of Memory"):
+        read_wide(tmp_path, monkeypatch, WIDE, ["id"], 3)
 
 
 def test_no_room_for_a_temporary_folder(tmp_path, monkeypatch):

@@ -134,7 +134,8 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
             log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
@@ -167,7 +168,8 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, asked.chunk_rows)
+            chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
+            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
             _score_all(scoring, chosen, history, asked.workers, outcome)
     return _told(job, _words(job, outcome), outcome)
 
@@ -196,14 +198,14 @@ def _with_changes(
     One whose rows cannot be read stays as it is, among the failures; where the source stays gone the rest is left.
     """
     source = session.source(job, job.source)
-    found, gone = list(planned), False
+    found, gone, chunk_rows = list(planned), False, session.chunk_rows(job, bundle)
     for place, each in enumerate(planned):
         if each.state != "published" or each.run is None:
             continue
         if gone:
             outcome.untried += 1
             continue
-        look = partial(has_changed, each.run, source, bundle, chunk_rows=job.limits.chunk_rows)
+        look = partial(has_changed, each.run, source, bundle, chunk_rows=chunk_rows)
         try:
             if session.patience().persist(look):
                 found[place] = replace(each, state="changed-input")
