@@ -24,8 +24,9 @@ from batchscore.errors import BatchscoreError, TransientError, UsageError, Wareh
 __all__ = ["Database"]
 
 # SQLSTATE classes and codes that a later attempt may not meet again: connection, serialization, deadlock,
-# resources (but not a full disk, 53100), shutdown, lock not available.
-_TRANSIENT_STATES = re.compile(r"^(08...|40001|40P01|53(?!100)...|57P0[1-5]|55P03)$")
+# resources (but not a full disk, 53100), shutdown, lock not available, and our own limit on standing still inside a
+# transaction: a process that was stopped so has to look at the ledger again.
+_TRANSIENT_STATES = re.compile(r"^(08...|25P03|40001|40P01|53(?!100)...|57P0[1-5]|55P03)$")
 _REFUSED_AT_LOGIN = re.compile(
     r"authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
     r"|no pg_hba\.conf entry|permission denied|invalid (URI|connection option|port|percent-encoded|\w+ value)"
@@ -256,4 +257,6 @@ def _postgres_kind(error: psycopg.Error | adbc_driver_manager.Error) -> type[Bat
 def _duckdb_kind(error: duckdb.Error) -> type[BatchscoreError] | None:
     if _DUCKDB_TRANSIENT.search(str(error)):
         return TransientError
-    return WarehouseError if isinstance(error, _DUCKDB_REFUSED) else None
+    # Of no class of its own.
+    corrupt = "Corrupt database file" in str(error)
+    return WarehouseError if corrupt or isinstance(error, _DUCKDB_REFUSED) else None

@@ -42,8 +42,18 @@ def connect(path: str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         duckdb.Error: DuckDB refuses it.
     """
     with _one_at_a_time:
-        _undo_torn(path)
-        connection = duckdb.connect(path, read_only=read_only)
+        # Whatever keeps this process from putting the blocks back, DuckDB says what is wrong with the file.
+        with contextlib.suppress(OSError, struct.error):
+            _undo_torn(path)
+        try:
+            connection = duckdb.connect(path, read_only=read_only)
+        except duckdb.Error as error:
+            if "Corrupt database file" not in str(error) or not os.path.exists(_undo_path(path)):  # noqa: PTH110
+                raise
+            raise duckdb.IOException(
+                f"{error}: a process was killed while it wrote this, and {_undo_path(path)} has what stood there. Any "
+                "command of batchscore by a user who may write both puts it back."
+            ) from None
     if not read_only:
         connection.execute("SET checkpoint_threshold = '1 TB'")
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
@@ -54,7 +64,8 @@ def checkpoint(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Fold the log into the file. With another transaction of this process open it is left to the next time.
 
     Raises:
-        duckdb.FatalException: The disk is full; what is committed stays in the log.
+        duckdb.Error: DuckDB cannot, a full disk being the most likely cause; what is committed stays in the log.
+        OSError: What stands in the file cannot be saved first; nothing of it is touched.
     """
     with _one_at_a_time, connection.cursor() as cursor:
         undo = _save(cursor, path)
@@ -67,7 +78,7 @@ def checkpoint_large_log(connection: duckdb.DuckDBPyConnection, path: str) -> No
     """The same, when the log has grown so long that the next open would take a while.
 
     Raises:
-        duckdb.FatalException: See `checkpoint`.
+        duckdb.Error, OSError: See `checkpoint`.
     """
     log_file = Path(f"{path}.wal")
     if log_file.exists() and log_file.stat().st_size > _LARGE_LOG:
@@ -104,17 +115,14 @@ def _undo_torn(path: str) -> None:
     # Whoever closes a file lets every lock go that its process has on it, so one that is open here is left alone.
     if not undo.exists() or _open_here(path) is not None:
         return
-    with contextlib.suppress(OSError), Path(path).open("rb+", buffering=0) as file:
+    with Path(path).open("rb+", buffering=0) as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have done it just now.
         if not undo.exists():
             return
-        saved, place, torn = undo.read_bytes(), 0, False
-        while place < len(saved):
-            offset, length = _PLACE.unpack_from(saved, place)
-            place += _PLACE.size + length
-            block = saved[place - length : place]
-            there = os.pread(file.fileno(), length, offset)
+        torn = False
+        for offset, block in _saved(undo):
+            there = os.pread(file.fileno(), len(block), offset)
             if offset == 0 and there != block:
                 # It came to its end after all.
                 break
@@ -125,6 +133,18 @@ def _undo_torn(path: str) -> None:
         undo.unlink()
         if torn:
             log.warning(Event.CHECKPOINT_UNDONE, path=path)
+
+
+def _saved(undo: Path) -> list[tuple[int, bytes]]:
+    """Offsets in the file, and what stood there."""
+    content, place, found = undo.read_bytes(), 0, []
+    while place < len(content):
+        offset, length = _PLACE.unpack_from(content, place)
+        place += _PLACE.size + length
+        found.append((offset, content[place - length : place]))
+    if place != len(content):
+        raise OSError(f"{undo} ends in the middle")
+    return found
 
 
 def _open_here(path: str) -> int | None:

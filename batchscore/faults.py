@@ -1,7 +1,8 @@
 """Points at which the tests break a run, to see that nothing is lost: nothing happens unless one is asked for.
 
 `BATCHSCORE_FAULT=after_stage:2:kill` ends the process the way SIGKILL does when chunk 2 has been staged. The ways:
-`kill`; `hang`, until the process is killed; `raise`, an exception that nobody foresaw; `lose`, a lost connection.
+`kill`; `hang`, until the process is killed; `stop`, until it is sent SIGCONT; `raise`, an exception that nobody
+foresaw; `lose`, a lost connection.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def fault(point: str, chunk: int = 0) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return
         case "lose":
             raise TransientError(f"a fault was asked for at {point} of chunk {chunk}.")
     raise RuntimeError(f"a fault was asked for at {point} of chunk {chunk}")

@@ -519,6 +519,7 @@ TRANSIENT_STATES = {
     "40P01": "deadlock",
     "53200": "memory",
     "53300": "too many connections",
+    "25P03": "stood still inside a transaction",
     "55P03": "lock not available",
     "57P01": "shut down by the administrator",
     "57P02": "crashed",

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 
+import psutil
 import pytest
 import toy
 from disk import Disk
@@ -52,16 +53,18 @@ class TestStandstill:
     @pytest.mark.long
     @pytest.mark.parametrize("anywhere", ["postgres"], indirect=True)
     def test_a_process_that_stands_still_inside_a_transaction(self, anywhere: Project) -> None:
-        """Its session is ended by the server, the next process waits for that and publishes, and nothing is doubled."""
+        """Its session is ended by the server, the next process waits for that and publishes; what wakes finds it done."""
         rows = calm(anywhere)
         first = anywhere.start(
-            "backfill", "toy", *DAY, BATCHSCORE_FAULT="before_commit:1:hang", BATCHSCORE_LEASE_SECONDS="2"
+            "backfill", "toy", *DAY, BATCHSCORE_FAULT="before_commit:1:stop", BATCHSCORE_LEASE_SECONDS="2"
         )
-        toy.wait_for_chunks(first, 1)
-        time.sleep(1)
-        first.send_signal(signal.SIGSTOP)
+        while psutil.Process(first.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.05)
         try:
             second = anywhere.run("backfill", "toy", *DAY, timeout=200)
+            published = anywhere.table(("id", "run_id", "scored_at"))
+            first.send_signal(signal.SIGCONT)
+            out, _ = first.communicate(timeout=100)
         finally:
             first.kill()
             first.communicate()
@@ -69,6 +72,11 @@ class TestStandstill:
         assert second.code == 0, second.out
         assert second.named("attempt.failed")
         assert anywhere.table() == rows
+        woken = toy.Result(first.returncode, out, "")
+        assert woken.code == 0, out
+        assert woken.named("attempt.failed")
+        assert woken.named("run.found")
+        assert anywhere.table(("id", "run_id", "scored_at")) == published
 
 
 class TestDisk:

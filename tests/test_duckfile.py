@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,9 +17,11 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from batchscore import duckfile
 from batchscore.database import Database
+from batchscore.errors import WarehouseError
 from batchscore.warehouse import open_warehouse
 
 HEADERS, BLOCK, PAGE = 3 * 4096, 262144, 4096
@@ -132,16 +135,14 @@ class TestKilled:
         with pytest.raises(duckdb.Error, match="Corrupt database file"):
             _look(tmp_path / "file")
 
-    def test_told(self, case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_told(self, case: Case, tmp_path: Path) -> None:
         """What was put back is told, in one line."""
         case.lay_out(tmp_path / "file", blocks=case.torn)
 
-        with open_warehouse(Database.at(f"duckdb:///{tmp_path}/file")) as warehouse, warehouse.begin() as tx:
-            assert tuple(tx.connection.exec_driver_sql(ROWS).one()) == case.rows
+        with capture_logs() as lines:
+            assert _look(tmp_path / "file") == case.rows
 
-        out = capfd.readouterr().out
-        assert out.count("checkpoint.undone") == 1
-        assert str(tmp_path / "file") in out
+        assert lines == [{"event": "checkpoint.undone", "log_level": "warning", "path": str(tmp_path / "file")}]
 
     def test_after_the_header(self, case: Case, tmp_path: Path) -> None:
         """A checkpoint that got as far as its header is not undone."""
@@ -151,6 +152,33 @@ class TestKilled:
         assert _look(tmp_path / "file") == case.rows
         assert (tmp_path / "file").read_bytes() == case.after
         assert not (tmp_path / "file.batchscore-undo").exists()
+
+    @pytest.mark.parametrize("undo", [b"nonsense", b"\0" * 16 + b"x", b"\1\0\0\0\0\0\0\0\5\0\0\0\0\0\0\0ab"])
+    def test_undo_of_another_hand(self, case: Case, tmp_path: Path, undo: bytes) -> None:
+        """An undo file that cannot be one is not used, and a sound file is opened."""
+        case.lay_out(tmp_path / "file")
+        (tmp_path / "file.batchscore-undo").write_bytes(undo)
+
+        assert _look(tmp_path / "file") == case.rows
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can take a right away from itself and become another user")
+    def test_who_may_only_read(self, case: Case, tmp_path: Path) -> None:
+        """A user who may not write the file is told that it is to be undone, and by whom, and exits with 12."""
+        case.lay_out(tmp_path / "file", blocks=case.torn)
+        for path in (tmp_path, *tmp_path.parents):
+            if path.stat().st_uid == os.getuid() and str(path).startswith("/tmp/"):
+                path.chmod(0o755)
+        code = (
+            "import os, sys; from batchscore.database import Database; import batchscore.warehouse.duckdb\n"
+            "from batchscore.warehouse import open_warehouse; os.setuid(65534)\n"
+            "try: open_warehouse(Database.at(sys.argv[1]), read_only=True)\n"
+            "except Exception as error: print(type(error).__name__, error)"
+        )
+        command = [sys.executable, "-c", code, f"duckdb:///{tmp_path}/file"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+        assert done.stdout.startswith("WarehouseError")
+        assert "Any command of batchscore by a user who may write both puts it back." in done.stdout
 
     def test_while_saving(self, case: Case, tmp_path: Path) -> None:
         """Half of what was to be saved is not used."""
@@ -196,6 +224,28 @@ class TestOthers:
             code = f"import duckdb; duckdb.connect({str(path)!r})"
             other = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
             assert re.search("Could not set lock", other.stderr)
+
+
+class TestWarehouse:
+    def test_in_memory(self) -> None:
+        """A warehouse in memory has no file, and nothing to fold into it."""
+        with open_warehouse(Database.at("duckdb:///:memory:")) as warehouse:
+            with warehouse.begin() as tx:
+                tx.connection.exec_driver_sql("CREATE TABLE t (i INTEGER)")
+            warehouse.settle()
+
+    def test_corrupt(self, case: Case, tmp_path: Path) -> None:
+        """A file that is corrupt for another reason is the warehouse's error, and no bug of ours."""
+        case.lay_out(tmp_path / "file", blocks=case.torn)
+        (tmp_path / "file.batchscore-undo").unlink()
+
+        with pytest.raises(WarehouseError, match="Corrupt database file"):
+            open_warehouse(Database.at(f"duckdb:///{tmp_path}/file"))
+
+    def test_a_name_that_is_too_long(self, tmp_path: Path) -> None:
+        """A path that cannot be is the warehouse's error."""
+        with pytest.raises(WarehouseError):
+            open_warehouse(Database.at(f"duckdb:///{tmp_path}/{'x' * 300}"))
 
 
 class TestLog:

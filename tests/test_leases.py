@@ -274,6 +274,20 @@ class TestAcquire:
         with pytest.raises(IntervalLeased):
             check(warehouse, lease)
 
+    # SQLite admits one transaction that writes, and the others wait for it.
+    @pytest.mark.parametrize("database", toy.DATABASES[2:], indirect=True)
+    def test_does_not_wait_for_a_holder(
+        self, database: Database, warehouse: Warehouse, mine: Owner, other: Owner
+    ) -> None:
+        """Whoever meets an interval in the middle of its owner's long commit is refused at once."""
+        lease = acquire(warehouse, mine)
+        with open_warehouse(database) as rival, warehouse.begin() as tx:
+            ledger.check(tx.connection, lease)
+            begun = time.monotonic()
+            with pytest.raises(IntervalLeased):
+                acquire(rival, other)
+            assert time.monotonic() - begun < 5
+
 
 class TestCheck:
     """`check`, `renew` and `release`."""

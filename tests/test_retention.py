@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import toy
 from toy import Project
 
@@ -307,6 +308,31 @@ class TestPrune:
         assert {run_id for (run_id,) in anywhere.table(("run_id",))}.isdisjoint(ids)
         revisions = "SELECT status, revision FROM batchscore_runs ORDER BY status"
         assert toy.query(anywhere.url, revisions) == [("published", 3), ("superseded", 2)]
+
+    @pytest.mark.parametrize("anywhere", ["postgres", "sqlite"], indirect=True)
+    def test_years(self, anywhere: Project) -> None:
+        """A ledger of more runs than a statement takes parameters is pruned like any other."""
+        for _ in range(2):
+            assert anywhere.call("backfill", "toy", *day(1), "--only", "all").code == 0
+        with open_warehouse(Database.at(anywhere.url)) as warehouse, warehouse.begin() as tx:
+            numbers = sa.literal(1).label("n")
+            series = sa.select(numbers).cte("series", recursive=True)
+            series = series.union_all(sa.select(series.c.n + 1).where(series.c.n < 70_000))
+            values = [
+                (sa.cast(series.c.n, sa.String) if name == "run_id" else column).label(name)
+                for name, column in ledger.RUNS.c.items()
+            ]
+            copies = (
+                sa.select(*values)
+                .select_from(series.join(ledger.RUNS, sa.true()))
+                .where(ledger.RUNS.c.status == "superseded")
+            )
+            tx.connection.execute(sa.insert(ledger.RUNS).from_select(list(ledger.RUNS.c.keys()), copies))
+        age(anywhere)
+
+        assert prune(anywhere, "30d", "--dry-run") == {"superseded_runs": 70_001}
+        assert prune(anywhere) == {"superseded_runs": 70_001}
+        assert statuses(anywhere) == ["published"]
 
     @pytest.mark.parametrize("anywhere", ["postgres", "sqlite", "duckdb"], indirect=True)
     def test_a_dry_run_only_reads(self, used: Project) -> None:

@@ -97,6 +97,8 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
     assert calm == 0, (project.root / "out.jsonl").read_text()
     _count(project, tally, expected)
     assert tally.reads >= tally.kills, f"the reader hardly looked: {tally}"
+    assert tally.kills_with_chunks, f"no kill left anything behind: {tally}"
+    assert tally.resumed, f"no run was resumed: {tally}"
     tally.seconds = time.monotonic() - begun
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
+from batchscore import duckfile
 from batchscore.errors import UsageError
 
 __all__ = ["flight_tables", "load_flights"]
@@ -45,9 +47,10 @@ def load_flights(path: Path) -> dict[str, int]:
         UsageError: The package that carries the data is not installed.
     """
     _data_folder()  # before the file is made: a missing package must not leave an empty one
-    with duckdb.connect(path) as connection:
+    with closing(duckfile.connect(str(path))) as connection:
         if _row_counts(connection) != ROWS:
             _replace(connection, flight_tables())
+            duckfile.checkpoint(connection, str(path))
         return _row_counts(connection)
 
 
@@ -92,4 +95,3 @@ def _replace(connection: duckdb.DuckDBPyConnection, tables: dict[str, pl.DataFra
         connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")
         connection.unregister("incoming")
     connection.commit()
-    connection.execute("CHECKPOINT")

@@ -28,7 +28,7 @@ from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.run.prune import prune as prune_warehouse
 from batchscore.run.prune import would_prune
-from batchscore.run.publish import publish
+from batchscore.run.publish import clear_up, publish
 from batchscore.warehouse import Warehouse
 
 __all__ = ["list_", "prune", "publish_run", "show_rejects", "show_run"]
@@ -130,9 +130,7 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
         patience = session.patience()
         run = patience.persist(lambda: _held(warehouse, prefix))
         job = session.job(run.job)
-        with warehouse.begin("the output table") as tx:
-            table = tx.full_name(job.output.table)
-        if table != run.output_table:
+        if patience.persist(lambda: _full_name(warehouse, job)) != run.output_table:
             raise UsageError(
                 f"run {run.run_id} was scored for {run.output_table}, and job {job.name} has table = "
                 f"{job.output.table!r} now. Name the old table in [output], or score the interval again."
@@ -154,10 +152,22 @@ def _override(session: Session, warehouse: Warehouse, held: Run, bundle: Bundle,
         # have been this one's own.
         now = _found(warehouse, held.run_id)
         ours = (held.override_reason, held.override_by)
+        output = output_of(job, bundle)
         if now.status == "published" and (now.override_reason, now.override_by) == ours:
+            clear_up(warehouse, output, [now])
             return now
         _refuse_not_held(now)
-        return publish(warehouse, output_of(job, bundle), held, lease, bundle, job, begun=begun)
+        if (now.error, now.input_hash, now.rows_read) != (held.error, held.input_hash, held.rows_read):
+            raise UsageError(
+                f"run {held.run_id} was scored again since this command looked, and is held for: {now.error}. Look at "
+                "it with batchscore runs show, and decide again."
+            )
+        return publish(warehouse, output, held, lease, bundle, job, begun=begun)
+
+
+def _full_name(warehouse: Warehouse, job: Job) -> str:
+    with warehouse.begin("the output table") as tx:
+        return tx.full_name(job.output.table)
 
 
 def _person() -> str:

@@ -132,8 +132,9 @@ class Session:
         return Patience(self.settings.retry_seconds)
 
     def warehouse(self, *, read_only: bool = False) -> Warehouse:
-        """The warehouse, connected."""
-        return open_warehouse(Database.at(self.settings.warehouse()), read_only=read_only)
+        """The warehouse, connected; an embedded one that another process has open is waited for."""
+        database = Database.at(self.settings.warehouse())
+        return self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
         """The job's rows a chunk, or fewer where the memory would not hold them for each worker."""

@@ -107,22 +107,30 @@ def acquire(
     Raises:
         IntervalLeased: Another process has it.
     """
+    # Looked at before it is locked: its holder may be in the middle of a long commit, which a lock would wait for.
+    _refuse_held(tx, job, interval, owner, alone=alone)
     insert_new(tx, LEASES, {"job": job, "interval_start": interval.start, "fence": 0})
     _lock(tx, _row(job, interval))
-    query = sa.select(LEASES).where(_row(job, interval))
-    row = tx.execute(query).one()
+    now = _refuse_held(tx, job, interval, owner, alone=alone)
+    fence = tx.execute(sa.select(LEASES.c.fence).where(_row(job, interval))).scalar_one()
+    lease = Lease(job, interval, owner, fence + 1)
+    taken = {"owner": str(owner), "fence": lease.fence, "expires_at": now + timedelta(seconds=seconds)}
+    tx.execute(sa.update(LEASES).where(_row(job, interval)).values(taken))
+    return lease
+
+
+def _refuse_held(tx: sa.Connection, job: str, interval: Interval, owner: Owner, *, alone: bool) -> datetime:
+    """Refuse a lease that another has and that has not ended; the time by the database's clock."""
+    row = tx.execute(sa.select(LEASES).where(_row(job, interval))).one_or_none()
     now = clock(tx)
-    holder = Owner.parse(row.owner) if row.owner else None
-    if holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
+    holder = Owner.parse(row.owner) if row is not None and row.owner else None
+    if row is not None and holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
         raise IntervalLeased(
             f"{interval} of job {job} is leased by {holder.words} until {row.expires_at:%H:%M:%S}Z, and it renews that "
             "while it lives. Nothing was written: let it finish, or run again.",
             owner=row.owner,
         )
-    lease = Lease(job, interval, owner, row.fence + 1)
-    taken = {"owner": str(owner), "fence": lease.fence, "expires_at": now + timedelta(seconds=seconds)}
-    tx.execute(sa.update(LEASES).where(_row(job, interval)).values(taken))
-    return lease
+    return now
 
 
 def check(tx: sa.Connection, lease: Lease) -> None:

@@ -29,15 +29,20 @@ def forget_old(tx: sa.Connection, before: datetime, *, dry_run: bool = False) ->
     Returns:
         How many runs and how many rejects.
     """
-    old = select_runs(tx, RUNS.c.scored_at < before, RUNS.c.status.in_(("superseded", "published")))
-    superseded = [run.run_id for run in old if run.status == "superseded"]
-    of_rejected = REJECTS.c.run_id.in_([run.run_id for run in old])
-    rejects = int(tx.execute(sa.select(sa.func.count()).where(of_rejected)).scalar_one())
+    # By condition and not by a list of ids, of which no statement takes as many as a ledger may have in years.
+    old = RUNS.c.scored_at < before
+    superseded = sa.and_(old, RUNS.c.status == "superseded")
+    of_rejected = REJECTS.c.run_id.in_(_ids(sa.and_(old, RUNS.c.status.in_(("superseded", "published")))))
+    counts = [
+        int(tx.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one())
+        for table, condition in ((RUNS, superseded), (REJECTS, of_rejected))
+    ]
     if not dry_run:
         tx.execute(sa.delete(REJECTS).where(of_rejected))
-        for table in (CHUNKS, PROFILES, DRIFT, RUNS):
-            tx.execute(sa.delete(table).where(table.c.run_id.in_(superseded)))
-    return len(superseded), rejects
+        for table in (CHUNKS, PROFILES, DRIFT):
+            tx.execute(sa.delete(table).where(table.c.run_id.in_(_ids(superseded))))
+        tx.execute(sa.delete(RUNS).where(superseded))
+    return counts[0], counts[1]
 
 
 def abandoned(tx: sa.Connection, before: datetime) -> list[Run]:
@@ -55,10 +60,9 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
         dry_run: Count, and write nothing.
 
     Returns:
-        Whether it had any chunk, and how many rejects; None for a run that has ended since, which keeps all.
+        Whether it had any chunk, and how many rejects; None for a run that has ended or gone since, which keeps all.
     """
-    (now,) = select_runs(tx, RUNS.c.run_id == run.run_id)
-    if now.status not in _UNFINISHED:
+    if not select_runs(tx, RUNS.c.run_id == run.run_id, RUNS.c.status.in_(_UNFINISHED)):
         return None
     had_chunks = tx.execute(sa.select(CHUNKS.c.run_id).where(CHUNKS.c.run_id == run.run_id).limit(1)).first()
     rejects = rejects_kept(tx, run.run_id)
@@ -71,3 +75,7 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
 def stages_in_use(tx: sa.Connection) -> set[str]:
     """The stages of runs that may still be published."""
     return {run.stage for run in select_runs(tx, RUNS.c.status.in_((*_UNFINISHED, "held")))}
+
+
+def _ids(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+    return sa.select(RUNS.c.run_id).where(condition)

@@ -70,6 +70,8 @@ def prune(warehouse: Warehouse, before: datetime, *, lease_seconds: float, patie
         with warehouse.begin("the ledger") as tx:
             return ledger.abandoned(tx.connection, before)
 
+    work: dict[str, tuple[bool, int]] = {}
+
     def work_of(run: Run) -> None:
         with leased(warehouse, run.job, run.interval, owner, lease_seconds) as lease:
             with warehouse.begin(f"the work of run {run.run_id}") as tx:
@@ -77,13 +79,16 @@ def prune(warehouse: Warehouse, before: datetime, *, lease_seconds: float, patie
                 found = ledger.forget_work(tx.connection, run)
             if found is None:
                 return
+            # What an attempt has committed is gone for the next, which may lose its connection behind it.
+            had_chunks, rejects = max(found, work.get(run.run_id, (False, 0)))
+            work[run.run_id] = (had_chunks, rejects)
             # A transaction of its own: on some databases DROP TABLE commits what was before it.
             with warehouse.begin(f"the stage of run {run.run_id}") as tx:
                 ledger.check(tx.connection, lease)
                 staged = run.stage in tx.stages(run.output_table)
                 if staged:
                     tx.drop_stages(run.output_table, [run.stage])
-        pruned.count(*found, staged=staged)
+        pruned.count(*work[run.run_id], staged=staged)
 
     def drop(table: str, stage: str) -> None:
         with warehouse.begin(f"the stage {stage}") as tx:

@@ -7,6 +7,7 @@ No table of predictions has a PRIMARY KEY, UNIQUE or any index: DuckDB's log rep
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,14 @@ class DuckDB:
             make_folder(path)
         with database.translated("opening"):
             # A verb that only looks at a warehouse that is not there yet sees an empty one.
-            empty = read_only and not Path(path).exists()
+            empty = read_only and not os.path.exists(path)  # noqa: PTH110 - False where one may not look
             self._root = duckdb.connect(":memory:") if empty else duckfile.connect(path, read_only=read_only)
         # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
         # open the same file in this process; the engine's own connect would give it another.
         self.engine = sa.create_engine(
             "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True, max_overflow=-1
         )
-        self._writes = not read_only
+        self._writes = not read_only and path != ":memory:"
         if self._writes:
             sa.event.listen(self.engine, "checkout", self._on_checkout)
 
@@ -132,7 +133,8 @@ class DuckDB:
         """Every statement can be rolled back."""
 
     def settle(self) -> None:
-        self._fold(duckfile.checkpoint)
+        if self._writes:
+            self._fold(duckfile.checkpoint)
 
     def _on_checkout(self, *_: object) -> None:
         self._fold(duckfile.checkpoint_large_log)
@@ -140,15 +142,17 @@ class DuckDB:
     def _fold(self, how: Callable[[duckdb.DuckDBPyConnection, str], None]) -> None:
         try:
             how(self._root, self._path)
-        except (duckdb.FatalException, OSError) as error:
+        except (duckdb.Error, OSError) as error:
             raise WarehouseError(
                 f"{self._path}: what was written is safe in its log, which could not be folded into the file: {error}. "
-                "Make room on the disk and run the same command again."
+                "Look for room on the disk and the right to write there, and run the same command again."
             ) from None
 
     def close(self) -> None:
         self.engine.dispose()
-        if self._writes and Path(f"{self._path}.wal").exists():
-            with contextlib.suppress(WarehouseError):
-                self.settle()
-        self._root.close()
+        try:
+            if self._writes and Path(f"{self._path}.wal").exists():
+                with contextlib.suppress(WarehouseError):
+                    self.settle()
+        finally:
+            self._root.close()
