@@ -78,6 +78,8 @@ class Event(StrEnum):
     """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
+    INTERVALS_DONE = "plan.intervals_done"
+    """What became of the intervals of a command, by number: its last line but for an error's."""
     INTERVALS_LEFT = "plan.intervals_left"
     """More intervals are missing than one call catches up with, or than it tried before a database was gone."""
     BUNDLE_WRITTEN = "bundle.written"

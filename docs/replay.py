@@ -45,7 +45,7 @@ _NOT_KEPT = re.compile("^BATCHSCORE_|^PYTEST_|COLOR|^TTY_")
 # A run's id, or the beginning of one where it is told what to type, or where a table of runs shows it.
 _ID = re.compile(
     r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-    r"|(?<=runs show )[0-9a-f]{8}\b|(?<=runs publish )[0-9a-f]{8}\b|(?m:^)[0-9a-f]{8}(?= )"
+    r"|(?<=runs show )[0-9a-f]{8}\b|(?<=runs publish )[0-9a-f]{8}\b|(?<=run )[0-9a-f]{8}\b|(?m:^)[0-9a-f]{8}(?= )"
 )
 _CLOCK = r"[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
 _LOOSE = (

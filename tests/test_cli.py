@@ -542,7 +542,7 @@ class TestGone:
         failed, left = int(workers), 3 - int(workers)
         assert len(result.named("run.failed")) == failed
         assert [event["left"] for event in result.named("plan.intervals_left") if "why" in event] == [left]
-        assert f"{failed} of 3 interval(s) failed; stopped, {left} not tried\n" in result.err
+        assert f"{failed} of 3 interval(s) not done; stopped, {left} not tried\n" in result.err
 
 
 class TestWithoutACommand:
@@ -603,8 +603,8 @@ class TestOutput:
         """What a verb that looks prints as JSON is JSON whole, though the user's own module prints when it is loaded."""
         project.edit("jobs/toy.py", ("import polars as pl\n", "import polars as pl\n\nprint('loaded')\n"))
         assert project.call("train", "toy", "--promote").code == 0
-        run = project.call("backfill", "toy", *DAY).out.splitlines()[-1]
-        command = tuple(word.format(run=json.loads(run)["run_id"]) for word in command)
+        (run,) = project.call("backfill", "toy", *DAY).named("run.published")
+        command = tuple(word.format(run=run["run_id"]) for word in command)
 
         # A process of its own: here the module is loaded already.
         result = project.run(*command, "--format", "json")

@@ -15,9 +15,10 @@ from typing import Any
 
 import duckdb
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
+from structlog.testing import CapturingLogger
 
 from batchscore import duckfile
 from batchscore.database import Database
@@ -135,14 +136,18 @@ class TestKilled:
         with pytest.raises(duckdb.Error, match="Corrupt database file"):
             _look(tmp_path / "file")
 
-    def test_told(self, case: Case, tmp_path: Path) -> None:
+    def test_told(self, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was put back is told, in one line."""
         case.lay_out(tmp_path / "file", blocks=case.torn)
 
-        with capture_logs() as lines:
-            assert _look(tmp_path / "file") == case.rows
+        told = CapturingLogger()
+        monkeypatch.setattr(duckfile, "log", structlog.wrap_logger(told, [], structlog.BoundLogger))
 
-        assert lines == [{"event": "checkpoint.undone", "log_level": "warning", "path": str(tmp_path / "file")}]
+        assert _look(tmp_path / "file") == case.rows
+
+        (call,) = told.calls
+        assert call.method_name == "warning"
+        assert call.kwargs == {"event": "checkpoint.undone", "path": str(tmp_path / "file")}
 
     def test_after_the_header(self, case: Case, tmp_path: Path) -> None:
         """A checkpoint that got as far as its header is not undone."""

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 import toy
+from structlog.testing import CapturingLogger
 
 from batchscore import ledger
 from batchscore.database import Database
@@ -420,11 +422,11 @@ class TestLeased:
         assert acquire(warehouse, other).fence == 2
 
     @many_writers
-    def test_renewal_goes_on(
-        self, database: Database, warehouse: Warehouse, mine: Owner, other: Owner, capfd: Any
-    ) -> None:
+    def test_renewal_goes_on(self, database: Database, warehouse: Warehouse, mine: Owner, other: Owner) -> None:
         """A renewal that fails in a way nobody foresaw is told, and the next one is made all the same."""
         with pytest.MonkeyPatch.context() as patch, open_warehouse(database) as rival:
+            told = CapturingLogger()
+            patch.setattr("batchscore.run.lease.log", structlog.wrap_logger(told, [], structlog.BoundLogger))
             tries: list[int] = []
             renew = ledger.renew
 
@@ -439,7 +441,9 @@ class TestLeased:
                 assert eventually(lambda: len(tries) >= 4)
                 with pytest.raises(IntervalLeased):
                     acquire(rival, other)
-        assert "lease.unrenewed" in capfd.readouterr().out
+        assert [(call.kwargs["event"], call.kwargs["error"]) for call in told.calls] == [
+            ("lease.unrenewed", "unforeseen")
+        ]
 
     def test_lost(self, warehouse: Warehouse, mine: Owner, other: Owner) -> None:
         """A block whose lease was taken ends without touching the new owner's."""

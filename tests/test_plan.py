@@ -333,19 +333,19 @@ class TestStates:
         )
 
     def test_a_later_attempt(self) -> None:
-        """A published interval whose later run came to nothing says so; `failed` takes one that stopped."""
-        tries: dict[str, tuple[str, bool]] = {
-            "failed": ("; again: failed: no room", True),
-            "held": ("; again: held: no room (run ", True),
-            "running": ("; again: begun and not finished", False),
+        """A published interval whose later run came to nothing says so, and `failed` takes it."""
+        tries = {
+            "failed": "; again: failed: no room",
+            "held": "; again: held: no room (run ",
+            "running": "; again: begun and not finished",
         }
-        for status, (words, stopped) in tries.items():
+        for status, words in tries.items():
             history = [run_of(), replace(run_of(status=status, error="no room"), scored_at=day(9).start)]
             (each,) = planned(history, now=day(0).end)
 
             assert each.state == "published"
             assert each.why.startswith(f"published by version 1{words}")
-            assert (each.selected_by("failed"), each.selected_by("missing")) == (stopped, False)
+            assert (each.selected_by("failed"), each.selected_by("missing")) == (True, False)
 
     def test_why_without_words(self) -> None:
         """A failure without an error is told without one."""

@@ -403,7 +403,7 @@ class TestAnotherProcess:
         assert result.error.startswith("left to another process: [2024-02-02")
         assert [event["interval_start"][8:10] for event in result.named("run.published")] == ["01", "04", "05"]
         assert [event["interval"][1:11] for event in result.named("run.left")] == ["2024-02-02", "2024-02-03"]
-        assert "2 of 5 interval(s) failed\n" in result.err
+        assert "2 of 5 interval(s) not done\n" in result.err
         assert result.err.count("left to another process: ") == 2
 
     @pytest.mark.parametrize("published_before", [False, True])
@@ -680,7 +680,7 @@ class TestRejects:
         assert not result.named("run.started")
 
     def test_which_rejects_are_shown(self, project: Project) -> None:
-        """Those of the published run, or else of the latest; the first so many; and in words when there are none."""
+        """Those of the latest run, published or not; the first so many; and in words when there are none."""
         toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id IN (3101, 3102, 3103)")
         day = (*DAYS[:3], "2024-02-02")
 
@@ -695,7 +695,8 @@ class TestRejects:
         assert shown("--interval", "2024-02-01", "--limit", "2") == ["[3101]", "[3102]"]
         toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id BETWEEN 3104 AND 3190")
         assert project.call("backfill", "toy", *day, "--only", "all").code == 11
-        assert len(shown("--interval", "2024-02-01")) == 3
+        assert len(shown("--interval", "2024-02-01")) == 90
+        assert project.call("rejects", "toy", "--interval", "2024-02-01").out.splitlines()[0].endswith(", failed")
 
         assert "2024-02-01 was never scored" in never
         assert "has no rejects" in project.call("rejects", "toy", "--interval", "2024-02-02").out
@@ -982,14 +983,15 @@ class TestSchedule:
         assert not result.named("run.nothing_due")
 
     def test_changes_are_shown_beside_a_day_that_cannot_be_read(self, project: Project) -> None:
-        """`plan --only changed-input` lists what changed, and ends with the code of what it could not read."""
+        """`plan --only changed-input` lists what changed and what it could not read, and ends with the code of that."""
         project.call("backfill", "toy", *DAYS)
         toy.execute(project.url, "UPDATE toy SET id = 3350 WHERE id = 3349", "UPDATE toy SET b = 0.25 WHERE id = 3450")
 
         plan = project.call("plan", "toy", *DAYS, "--only", "changed-input", "--format", "json")
 
         assert plan.code == 11
-        assert [row["interval"] for row in json.loads(plan.out)] == ["2024-02-04"]
+        found = [(row["interval"], row["state"]) for row in json.loads(plan.out)]
+        assert found == [("2024-02-03", "unread"), ("2024-02-04", "changed-input")]
         events = [json.loads(line) for line in plan.err.splitlines()]
         assert [event["event"] for event in events] == ["run.unread", "command.failed"]
 
@@ -1105,4 +1107,5 @@ def _scoring(project: Project, name: str = "toy") -> Iterator[Scoring]:
         session = Session.of(load_settings())
         job = session.job(name)
         with session.warehouse() as warehouse:
-            yield session.scoring(job, session.bundle(job), warehouse, None, None)
+            bundle = session.bundle(job)
+            yield session.scoring(job, bundle, warehouse, None, session.chunk_rows(job, bundle))

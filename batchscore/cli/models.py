@@ -87,6 +87,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "job": manifest.job,
         "task": f"{manifest.task} on {manifest.target}",
         "classes": ", ".join(map(str, manifest.classes)),
+        **({"score": f"the probability of {manifest.classes[1]}"} if len(manifest.classes) == 2 else {}),
         "key": ", ".join(manifest.key),
         "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),
         "rows": f"{training.rows:,}, of which labelled {training.labelled:,}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
 import re
 import socket
@@ -68,7 +69,7 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         run = _only(ledger.find(tx.connection, prefix) if tx.has_table(ledger.RUNS.name) else [], prefix)
         committed = ledger.totals_of(tx.connection, run.run_id)
         kept = ledger.rejects_kept(tx.connection, run.run_id)
-        rejects = ledger.rejects_of(tx.connection, run.run_id, _REJECTS_SHOWN)
+        rejects = _readable(ledger.rejects_of(tx.connection, run.run_id, _REJECTS_SHOWN))
         profiles = ledger.profiles_of(tx.connection, run.run_id)
         drift = ledger.drift_of(tx.connection, run.run_id)
     moved = [_without(row, "run_id", "verdict") for row in drift if row["verdict"] == "moved"]
@@ -102,16 +103,22 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
 
 
 def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:
-    """Print the rows of an interval that its last run could not score: the published one, or else the latest."""
+    """Print the rows of an interval that its last run could not score, published or not."""
     job = session.job(name)
     interval = job.calendar.at(start)
     with session.warehouse(read_only=True) as warehouse:
         runs = [run for run in runs_of(warehouse, job) if run.interval == interval and run.status != "superseded"]
-        runs.sort(key=lambda run: (run.status == "published", run.scored_at))
+        runs.sort(key=lambda run: run.scored_at)
         with warehouse.begin("the ledger") as tx:
-            found = ledger.rejects_of(tx.connection, runs[-1].run_id, limit) if runs else []
+            found = _readable(ledger.rejects_of(tx.connection, runs[-1].run_id, limit)) if runs else []
     empty = f"run {runs[-1].run_id[:_SHORT_ID]} of {start} has no rejects" if runs else f"{start} was never scored"
-    show(found, format_, empty=empty)
+    title = f"run {runs[-1].run_id[:_SHORT_ID]}, {runs[-1].status}" if runs else ""
+    show(found, format_, title=title, empty=empty)
+
+
+def _readable(rejects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rejects with their keys as they are at the source: the ledger has them in ASCII, which every database holds."""
+    return [dict(row) | {"row_key": json.dumps(json.loads(row["row_key"]), ensure_ascii=False)} for row in rejects]
 
 
 def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -> str:

@@ -61,7 +61,7 @@ def show_plan(session: Session, name: str, first: str | None, last: str | None, 
             "why": each.why,
         }
         for each in planned
-        if each.selected_by(only)
+        if each.selected_by(only) or each.state == "unread"
     ]
     show(rows, format_, empty=f"nothing to do: {_nothing_in_window(job, planned, first, last, only)}")
     _told(job, "", outcome, format_)
@@ -195,7 +195,7 @@ def _with_changes(
 ) -> list[Planned]:
     """The same intervals; one that is `published` and whose rows have changed since is `changed-input`.
 
-    One whose rows cannot be read stays as it is, among the failures; where the source stays gone the rest is left.
+    One whose rows cannot be read is `unread`, and a failure; where the source stays gone the rest is `unread` too.
     """
     source = session.source(job, job.source)
     found, gone, chunk_rows = list(planned), False, session.chunk_rows(job, bundle)
@@ -203,6 +203,7 @@ def _with_changes(
         if each.state != "published" or each.run is None:
             continue
         if gone:
+            found[place] = replace(each, state="unread")
             outcome.untried += 1
             continue
         look = partial(has_changed, each.run, source, bundle, chunk_rows=chunk_rows)
@@ -212,6 +213,7 @@ def _with_changes(
         except BatchscoreError as error:
             log.error(Event.RUN_UNREAD, run_id=each.run.run_id, interval=str(each.interval), error=str(error))
             outcome.failures.append((each, error))
+            found[place] = replace(each, state="unread")
             gone = isinstance(error, TransientError)
     return found
 
@@ -316,28 +318,40 @@ def _words(job: Job, outcome: _Outcome) -> str:
     runs = [run for run, _ in outcome.published]
     rows, rejects = (sum(getattr(run, name) or 0 for run in runs) for name in ("predictions", "rejects"))
     told = f"{len(runs)} interval(s) published into {job.output.table}: {rows:,} predictions, {rejects:,} rejects"
-    if moved := sum(count > 0 for _, count in outcome.published):
-        told += f"\n{moved} interval(s) saw something move against training: batchscore drift {job.name}"
+    if moved := sorted(run.interval for run, count in outcome.published if count):
+        first = f"--from {job.calendar.label(moved[0])} --to {_end_label(job, moved[0])}"
+        told += f"\n{len(moved)} interval(s) saw something move against training: batchscore drift {job.name} {first}"
     if outcome.elsewhere:
         told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
     return told
 
 
 def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table) -> str:
-    """What was done, in words.
+    """What was done, in words; none from a command that only looks.
 
     Raises:
         BatchscoreError: The failure whose exit code tells most, after all of them were shown.
     """
     if outcome.untried:
         log.warning(Event.INTERVALS_LEFT, left=outcome.untried, why="stopped: a database or network stays gone")
+    if told:
+        log.info(
+            Event.INTERVALS_DONE,
+            job=job.name,
+            published=len(outcome.published),
+            not_done=len(outcome.failures),
+            elsewhere=outcome.elsewhere,
+            untried=outcome.untried,
+            predictions=sum(run.predictions or 0 for run, _ in outcome.published),
+            rejects=sum(run.rejects or 0 for run, _ in outcome.published),
+        )
     if not outcome.failures:
         return told
     if on_terminal() and outcome.intervals > 1 and format_ is Format.table:
         failures = sorted(outcome.failures, key=lambda failure: failure[0].interval)
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
         stopped = f"; stopped, {outcome.untried} not tried" if outcome.untried else ""
-        show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) failed{stopped}")
+        show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) not done{stopped}")
     if told and (outcome.intervals > 1 or "\n" in told):
         say(told)
     raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))

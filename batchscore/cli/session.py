@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -134,6 +135,8 @@ class Session:
     def warehouse(self, *, read_only: bool = False) -> Warehouse:
         """The warehouse, connected; an embedded one that another process has open is waited for."""
         database = Database.at(self.settings.warehouse())
+        if read_only and not database.is_there():
+            print(f"{database} is not there yet", file=sys.stderr)
         return self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:

@@ -15,7 +15,7 @@ from batchscore.ledger import Run
 
 __all__ = ["Only", "Planned", "State", "plan", "revision_of"]
 
-State = Literal["missing", "unfinished", "failed", "held", "published", "stale-model", "changed-input"]
+State = Literal["missing", "unfinished", "failed", "held", "published", "stale-model", "changed-input", "unread"]
 Only = Literal["missing", "failed", "stale-model", "changed-input", "all"]
 
 _STATES: dict[Only, tuple[State, ...]] = {
@@ -36,7 +36,8 @@ class Planned:
         interval: The interval.
         state: What became of it: `missing` (never tried), `unfinished` (a process died or is at work), `failed`,
             `held` (scored, and stopped by a gate), `published` by this bundle, `stale-model`: published by another, or
-            `changed-input`: published by this one, from rows that are no longer the same.
+            `changed-input`: published by this one, from rows that are no longer the same, or `unread`: published, and
+            whether its rows are the same could not be seen.
         run: The run that says so; None when missing.
         behind: The latest run of a published interval since, that is not published itself; None where there is none.
     """
@@ -47,9 +48,11 @@ class Planned:
     behind: Run | None = None
 
     def selected_by(self, only: Only) -> bool:
-        """Whether `--only` takes it. `missing` is all that has no published predictions."""
-        stopped = self.behind is not None and self.behind.status in _STATES["failed"]
-        return self.state in _STATES[only] or (only == "failed" and stopped)
+        """Whether `--only` takes it.
+
+        `missing` is all that has no published predictions; `failed` also what is published and was begun again since.
+        """
+        return self.state in _STATES[only] or (only == "failed" and self.behind is not None)
 
     @property
     def why(self) -> str:
@@ -60,6 +63,7 @@ class Planned:
             "published": f"published by version {version}",
             "stale-model": f"published by version {version}, which is not the one in use",
             "changed-input": f"published by version {version}, and its rows have changed since",
+            "unread": f"published by version {version}, and its rows could not be read again",
         }
         if self.run and self.state not in said:
             return _attempt(self.run)

@@ -83,7 +83,7 @@ def publish(
         fault("before_publish_commit")
     if faults:
         raise GateTripped(
-            f"{run.interval} is scored and not published: {'; '.join(faults)}. What was published before stays. See "
+            f"{run.interval} is scored and not published: {'; '.join(faults)}. The output table is as it was. See "
             f"batchscore runs show {run.run_id[:8]}; to publish it all the same: batchscore runs publish "
             f'{run.run_id[:8]} --override --reason "why it is right".',
             run_id=run.run_id,
