@@ -199,11 +199,26 @@ def backfill(
     chunk_rows: ChunkRows = None,
     accept_sql: AcceptSql = None,
     workers: Workers = 1,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Of the window's intervals, counted from 0, the I-th and every N-th behind it, for N processes.",
+        ),
+    ] = "0/1",
 ) -> None:
     """Score JOB's intervals from --from up to, not including, --to. A failed one does not stop the others."""
     from batchscore.cli.score import Asked, backfill
 
-    say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers)))
+    say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers, part)))
+
+
+@app.command()
+def migrate(context: typer.Context, job: JobName) -> None:
+    """Make the tables that JOB needs, with a role that may, so that the role that scores need not."""
+    from batchscore.cli.score import migrate
+
+    say(migrate(_session(context), job))
 
 
 @app.command()

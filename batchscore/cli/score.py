@@ -1,7 +1,8 @@
-"""`batchscore plan`, `score` and `backfill`."""
+"""`batchscore migrate`, `plan`, `score` and `backfill`."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -21,14 +22,27 @@ from batchscore.ledger import Run
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.run.again import has_changed
-from batchscore.run.execute import Scoring, score_interval
+from batchscore.run.execute import Scoring, make_tables, score_interval
 from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.workers import in_turn
 from batchscore.warehouse import Warehouse
 
-__all__ = ["Asked", "backfill", "score", "show_plan"]
+__all__ = ["Asked", "backfill", "migrate", "score", "show_plan"]
 
 Failure = tuple[Planned, BatchscoreError]
+
+
+def migrate(session: Session, name: str) -> str:
+    """Make the tables that the job needs, so that whoever scores need not own them; those that are there are checked.
+
+    Returns:
+        What is there now, in words.
+    """
+    job = session.job(name)
+    bundle = session.bundle(job)
+    with session.warehouse() as warehouse:
+        _, table, _ = session.patience().persist(lambda: make_tables(job, bundle, warehouse))
+    return f"{table} and the ledger's {len(ledger.METADATA.tables)} tables are there"
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:
@@ -97,11 +111,24 @@ class Asked:
         chunk_rows: Rows a chunk; the job's own number when None.
         accept_sql: Why another query than the bundle's may run.
         workers: How many intervals are scored at a time.
+        part: "i/n": of the window's intervals, counted from 0, the i-th and every n-th behind it.
     """
 
     chunk_rows: int | None = None
     accept_sql: str | None = None
     workers: int = 1
+    part: str = "0/1"
+
+    def of(self, planned: Sequence[Planned]) -> Sequence[Planned]:
+        """The part of a window's intervals; which ones does not depend on what became of any.
+
+        Raises:
+            UsageError: `part` is none.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", self.part)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UsageError(f"--part {self.part!r} is none. Write 0/8 for the first of eight, and 7/8 for the last.")
+        return planned[int(match[1]) :: int(match[2])]
 
 
 def score(session: Session, name: str, interval: str | None, asked: Asked, *, force: bool = False) -> str:
@@ -157,7 +184,7 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
-        planned = _plan(session, job, history, bundle.digest, *window)
+        planned = asked.of(_plan(session, job, history, bundle.digest, *window))
         outcome = _Outcome()
         if only == "changed-input":
             planned = _with_changes(session, job, bundle, planned, outcome)

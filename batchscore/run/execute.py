@@ -35,7 +35,7 @@ from batchscore.run.retry import Patience
 from batchscore.sources import Chunk, Source, read_chunks
 from batchscore.warehouse import Narrow, Output, OutputColumn, Transaction, Warehouse
 
-__all__ = ["Scoring", "output_of", "prepare", "score_interval"]
+__all__ = ["Scoring", "make_tables", "output_of", "prepare", "score_interval"]
 
 OnChunk = Callable[[int], None]
 
@@ -94,6 +94,25 @@ def output_of(job: Job, bundle: Bundle) -> Output:
     return Output(job.output.table, (*passed, *given))
 
 
+def make_tables(job: Job, bundle: Bundle, warehouse: Warehouse) -> tuple[Output, str, dict[str, Narrow]]:
+    """Make the ledger's tables and the output table where they are missing, and check the output table that is there.
+
+    Returns:
+        The output table, its full name, and its live columns that do not hold every value.
+
+    Raises:
+        UsageError: Another job has published into the same table.
+        OutputMismatch: The output table cannot take the predictions exactly.
+        SourceChanged, UsageError: See `output_of`.
+    """
+    output = output_of(job, bundle)
+    warehouse.create(ledger.METADATA)
+    with warehouse.begin("the ledger") as tx:
+        refuse_shared_table(tx, job.name, output.table)
+        table = tx.full_name(output.table)
+    return output, table, warehouse.prepare(output)
+
+
 def prepare(
     job: Job,
     bundle: Bundle,
@@ -106,19 +125,12 @@ def prepare(
     lease_seconds: float,
     retry_seconds: float,
 ) -> Scoring:
-    """Make the ledger's tables and the output table, or check the one that is there.
+    """Everything that scoring needs, with its tables made or checked.
 
     Raises:
-        UsageError: Another job has published into the same table.
-        OutputMismatch: The output table cannot take the predictions exactly.
-        SourceChanged, UsageError: See `output_of`.
+        BatchscoreError: See `make_tables`.
     """
-    output = output_of(job, bundle)
-    warehouse.create(ledger.METADATA)
-    with warehouse.begin("the ledger") as tx:
-        refuse_shared_table(tx, job.name, output.table)
-        table = tx.full_name(output.table)
-    narrow = warehouse.prepare(output)
+    output, table, narrow = make_tables(job, bundle, warehouse)
     return Scoring(
         job,
         bundle,

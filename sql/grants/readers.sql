@@ -1,0 +1,10 @@
+-- For a role that only reads in Postgres, such as a dashboard's: the predictions, and what is known of their runs.
+--   psql -v ON_ERROR_STOP=1 -v role=dashboards -v schema=scoring -v output=flight_delay_predictions -f readers.sql
+-- Not batchscore_rejects, which holds values of rows.
+GRANT USAGE ON SCHEMA :"schema" TO :"role";
+GRANT SELECT ON
+    :"schema".:"output",
+    :"schema".batchscore_runs,
+    :"schema".batchscore_profiles,
+    :"schema".batchscore_drift
+    TO :"role";
