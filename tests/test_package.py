@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -123,44 +122,6 @@ class TestLockFiles:
         locked = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
 
         assert {re.split(r"[\[<>=]", name)[0] for name in wanted} <= locked
-
-
-class TestManifest:
-    def test_retries_what_the_errors_call_retryable(self) -> None:
-        """`podFailurePolicy` fails the Job on exactly the exit codes of errors that are not retryable."""
-        manifest = (ROOT / "k8s/cronjob.yaml").read_text()
-        listed = {int(code) for code in re.search(r"values: \[([\d, ]+)\]", manifest)[1].split(",")}
-        classes = [each for each in vars(errors).values() if isinstance(each, type)]
-        ours = [each for each in classes if issubclass(each, errors.BatchscoreError)]
-
-        permanent = {each.exit_code for each in ours if not each.retryable}
-
-        assert listed == permanent
-        assert listed.isdisjoint(each.exit_code for each in ours if each.retryable)
-        assert manifest.index("DisruptionTarget") < manifest.index("onExitCodes")
-
-    def test_runs_as_the_image_s_user(self) -> None:
-        """The manifest and the Dockerfile name the same user, and it is not root."""
-        user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-        manifest = (ROOT / "k8s/cronjob.yaml").read_text()
-
-        assert user
-        assert int(user[1]) > 0
-        assert f"runAsUser: {user[1]}" in manifest
-        assert f"runAsGroup: {user[2]}" in manifest
-
-    def test_the_command_is_one_we_have(self) -> None:
-        """The container's arguments are a command that parses."""
-        arguments = re.search(r"args: \[(.+)\]", (ROOT / "k8s/cronjob.yaml").read_text())[1].split(", ")
-
-        done = subprocess.run(
-            [sys.executable, "-m", "batchscore", arguments[0], "--help"],
-            capture_output=True,
-            env=os.environ | {"COLUMNS": "100"},
-            check=False,
-        )
-
-        assert done.returncode == 0
 
 
 class TestHouse:

@@ -1,0 +1,194 @@
+"""The manifests are valid, safe, alike, and agree with the errors, the settings and the image."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from batchscore import errors
+from batchscore.cli.app import app
+from batchscore.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
+# Of the Kubernetes whose schemas are the newest that the validator has.
+VERSION = "1.37"
+
+
+def render(page: str) -> list[dict[str, Any]]:
+    """The objects of a kustomization, as kubectl would apply them."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run(["kubectl", "kustomize", ROOT / "k8s" / page], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, list[dict[str, Any]]]:
+    """Every kustomization, rendered."""
+    return {page: render(page) for page in PAGES}
+
+
+def jobs(pages: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The specification of every Job, those of CronJobs too, and where it comes from."""
+    for page, objects in pages.items():
+        for each in objects:
+            if each["kind"] == "Job":
+                yield page, each["spec"]
+            if each["kind"] == "CronJob":
+                yield page, each["spec"]["jobTemplate"]["spec"]
+
+
+def containers(pages: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Every pod and its one container."""
+    for page, job in jobs(pages):
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        yield page, pod, container
+
+
+def test_every_object_is_valid(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """Each object has the fields that its kind has, and no other."""
+    objects = [each for page in pages.values() for each in page]
+    assert {each["kind"] for each in objects} == {"ConfigMap", "CronJob", "Job", "NetworkPolicy", "ServiceAccount"}
+
+    for each in objects:
+        kubernetes_validate.validate(each, VERSION, strict=True)
+
+
+def test_the_validator_sees_a_wrong_field(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """A misspelt field is found."""
+    (job,) = pages["migrate"]
+    job = job | {"spec": job["spec"] | {"backofLimit": 1}}
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
+        kubernetes_validate.validate(job, VERSION, strict=True)
+
+
+def test_retries_what_the_errors_call_retryable(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """`podFailurePolicy` fails on exactly the exit codes of errors that are not retryable, and evictions come first."""
+    ours = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.BatchscoreError)
+    ]
+    permanent = {each.exit_code for each in ours if not each.retryable} | {errors.BUG_EXIT_CODE}
+    retryable = {each.exit_code for each in ours if each.retryable} | {errors.Terminated.exit_code}
+
+    for page, job in jobs(pages):
+        eviction, codes = job["podFailurePolicy"]["rules"]
+        assert eviction == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+        assert set(codes["onExitCodes"]["values"]) == permanent
+        assert not permanent & retryable
+        assert codes["action"] == ("FailIndex" if page == "backfill" else "FailJob")
+        # Kubernetes admits a policy for pods that fail in no other way.
+        assert job["template"]["spec"]["restartPolicy"] == "Never"
+        assert job["podReplacementPolicy"] == "Failed"
+
+
+def test_pods_may_do_nothing_that_they_need_not(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """No root, no token, no capability, no privilege, no writable root, and the image's own user."""
+    user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert user
+    for _, pod, container in containers(pages):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["serviceAccountName"] == "batchscore"
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert (security["runAsUser"], security["runAsGroup"]) == (int(user[1]), int(user[2]))
+        assert int(user[1]) > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} == set(container["resources"]["limits"])
+
+
+def test_pods_are_alike(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """Pods differ in their arguments, resources, the secret, and whether they may write models, and in nothing else."""
+
+    def shape(pod: dict[str, Any], container: dict[str, Any]) -> Any:
+        free = {"args", "resources"}
+        mounts = [mount | {"readOnly": True} for mount in container["volumeMounts"] if mount["name"] != "tmp"]
+        volumes = [volume["name"] for volume in pod["volumes"]]
+        rest = {name: value for name, value in container.items() if name not in free | {"volumeMounts"}}
+        return (
+            mounts,
+            volumes,
+            rest,
+            {name: value for name, value in pod.items() if name not in ("containers", "volumes")},
+        )
+
+    shapes = [shape(pod, container) for _, pod, container in containers(pages)]
+
+    assert len(shapes) == 5
+    assert all(each == shapes[0] for each in shapes)
+    writers = [
+        page
+        for page, _, container in containers(pages)
+        if not next(mount for mount in container["volumeMounts"] if mount["name"] == "models").get("readOnly")
+    ]
+    assert writers == ["retrain"]
+
+
+def test_commands_and_settings_are_ours(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """Each container's arguments parse, and each variable is a setting's."""
+    for _, _, container in containers(pages):
+        verb, *rest = container["args"]
+        arguments = [word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in rest]
+        parsed = CliRunner().invoke(app, [verb, *arguments, "--help"])
+        assert parsed.exit_code == 0, parsed.output
+        for option in (word for word in arguments if word.startswith("--")):
+            assert option in parsed.output
+        names = {variable["name"].removesuffix("_FILE") for variable in container["env"]}
+        assert names <= {f"BATCHSCORE_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_part_of_a_window_is_taken(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """The backfill's indices and its parts are as many."""
+    ((_, job),) = [(page, job) for page, job in jobs(pages) if page == "backfill"]
+    (container,) = job["template"]["spec"]["containers"]
+
+    assert container["args"][-2:] == ["--part", f"$(JOB_COMPLETION_INDEX)/{job['completions']}"]
+    assert job["completionMode"] == "Indexed"
+
+
+def test_the_files_of_the_jobs_are_mounted_where_they_lie(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """What the pods find under /batchscore is what jobs/ and sql/ hold, each file with its text."""
+    maps = {each["metadata"]["name"]: each["data"] for each in pages["overlays/prod"] if each["kind"] == "ConfigMap"}
+    _, pod, container = next(iter(containers({"overlays/prod": pages["overlays/prod"]})))
+    found = {}
+    for mount in container["volumeMounts"]:
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+        if "configMap" in volume:
+            data = maps[volume["configMap"]["name"]]
+            items = volume["configMap"].get("items", [{"key": key, "path": key} for key in data])
+            found |= {f"{mount['mountPath']}/{item['path']}": data[item["key"]] for item in items}
+
+    files = [*ROOT.glob("jobs/*.toml"), *ROOT.glob("jobs/*.py"), *ROOT.glob("sql/flight_delay/*.sql")]
+    assert found == {f"/batchscore/{path.relative_to(ROOT)}": path.read_text() for path in files}
+
+
+def test_dev_runs_when_asked_and_prod_every_night(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """The development overlay is suspended; both have a namespace of their own, and one pod at a time."""
+    nightly = {
+        page: next(each for each in pages[page] if each["kind"] == "CronJob")
+        for page in ("overlays/dev", "overlays/prod")
+    }
+    assert nightly["overlays/dev"]["spec"]["suspend"] is True
+    assert "suspend" not in nightly["overlays/prod"]["spec"]
+    namespaces = {page: each["metadata"]["namespace"] for page, each in nightly.items()}
+    assert namespaces == {"overlays/dev": "batchscore-dev", "overlays/prod": "batchscore"}
+    for each in nightly.values():
+        assert each["spec"]["concurrencyPolicy"] == "Forbid"
+        assert each["spec"]["timeZone"]
+        assert each["spec"]["startingDeadlineSeconds"]
