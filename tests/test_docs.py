@@ -251,7 +251,12 @@ class TestLinks:
 
     def test_hold_outside_the_docs(self) -> None:
         """A page that a file outside docs/ names is there."""
-        for path in (ROOT / "Dockerfile", *(ROOT / "k8s").rglob("*.yaml"), ROOT / "Makefile", *(ROOT / "jobs").glob("*")):
+        for path in (
+            ROOT / "Dockerfile",
+            *(ROOT / "k8s").rglob("*.yaml"),
+            ROOT / "Makefile",
+            *(ROOT / "jobs").glob("*"),
+        ):
             for name in re.findall(r"docs/\w+\.md", path.read_text() if path.is_file() else ""):
                 assert (ROOT / name).is_file(), f"{path.name} names {name}"
 
