@@ -23,7 +23,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Every way to break a run at every boundary, of which `make test` has the kills, and every run on MariaDB.
+# Every way to break a run at every boundary, of which `make test` has the kills, and every run on SQLite and MariaDB.
 proof: $(READY)
 	$(PYTEST) -m long
 

@@ -173,7 +173,7 @@ def project(trained: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
 
 
-@pytest.fixture(params=toy.DATABASES)
+@pytest.fixture(params=toy.RUNS)
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
     """The toy project on each kind of database, unscored, with the bundle that was trained on DuckDB."""
     return toy.unscored(tmp_path, toy.url_of(request, tmp_path), trained)

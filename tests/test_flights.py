@@ -139,6 +139,7 @@ class TestJobFile:
         assert tuple(listed[1].split(" | ")) == get_args(Task)
 
 
+@pytest.mark.long
 class TestElsewhere:
     def test_the_same_bits_from_postgres_in_chunks_of_any_size(
         self, flights: Project, postgres_url: str, tmp_path: Path

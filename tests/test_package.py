@@ -19,6 +19,7 @@ from batchscore import errors
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.long
 class TestWheel:
     def test_runs_a_job_from_another_folder(self, tmp_path: Path) -> None:
         """The wheel alone, in an environment of its own, prints its help and runs a job away from the checkout."""

@@ -141,6 +141,7 @@ def server_socket(postgres_server: sa.URL) -> str:
     return f"{postgres_server.query['host']}/.s.PGSQL.5432"
 
 
+@pytest.mark.long
 class TestLine:
     def test_an_unanswered_commit_is_resolved_by_the_ledger(self, project: Project, server_socket: str) -> None:
         """Whichever COMMIT of a run stays unanswered, the same process goes on, and the result is that of a calm run."""

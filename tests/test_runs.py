@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture(params=toy.DATABASES)
+@pytest.fixture(params=toy.RUNS)
 def project(request: pytest.FixtureRequest, tmp_path: Path, trained: Project) -> Project:
     """The toy project on each database, with the bundle that was trained on DuckDB."""
     return toy.unscored(tmp_path, toy.url_of(request, tmp_path), trained)
