@@ -36,6 +36,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run
 
 bench: $(READY)
 	$(BIN)/python benchmarks/postgres.py
