@@ -6,15 +6,18 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
-from datetime import date
+from contextlib import AbstractContextManager
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 
-__all__ = ["Event", "configure", "log", "redacted", "redactor", "told_apart"]
+__all__ = ["Event", "about", "configure", "log", "redacted", "redactor", "told_apart"]
 
 LogFormat = Literal["auto", "json", "console", "silent"]
+# Of a line in words: what it begins with, and what a person who watches knows.
+_NOT_FOR_PEOPLE = ("timestamp", "level", "event", "job", "interval_start", "model_version")
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
 
 
@@ -154,6 +157,12 @@ def configure(
     )
 
 
+def about(run_id: str, interval_start: datetime, model_version: int) -> AbstractContextManager[None]:
+    """A block of whose lines each says which run it is about."""
+    facts = {"run_id": run_id, "interval_start": interval_start.isoformat(), "model_version": model_version}
+    return structlog.contextvars.bound_contextvars(**facts)
+
+
 def told_apart() -> bool:
     """Whether the command itself tells a person what became of it, and the log leaves that out."""
     return _told_apart
@@ -176,8 +185,8 @@ def _drop_told_apart(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 
 def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     """One line: level, event, and what it is about; of a text of many lines the first one."""
-    about = {name: str(value) for name, value in event.items() if name not in ("timestamp", "level", "event", "job")}
-    lines = {name: text.splitlines() or [""] for name, text in about.items()}
+    facts = {name: str(value) for name, value in event.items() if name not in _NOT_FOR_PEOPLE}
+    lines = {name: text.splitlines() or [""] for name, text in facts.items()}
     told = ", ".join(f"{name}: {first.strip()}" + (" …" if rest else "") for name, (first, *rest) in lines.items())
     return f"{event['level']} {event['event']} ({told})"
 

@@ -256,7 +256,8 @@ def _logged(tree: ast.Module) -> Iterator[tuple[str, str, list[str]]]:
 def _events() -> Iterator[str]:
     yield (
         "One JSON object a line on standard output, when it is no terminal. Every line has `timestamp`, `level`, "
-        "`event` and, once it is known, `job`. `…` stands for fields that depend on the column, metric or error."
+        "`event` and, once they are known, `job`, `run_id`, `interval_start` and `model_version`. `…` stands for "
+        "fields that depend on the column, metric or error."
     )
     rows = []
     for name, (text, levels, fields) in events().items():

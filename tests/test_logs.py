@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 import pytest
 import structlog
+import toy
+from toy import Project
 
 from batchscore.logs import Event, LogFormat, configure, log, redacted, redactor, told_apart
 
@@ -406,3 +408,24 @@ class TestEvents:
         for format_ in get_args(LogFormat):
             configure(format_, stream=io.StringIO())
             log.info(Event.RUN_STARTED)
+
+
+class TestAbout:
+    """Every line of a run says which it is about."""
+
+    def test_a_run(self, project: Project) -> None:
+        """From the first to the last a run's lines carry its id, interval and version; the command's last sums it up."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id = 3101")
+        result = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--chunk-rows", "50")
+
+        of_runs = [event for event in result.events if event["event"].startswith(("run.", "chunk."))]
+        assert len({(event["run_id"], event["interval_start"], event["model_version"]) for event in of_runs}) == 2
+        chunks = result.named("chunk.committed")
+        assert [(chunk["rows"], chunk["predictions"], chunk["rejects"]) for chunk in chunks[:2]] == [
+            (50, 49, 1),
+            (50, 50, 0),
+        ]
+        (done,) = result.named("plan.intervals_done")
+        assert result.events[-1] == done
+        assert (done["published"], done["not_done"], done["predictions"], done["rejects"]) == (2, 0, 199, 1)
+        assert "run_id" not in done

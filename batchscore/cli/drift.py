@@ -16,7 +16,7 @@ from batchscore.drift import MINIMUM_ROWS, Drift
 from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound
 from batchscore.job import Job
 from batchscore.ledger import Run
-from batchscore.logs import Event, log
+from batchscore.logs import Event, about, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.registry import Registry
 from batchscore.monitor.watch import compare_with_training, record_drift
@@ -142,12 +142,13 @@ def watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
     Returns:
         How many metrics moved.
     """
-    try:
-        with warehouse.begin("the drift of a run") as tx:
-            return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
-    except BatchscoreError as error:
-        log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
-        return 0
+    with about(run.run_id, run.interval.start, run.model_version):
+        try:
+            with warehouse.begin("the drift of a run") as tx:
+                return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
+        except BatchscoreError as error:
+            log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
+            return 0
 
 
 def drift_rows(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> list[dict[str, Cell]]:

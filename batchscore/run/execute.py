@@ -25,7 +25,7 @@ from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Progress, Run, Totals
-from batchscore.logs import Event, log, redacted
+from batchscore.logs import Event, about, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES, Scored, score
 from batchscore.run.lease import leased
@@ -176,14 +176,15 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         patience.progress()
         on_chunk(rows)
 
-    try:
-        return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
-    except IntervalLeased as error:
-        log.warning(Event.RUN_LEFT, run_id=planned.run_id, interval=str(interval), error=str(error))
-        raise
-    except Exception as error:
-        log.error(Event.RUN_FAILED, run_id=planned.run_id, interval=str(interval), error=str(error))
-        raise
+    with about(planned.run_id, interval.start, planned.model_version):
+        try:
+            return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
+        except IntervalLeased as error:
+            log.warning(Event.RUN_LEFT, run_id=planned.run_id, interval=str(interval), error=str(error))
+            raise
+        except Exception as error:
+            log.error(Event.RUN_FAILED, run_id=planned.run_id, interval=str(interval), error=str(error))
+            raise
 
 
 def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
@@ -399,7 +400,14 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) 
         )
         fault("before_commit", number)
     fault("after_commit", number)
-    log.info(Event.CHUNK_COMMITTED, run_id=run.run_id, chunk=number, rows=totals.rows_read, rejects=totals.rejects)
+    log.info(
+        Event.CHUNK_COMMITTED,
+        run_id=run.run_id,
+        chunk=number,
+        rows=totals.rows_read,
+        predictions=totals.predictions,
+        rejects=totals.rejects,
+    )
 
 
 def _reject_rows(run: Run, number: int, rejects: pl.DataFrame, private: Sequence[str]) -> pl.DataFrame:
