@@ -238,6 +238,8 @@ class TestWarehouse:
             with warehouse.begin() as tx:
                 tx.connection.exec_driver_sql("CREATE TABLE t (i INTEGER)")
             warehouse.settle()
+            with warehouse.begin() as tx:
+                assert tx.has_table("t")
 
     def test_corrupt(self, case: Case, tmp_path: Path) -> None:
         """A file that is corrupt for another reason is the warehouse's error, and no bug of ours."""

@@ -34,8 +34,9 @@ def main() -> None:
 
 def _limit_threads() -> None:
     """Let no library start more threads than the process has cores to run them on, unless its variable says so."""
+    threads = str(cgroup.cores())
     for name in _THREADS:
-        os.environ.setdefault(name, str(cgroup.cores()))
+        os.environ.setdefault(name, threads)
     # OpenMP threads that wait by spinning take the cores from the reader and the writer; where a container has less
     # than its cores, they take the whole quota. Scoring 50,000 rows beside two busy processes: 2.2 s, and 0.4 s so.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -161,8 +161,7 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
             log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
-            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
+            scoring = _scoring(session, job, bundle, warehouse, asked)
             _score_all(scoring, chosen, history, asked.workers, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
@@ -195,10 +194,14 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
-            scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
+            scoring = _scoring(session, job, bundle, warehouse, asked)
             _score_all(scoring, chosen, history, asked.workers, outcome)
     return _told(job, _words(job, outcome), outcome)
+
+
+def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked) -> Scoring:
+    chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
+    return session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:

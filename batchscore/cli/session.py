@@ -141,9 +141,10 @@ class Session:
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
         """The job's rows a chunk, or fewer where the memory would not hold them for each worker."""
-        most = max(1, cgroup.memory() // (_COPIES * workers * bundle.schema.row_bytes))
+        memory = cgroup.memory()
+        most = max(1, memory // (_COPIES * workers * bundle.schema.row_bytes))
         if most < job.limits.chunk_rows:
-            log.info(Event.CHUNK_BOUNDED, chunk_rows=most, asked=job.limits.chunk_rows, memory=cgroup.memory())
+            log.info(Event.CHUNK_BOUNDED, chunk_rows=most, asked=job.limits.chunk_rows, memory=memory)
         return min(job.limits.chunk_rows, most)
 
     def scoring(self, job: Job, bundle: Bundle, warehouse: Warehouse, accept: str | None, chunk_rows: int) -> Scoring:

@@ -111,26 +111,27 @@ def acquire(
     _refuse_held(tx, job, interval, owner, alone=alone)
     insert_new(tx, LEASES, {"job": job, "interval_start": interval.start, "fence": 0})
     _lock(tx, _row(job, interval))
-    now = _refuse_held(tx, job, interval, owner, alone=alone)
-    fence = tx.execute(sa.select(LEASES.c.fence).where(_row(job, interval))).scalar_one()
+    fence, now = _refuse_held(tx, job, interval, owner, alone=alone)
     lease = Lease(job, interval, owner, fence + 1)
     taken = {"owner": str(owner), "fence": lease.fence, "expires_at": now + timedelta(seconds=seconds)}
     tx.execute(sa.update(LEASES).where(_row(job, interval)).values(taken))
     return lease
 
 
-def _refuse_held(tx: sa.Connection, job: str, interval: Interval, owner: Owner, *, alone: bool) -> datetime:
-    """Refuse a lease that another has and that has not ended; the time by the database's clock."""
+def _refuse_held(tx: sa.Connection, job: str, interval: Interval, owner: Owner, *, alone: bool) -> tuple[int, datetime]:
+    """Refuse a lease that another has and that has not ended; its fence, and the time by the database's clock."""
     row = tx.execute(sa.select(LEASES).where(_row(job, interval))).one_or_none()
     now = clock(tx)
-    holder = Owner.parse(row.owner) if row is not None and row.owner else None
-    if row is not None and holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
+    if row is None:
+        return 0, now
+    holder = Owner.parse(row.owner) if row.owner else None
+    if holder and holder != owner and row.expires_at > now and not holder.is_dead(alone=alone):
         raise IntervalLeased(
             f"{interval} of job {job} is leased by {holder.words} until {row.expires_at:%H:%M:%S}Z, and it renews that "
             "while it lives. Nothing was written: let it finish, or run again.",
             owner=row.owner,
         )
-    return now
+    return row.fence, now
 
 
 def check(tx: sa.Connection, lease: Lease) -> None:
@@ -215,13 +216,12 @@ def _started(pid: int) -> str:
 
 
 def _is_known_dead(pid: int, started: str) -> bool:
-    with contextlib.suppress(OSError):
+    # A line that was cut short tells as little as none.
+    with contextlib.suppress(OSError, IndexError):
         return _started(pid) != started
     # Whoever is hidden from /proc, another user's process perhaps, can still be asked for.
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
