@@ -1,32 +1,60 @@
 # syntax=docker/dockerfile:1
-FROM python:3.13-slim AS build
+# The release names it by digest; any Debian image with this Python and pip will do.
+ARG BASE=python:3.13-slim
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS build
+# What pyproject.toml calls optional: "mariadb otel".
+ARG EXTRAS="mariadb"
+# There is no git in here to ask.
+ARG VERSION=0+unknown
+# Every file gets this time, so that the same inputs give the same layers.
+ARG SOURCE_DATE_EPOCH=315532800
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1 \
+    PYTHONDONTWRITEBYTECODE=1 PYTHON=/opt/batchscore/bin/python SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH}
 WORKDIR /build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-# The environment is filled from outside and holds no pip of its own.
+# The environment is filled from outside and holds no pip of its own. Tests and headers are never used in it.
 RUN python -m venv --without-pip /opt/batchscore
-COPY requirements.lock ./
-RUN python -m pip --python /opt/batchscore/bin/python install --require-hashes --only-binary :all: -r requirements.lock
-# The build backend comes from the developers' lock file, by hash like everything else.
-COPY requirements-dev.lock ./
-RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } wanted' \
-    requirements-dev.lock > build.lock \
-    && python -m venv tools && tools/bin/python -m pip install --require-hashes --only-binary :all: -r build.lock
+COPY requirements*.lock ./
+RUN for lock in requirements.lock $(printf "requirements-%s.lock " ${EXTRAS}); do \
+        python -m pip --python "$PYTHON" install --require-hashes -r "$lock" || exit; \
+    done \
+    && find /opt/batchscore/lib -depth -type d \( -name tests -o -path "*/include" \) -exec rm -r {} +
+RUN python -m venv tools && tools/bin/python -m pip install --require-hashes -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY batchscore batchscore
-RUN tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && python -m pip --python /opt/batchscore/bin/python install --no-deps dist/*.whl
+RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_BATCHSCORE="$VERSION" \
+    tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && python -m pip --python "$PYTHON" install --no-deps dist/*.whl \
+    && tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.cdx.json "$PYTHON" \
+    # Nothing is compiled at run time, nor looked up whether it should be: the root is read-only.
+    && "$PYTHON" -m compileall -q --invalidation-mode unchecked-hash /opt/batchscore/lib
+COPY jobs /image/batchscore/jobs
+COPY sql /image/batchscore/sql
+RUN mkdir -p /image/opt \
+    && cp -a /opt/batchscore /image/opt/ \
+    && cp sbom.cdx.json /image/opt/batchscore/ \
+    # Whoever runs it, reads it.
+    && chmod -R u=rwX,go=rX /image \
+    && find /image -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
-FROM python:3.13-slim
+# hadolint ignore=DL3006
+FROM ${BASE}
+ARG BASE
+ARG VERSION=0+unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="batchscore" \
     org.opencontainers.image.description="Score a scikit-learn model over a warehouse every night" \
-    org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /opt/batchscore /opt/batchscore
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.base.name="${BASE}"
+# /opt/batchscore is the program; mount your own over /batchscore/jobs and /batchscore/sql, or copy them in a child image.
+COPY --from=build /image /
 WORKDIR /batchscore
-# Mount your own over these, or copy them in a child image.
-COPY jobs jobs
-COPY sql sql
-ENV PATH=/opt/batchscore/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-# A number, so that Kubernetes can see it is not root.
+# HOME, for a user without a name has / there, and no library may write to that.
+ENV PATH=/opt/batchscore/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+# A number, so that Kubernetes can see it is not root. Any other will do too.
 USER 10001:10001
 ENTRYPOINT ["batchscore"]
 CMD ["--help"]

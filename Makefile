@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A process for each of two cores, and no more threads than cores: they would only wait for each other.
 PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo test proof torture check bench lock clean
+.PHONY: install demo test proof image-test torture check bench lock clean
 
 install: $(READY)
 
@@ -27,6 +27,10 @@ test: $(READY)
 proof: $(READY)
 	$(PYTEST) -m long
 
+# The image, built with buildah, and each pod of k8s/ run in it with runc; needs Linux and root.
+image-test: $(READY)
+	$(BIN)/python -m pytest -m image
+
 # Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
 torture: $(READY)
 	$(BIN)/python tests/torture.py
@@ -45,7 +49,9 @@ bench: $(READY)
 # Needs uv. Neither file names an index.
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
-	$(LOCK) pyproject.toml --extra mariadb -o requirements.lock
+	$(LOCK) pyproject.toml -o requirements.lock
+	for extra in mariadb; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
+	$(LOCK) --group image -o requirements-image.lock
 	$(LOCK) pyproject.toml --extra demo --extra mariadb --group dev -o requirements-dev.lock
 
 clean:

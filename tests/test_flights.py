@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import get_args
 
 import duckdb
-import polars as pl
 import pytest
-import sqlalchemy as sa
 import toy
+from flights import load_postgres
 from toy import Project
 
-from batchscore.cli.flights import flight_tables
 from batchscore.problem import Task
 
 ROOT = Path(__file__).parent.parent
@@ -196,16 +194,6 @@ def assert_alike(shown: str, printed: str) -> None:
     assert words[0] == words[1]
     measures = [[float(each) for each in measure.findall("\n".join(lines))] for lines in (told, said)]
     assert measures[0] == pytest.approx(measures[1], rel=0.01)
-
-
-def load_postgres(url: str) -> None:
-    """The three tables, with the types a Postgres warehouse would give them."""
-    types = {
-        pl.Int64(): sa.BigInteger(), pl.Int32(): sa.Integer(), pl.Float64(): sa.Double(), pl.String(): sa.Text(),
-        pl.Date(): sa.Date(), pl.Datetime("us", "UTC"): sa.DateTime(timezone=True),
-    }  # fmt: skip
-    for name, frame in flight_tables().items():
-        toy.load(url, frame, name, {column: types[dtype] for column, dtype in frame.schema.items()})
 
 
 def monthly(flights: Project, root: Path, url: str) -> Project:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
+from manifests import render
 from typer.testing import CliRunner
 
 from batchscore import errors
@@ -22,14 +20,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
 # Of the Kubernetes whose schemas are the newest that the validator has.
 VERSION = "1.37"
-
-
-def render(page: str) -> list[dict[str, Any]]:
-    """The objects of a kustomization, as kubectl would apply them."""
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl is not installed")
-    done = subprocess.run(["kubectl", "kustomize", ROOT / "k8s" / page], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.fixture(scope="module")

