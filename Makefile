@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A process for each of two cores, and no more threads than cores: they would only wait for each other.
 PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo test proof image-test torture check bench lock clean
+.PHONY: install demo test proof image-test integrations torture check bench lock clean
 
 install: $(READY)
 
@@ -31,6 +31,15 @@ proof: $(READY)
 image-test: $(READY)
 	$(BIN)/python -m pytest -m image
 
+# docs/integrations with the real Airflow and Dagster, which are in no other environment.
+integrations: $(READY) .venv-airflow/.ready .venv-dagster/.ready
+	$(PYTEST) -m integrations
+
+.venv-%/.ready: docs/integrations/%.lock
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
 # Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
 torture: $(READY)
 	$(BIN)/python tests/torture.py
@@ -46,13 +55,15 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/postgres.py
 
-# Needs uv. Neither file names an index.
+# Needs uv. No file names an index.
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	for extra in mariadb; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
 	$(LOCK) --group image -o requirements-image.lock
 	$(LOCK) pyproject.toml --extra demo --extra mariadb --group dev -o requirements-dev.lock
+	$(LOCK) --group airflow -o docs/integrations/airflow.lock
+	$(LOCK) --group dagster -o docs/integrations/dagster.lock
 
 clean:
-	rm -rf $(VENV) var
+	rm -rf $(VENV) .venv-* var
