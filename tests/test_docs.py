@@ -21,7 +21,8 @@ from batchscore.cli.flights import load_flights
 from batchscore.schema import Reason
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [path for path in sorted((ROOT / "docs/integrations").iterdir()) if path.suffix != ".md"]
 PACKAGE = "\n".join(path.read_text() for path in sorted((ROOT / "batchscore").rglob("*.py")))
 
 
@@ -270,7 +271,9 @@ def _anchors(markdown: str) -> set[str]:
 
 
 class TestWords:
-    @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.py"))], ids=lambda page: page.name)
+    @pytest.mark.parametrize(
+        "page", [*PAGES, *EXAMPLES, *sorted((ROOT / "docs").glob("*.py"))], ids=lambda page: page.name
+    )
     def test_no_page_knows_the_place_it_was_written_at(self, page: Path) -> None:
         """No path of somebody's machine, and no address of a package index."""
         private = re.compile(r"/work/|/root/|/home/|/tmp/|/Users/|index-url|/simple\b|find-links|pypi\.", re.IGNORECASE)
