@@ -48,6 +48,16 @@ def test_an_orchestrator_runs_its_example(tool: str, tmp_path: Path) -> None:
     assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE)
 
 
+def test_the_page_says_what_is_never_tried_again() -> None:
+    """Its row has the exit codes of the manifest, which tests/test_k8s.py compares with those of the errors."""
+    _, codes = SPEC["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    page = (ROOT / "docs/integrations/README.md").read_text()
+
+    (row,) = re.findall(r"^\| ([\d, ]+) \| never", page, re.MULTILINE)
+
+    assert [int(code) for code in row.split(", ")] == codes["onExitCodes"]["values"]
+
+
 @pytest.fixture
 def crontab() -> Any:
     """The file, parsed."""
