@@ -30,7 +30,8 @@ class BatchscoreOperator(KubernetesPodOperator):
             super().cleanup(pod, remote_pod, **kwargs)
         except AirflowException as error:
             statuses = (remote_pod.status and remote_pod.status.container_statuses) or []
-            for code in (each.state.terminated.exit_code for each in statuses if each.state.terminated):
+            ended = [each.state.terminated for each in statuses if each.name == self.base_container_name]
+            for code in (each.exit_code for each in ended if each):
                 if code in PERMANENT:
                     raise AirflowFailException(f"exit code {code}, see batchscore/errors.py") from error
             raise

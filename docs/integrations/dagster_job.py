@@ -50,7 +50,8 @@ def flight_delay_predictions(
         ).get_materialize_result()
     except DagsterK8sError as error:
         statuses = [status for each in pods(f"attempt={attempt}") for status in each.status.container_statuses or []]
-        for code in (each.state.terminated.exit_code for each in statuses if each.state.terminated):
+        ended = [each.state.terminated for each in statuses if each.name == "batchscore"]
+        for code in (each.exit_code for each in ended if each):
             if code in PERMANENT:
                 raise dg.Failure(f"exit code {code}, see batchscore/errors.py", allow_retries=False) from error
         raise
