@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,9 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
     """
     waiting: queue.Queue[T | _Failed | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
-    thread = threading.Thread(target=_produce, args=(items, waiting, stopped), daemon=True, name="batchscore-ahead")
+    # What lines and spans of the thread are about is what the block is about.
+    run, work = contextvars.copy_context().run, (_produce, items, waiting, stopped)
+    thread = threading.Thread(target=run, args=work, daemon=True, name="batchscore-ahead")
     thread.start()
     try:
         yield _consume(waiting)

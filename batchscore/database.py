@@ -19,6 +19,7 @@ import duckdb
 import psycopg
 import sqlalchemy as sa
 
+from batchscore import stop
 from batchscore.errors import BatchscoreError, TransientError, UsageError, WarehouseError, nearest
 
 __all__ = ["Database"]
@@ -182,6 +183,7 @@ class Database:
         try:
             yield
         except _DRIVER_ERRORS as error:
+            stop.check()
             driver = _driver_error(error)
             # SQLAlchemy's own class stands in for that of a driver nobody has classed.
             kind = _kind(driver if isinstance(driver, _DRIVER_ERRORS) else error)

@@ -9,13 +9,28 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 
-__all__ = ["Event", "about", "configure", "log", "redacted", "redactor", "told_apart"]
+__all__ = ["ECS", "Event", "about", "configure", "log", "redacted", "redactor", "told_apart"]
 
-LogFormat = Literal["auto", "json", "console", "silent"]
+LogFormat = Literal["auto", "json", "ecs", "console", "silent"]
+ECS = {
+    "timestamp": "@timestamp",
+    "level": "log.level",
+    "message": "message",
+    "event": "event.action",
+    "error": "error.message",
+    "kind": "error.type",
+    "exception": "error.stack_trace",
+    "exit_code": "process.exit_code",
+    "trace_id": "trace.id",
+    "span_id": "span.id",
+}
+"""What the Elastic Common Schema calls a field of ours."""
+_SERVICE = {"ecs.version": "8.11.0", "service.name": "batchscore", "service.version": version("batchscore")}
 # Of a line in words: what it begins with, and what a person who watches knows.
 _NOT_FOR_PEOPLE = ("timestamp", "level", "event", "job", "interval_start", "model_version")
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
@@ -93,6 +108,11 @@ class Event(StrEnum):
     """The step that training has come to."""
     COMMAND_FAILED = "command.failed"
     """What ended the command, with its exit code; the last line."""
+    TRACES_OFF = "traces.off"
+    """The environment names a collector of traces, and OpenTelemetry is not installed."""
+    LIBRARY_WARNED = "library.warned"
+    """A library's own warning or error, such as that traces could not be sent; what it means for the run, its own lines
+    say."""
     MONITORING_FAILED = "monitoring.failed"
     """The predictions are published; comparing the run's profile with training failed."""
 
@@ -113,8 +133,8 @@ def configure(
     """Set up logging for this process: JSON lines, or lines for people.
 
     Args:
-        format_: `auto` writes JSON, and on a terminal only what went wrong or may, in words; `console` writes
-            everything in words; `silent` never writes.
+        format_: `auto` writes JSON, and on a terminal only what went wrong or may, in words; `ecs` writes JSON with
+            the names of the Elastic Common Schema; `console` writes everything in words; `silent` never writes.
         secrets: Values that never appear in a line, nor in what `redacted` gives; passwords inside URLs are masked
             besides.
         quiet: Errors only, and to standard error, for a command whose output is what it was asked for.
@@ -128,7 +148,7 @@ def configure(
     watched = target().isatty()
     global _told_apart, _secrets  # noqa: PLW0603 - like structlog's own configuration, they are the process's
     _secrets = _sorted(secrets)
-    _told_apart = format_ == "silent" or (watched and format_ != "json")
+    _told_apart = format_ == "silent" or (watched and format_ not in ("json", "ecs"))
     people = format_ == "console" or (format_ == "auto" and watched)
     # At a terminal the commands speak for themselves.
     least = logging.ERROR if quiet else logging.WARNING if format_ == "auto" and watched else logging.INFO
@@ -146,21 +166,35 @@ def configure(
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
             # Locals of a frame may hold a URL with its password.
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-            if not people
+            if not people and format_ != "ecs"
             else structlog.processors.format_exc_info,
             redactor(_secrets),
+            *([_with_ecs_names] if format_ == "ecs" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=lambda *_: structlog.WriteLogger(target()),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Library) for handler in root.handlers):
+        root.addHandler(_Library(logging.WARNING))
 
 
 def about(run_id: str, interval_start: datetime, model_version: int) -> AbstractContextManager[None]:
     """A block of whose lines each says which run it is about."""
     facts = {"run_id": run_id, "interval_start": interval_start.isoformat(), "model_version": model_version}
     return structlog.contextvars.bound_contextvars(**facts)
+
+
+class _Library(logging.Handler):
+    """What libraries log, as events of ours: a container's log has one form, and secrets are masked in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            log.error(Event.LIBRARY_WARNED, logger=record.name, message=record.getMessage())
+        else:
+            log.warning(Event.LIBRARY_WARNED, logger=record.name, message=record.getMessage())
 
 
 def told_apart() -> bool:
@@ -181,6 +215,13 @@ def _drop_told_apart(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
     if event["event"] in _TOLD_BY_COMMANDS:
         raise structlog.DropEvent
     return event
+
+
+def _with_ecs_names(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The line with the schema's name for what it names, and `batchscore.` before the rest."""
+    named = {ECS.get(name, f"batchscore.{name}"): value for name, value in event.items()}
+    first = {name: named.pop(name) for name in ("@timestamp", "log.level")}
+    return first | {"message": event["event"]} | _SERVICE | named
 
 
 def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:

@@ -42,8 +42,8 @@ class Settings(BaseSettings):
         sql_dir: The folder that the job's SQL paths are relative to.
         lease_seconds: How long an interval stays taken when its process dies and another machine wants it.
         retry_seconds: How long to go on trying, without any progress, when a database or network fails.
-        log_format: `json` (one object a line), `console`, or `auto`: JSON; on a terminal, warnings and errors in
-            words.
+        log_format: `json` (one object a line), `ecs` (the same with the names of the Elastic Common Schema), `console`,
+            or `auto`: JSON; on a terminal, warnings and errors in words.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     sql_dir: Path = Path("sql")
     lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)
     retry_seconds: float = Field(300.0, ge=0.0, allow_inf_nan=False)
-    log_format: Literal["auto", "json", "console"] = "auto"
+    log_format: Literal["auto", "json", "ecs", "console"] = "auto"
     origins: Mapping[str, str] = Field(default_factory=dict)
 
     def warehouse(self) -> str:

@@ -256,8 +256,9 @@ def _logged(tree: ast.Module) -> Iterator[tuple[str, str, list[str]]]:
 def _events() -> Iterator[str]:
     yield (
         "One JSON object a line on standard output, when it is no terminal. Every line has `timestamp`, `level`, "
-        "`event` and, once they are known, `job`, `run_id`, `interval_start` and `model_version`. `…` stands for "
-        "fields that depend on the column, metric or error."
+        "`event` and, once they are known, `job`, `run_id`, `interval_start` and `model_version`; `trace_id` and "
+        "`span_id` where traces are sent; `exception` where there is a traceback. `…` stands for fields that depend on "
+        "the column, metric or error."
     )
     rows = []
     for name, (text, levels, fields) in events().items():
@@ -265,6 +266,11 @@ def _events() -> Iterator[str]:
         listed = ", ".join(field if field == "…" else f"`{field}`" for field in ordered)
         rows.append((f"`{name}`", ", ".join(levels), _prose(text), listed))
     yield _table(("event", "level", "meaning", "fields"), rows)
+    renamed = ", ".join(f"`{ours}` is `{theirs}`" for ours, theirs in logs.ECS.items() if ours != theirs)
+    yield (
+        f"With `--log-format ecs` the names are those of the Elastic Common Schema, which OpenTelemetry's conventions "
+        f"share: {renamed}; `message` is the event, and any other field stands behind `batchscore.`."
+    )
 
 
 def _output_table() -> Iterator[str]:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import toy
+from toy import Project
 
 from batchscore import errors, ledger, logs, settings
 from batchscore.cli.flights import load_flights
@@ -63,6 +64,33 @@ class TestReference:
         (tmp_path / "reference.md").write_text("edited")
         assert generate.main(["--check"]) == 1
         assert "python docs/generate.py" in capsys.readouterr().out
+
+    def test_every_event_is_in_it(self) -> None:
+        """Each event that there is a name for is logged somewhere, and so listed."""
+        assert set(generate.events()) == {event.value for event in logs.Event}
+
+    def test_lines_have_the_fields_that_are_listed(self, project: Project) -> None:
+        """What commands log has the level and the fields that the table of events gives it, and no other."""
+        project.edit("sql/toy/rows.sql", ("SELECT id,", "SELECT id, 1 AS more,"))
+        toy.execute(project.url, "UPDATE toy SET a = NULL WHERE id = 3101")
+        week = ("--from", "2024-02-01", "--to", "2024-02-03")
+        commands = [
+            ("train", "toy", "--promote"),
+            ("backfill", "toy", *week, "--accept-sql", "one more"),
+            ("backfill", "toy", *week),
+            ("backfill", "toy", *week, "--only", "all", "--part", "2/2"),
+            ("runs", "prune", "--older-than", "0h"),
+        ]
+        always = {"timestamp", "level", "event", "job", "run_id", "interval_start", "model_version"}
+        documented = generate.events()
+
+        found = [line for command in commands for line in project.call(*command).events]
+
+        for line in found:
+            _, levels, fields = documented[line["event"]]
+            assert line["level"] in levels
+            assert "…" in fields or line.keys() <= always | set(fields), line
+        assert len({line["event"] for line in found}) > 12
 
     def test_every_setting_is_there(self) -> None:
         """Each setting with its variable, its file and its secret."""

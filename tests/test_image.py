@@ -33,7 +33,6 @@ VERSION = "1.2.3"
 NAME = "localhost/batchscore:test"
 OCTOBER = "scheduled_at >= '2013-10-01 04:00Z' AND scheduled_at < '2013-11-01 04:00Z'"
 PAGES = ("overlays/dev", "overlays/prod", "backfill", "migrate", "retrain")
-# As many as a laptop's engine has at hand for a process that asks for nothing; not the lease's and not the wait's.
 PASSWORD = "p@ss:w/rd"
 
 

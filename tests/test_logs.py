@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
@@ -16,7 +17,7 @@ import structlog
 import toy
 from toy import Project
 
-from batchscore.logs import Event, LogFormat, configure, log, redacted, redactor, told_apart
+from batchscore.logs import ECS, Event, LogFormat, configure, log, redacted, redactor, told_apart
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
@@ -408,6 +409,57 @@ class TestEvents:
         for format_ in get_args(LogFormat):
             configure(format_, stream=io.StringIO())
             log.info(Event.RUN_STARTED)
+
+
+class TestEcs:
+    """Lines with the names of the Elastic Common Schema."""
+
+    def test_a_failure(self):
+        """What the schema names has its name, required fields come first, and the rest stands behind `batchscore.`."""
+        stream = io.StringIO()
+        configure("ecs", ["s3cr3t"], stream=stream)
+        try:
+            fail("s3cr3t")
+        except RuntimeError as error:
+            log.error(
+                Event.COMMAND_FAILED, error=str(error), kind="RuntimeError", exit_code=70, job="toy", exc_info=True
+            )
+        line = json.loads(stream.getvalue())
+
+        assert list(line)[:4] == ["@timestamp", "log.level", "message", "ecs.version"]
+        assert (line["message"], line["event.action"]) == ("command.failed", "command.failed")
+        assert (line["error.type"], line["process.exit_code"]) == ("RuntimeError", 70)
+        assert "***" in line["error.message"]
+        assert line["error.stack_trace"].startswith("Traceback")
+        assert line["batchscore.job"] == "toy"
+        assert line["service.name"] == "batchscore"
+        assert "s3cr3t" not in stream.getvalue()
+
+    def test_has_all_that_json_has(self, project: Project) -> None:
+        """No field of a run is lost, and none is called by two names."""
+        week = ("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-02")
+        plain = project.call(*week).events
+        named = project.call(*week, "--only", "all", BATCHSCORE_LOG_FORMAT="ecs").out.splitlines()
+
+        for ours, theirs in zip(plain, map(json.loads, named), strict=True):
+            expected = {ECS.get(name, f"batchscore.{name}") for name in ours}
+            assert theirs.keys() == expected | {"message", "ecs.version", "service.name", "service.version"}
+
+
+class TestLibraries:
+    """What libraries log themselves."""
+
+    def test_is_an_event(self, lines):
+        """A warning is a line of the one form, with secrets masked; what is less is not told."""
+        logger = logging.getLogger("some.library")
+        found = lines(
+            lambda: (logger.info("fine"), logger.warning("lost %s", "s3cr3t"), logger.error("gone")), "s3cr3t"
+        )
+
+        assert [(line["event"], line["level"], line["logger"], line["message"]) for line in found] == [
+            ("library.warned", "warning", "some.library", "lost ***"),
+            ("library.warned", "error", "some.library", "gone"),
+        ]
 
 
 class TestAbout:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 
-from batchscore import cgroup
-from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Interrupted, Terminated
+from batchscore import cgroup, stop, trace
+from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Terminated
 
 __all__ = ["main"]
 
@@ -19,16 +17,17 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLAR
 def main() -> None:
     """Run the command on the process's arguments and exit with its code."""
     _limit_threads()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    stop.listen()
     try:
         code = _run()
     except Terminated as request:
         _tell(request)
+        trace.end()
         # Threads may still wait for a query; what is committed is committed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(request.exit_code)
+    trace.end()
     sys.exit(code)
 
 
@@ -51,9 +50,11 @@ def _run() -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0
     except BatchscoreError as error:
+        stop.check()
         show_error(error)
         return error.exit_code
     except Exception as bug:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
+        stop.check()
         show_bug(bug)
         return BUG_EXIT_CODE
     return 0
@@ -63,13 +64,3 @@ def _tell(request: Terminated) -> None:
     from batchscore.cli.render import show_stop
 
     show_stop(request)
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    # Once is enough: a second SIGTERM would interrupt the rollback of the first. A second Ctrl-C is somebody who will
-    # not wait for it: the database rolls back by itself.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if number == signal.SIGINT:
-        raise Interrupted("interrupted")
-    raise Terminated("terminated")

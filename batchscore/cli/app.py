@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import batchscore
+from batchscore import trace
 from batchscore.cli.render import Aside, Format, say
 from batchscore.logs import configure
 from batchscore.settings import load_settings
@@ -95,7 +96,7 @@ def main(
     sql_dir: Annotated[Path | None, typer.Option(help="Folder that SQL paths are relative to. [sql]")] = None,
     registry_url: Annotated[str | None, typer.Option(help="Folder of bundles. [var/registry]")] = None,
     log_format: Annotated[
-        Literal["auto", "json", "console"] | None,
+        Literal["auto", "json", "ecs", "console"] | None,
         typer.Option(help="auto: progress and tables on a terminal, JSON lines elsewhere. [auto]"),
     ] = None,
     version: Annotated[  # noqa: ARG001 - its callback runs before a command is asked for
@@ -123,6 +124,9 @@ def _session(context: typer.Context, *, looks: bool = False) -> Session:
         # One JSON object a line, and nothing else: what a job's own code prints goes beside it.
         configure(settings.log_format, secrets, stream=sys.stdout)
         sys.stdout = Aside()
+    if not looks:
+        trace.begin()
+        context.with_resource(trace.span(context.command_path))
     return Session.of(settings)
 
 

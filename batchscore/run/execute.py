@@ -17,7 +17,7 @@ from itertools import chain
 import polars as pl
 
 import batchscore
-from batchscore import ledger
+from batchscore import ledger, stop
 from batchscore.ahead import ahead
 from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, SourceChanged, UsageError, nearest
 from batchscore.faults import fault
@@ -33,6 +33,7 @@ from batchscore.run.plan import revision_of
 from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
 from batchscore.run.retry import Patience
 from batchscore.sources import Chunk, Source, read_chunks
+from batchscore.trace import each, span
 from batchscore.warehouse import Narrow, Output, OutputColumn, Transaction, Warehouse
 
 __all__ = ["Scoring", "make_tables", "output_of", "prepare", "score_interval"]
@@ -176,7 +177,7 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
         patience.progress()
         on_chunk(rows)
 
-    with about(planned.run_id, interval.start, planned.model_version):
+    with about(planned.run_id, interval.start, planned.model_version), span("interval", _attributes(planned)):
         try:
             return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
         except IntervalLeased as error:
@@ -187,8 +188,19 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
             raise
 
 
+def _attributes(run: Run) -> dict[str, str | int]:
+    return {
+        "batchscore.job": run.job,
+        "batchscore.run_id": run.run_id,
+        "batchscore.interval_start": run.interval.start.isoformat(),
+        "batchscore.model_name": run.model_name,
+        "batchscore.model_version": run.model_version,
+    }
+
+
 def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
     """Score and publish the run from where the ledger has it, under the interval's lease."""
+    stop.check()
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
         fault("after_lease")
@@ -200,7 +212,8 @@ def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: O
         try:
             if not _score_chunks(scoring, run, lease, done, on_chunk):
                 log.warning(Event.RUN_EMPTY, run_id=run.run_id, interval=str(interval))
-            return publish(warehouse, scoring.output, run, lease, scoring.bundle, scoring.job, begun=begun)
+            with span("publish", {"db.collection.name": run.output_table}):
+                return publish(warehouse, scoring.output, run, lease, scoring.bundle, scoring.job, begun=begun)
         except (IntervalLeased, GateTripped):
             raise
         except Exception as error:
@@ -352,7 +365,7 @@ def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
     )
     again, number = Fingerprint(), done.chunks
     with contextlib.closing(chunks):
-        for chunk in chunks:
+        for chunk in each("read", chunks):
             left = done.inputs.rows - again.rows
             if left:
                 again += Fingerprint.of(chunk.rows.head(left))
@@ -373,7 +386,8 @@ def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator
         left = MOST_FAILURES - failures
         job = scoring.job
         quote = not job.source.private
-        result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
+        with span("score", {"batchscore.rows": read.chunk.rows.height}):
+            result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
         failures += result.failures
         yield _Part(read.chunk, read.inputs, result)
 
@@ -382,7 +396,9 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) 
     chunk, result = part.chunk, part.scored
     totals = Totals(1, result.rows_read, result.predictions.height, result.rejects.height)
     fault("after_score", number)
-    with scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
+    stop.check()
+    told = {"batchscore.chunk": number, "batchscore.rows": totals.rows_read}
+    with span("commit", told), scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
         ledger.check(tx.connection, lease)
         tx.stage(scoring.output, run.stage, scoring.narrow, result.predictions)
         tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.job.source.private))

@@ -23,6 +23,7 @@ from batchscore.model.predictor import Predictor, StageError, in_threads
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName, type_name
 from batchscore.sources import Source, read_frame
+from batchscore.trace import span
 from batchscore.train.split import split
 
 __all__ = ["check_columns", "promotable", "train"]
@@ -53,14 +54,15 @@ def train(job: Job, features: Features, query: str, rows: Source, labels: Source
     """
     window = job.training_window()
     on_step(f"reading rows of {window}")
-    given = _read_rows(job, rows, window)
+    with span("read"):
+        given = _read_rows(job, rows, window)
     schema = Schema.of(given)
     on_step(f"checking that features() is row-wise on {given.height:,} rows")
     _guarded("features()", check_row_wise, features, given)
     on_step("reading labels")
-    labelled = given.join(
-        _read_labels(job, labels, window, schema), on=job.source.key, how="inner", maintain_order="left"
-    )
+    with span("read labels"):
+        known = _read_labels(job, labels, window, schema)
+    labelled = given.join(known, on=job.source.key, how="inner", maintain_order="left")
     if labelled.is_empty():
         raise TrainingError(
             f"none of the {given.height:,} rows of {window} has a label. Check that {labels.where} gives the same keys."
@@ -68,10 +70,12 @@ def train(job: Job, features: Features, query: str, rows: Source, labels: Source
     target_type = _target_type(job, labelled[job.problem.target])
     fit, test = split(labelled, job.training.split)  # type: ignore[union-attr]
     on_step(f"fitting on {fit.height:,} rows")
-    predictor = _predictor(job, features, _fit(job, features, fit), target_type)
+    with span("fit", {"batchscore.rows": fit.height}):
+        predictor = _predictor(job, features, _fit(job, features, fit), target_type)
     on_step(f"testing on {test.height:,} rows held out")
     held_out = schema.conform(test, "the rows held out")
-    predictions = _predicted(predictor, held_out)
+    with span("test", {"batchscore.rows": test.height}):
+        predictions = _predicted(predictor, held_out)
     golden = held_out.gather_every(max(1, test.height // GOLDEN_ROWS)).head(GOLDEN_ROWS)
     return Bundle(
         manifest=Manifest(
