@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A process for each of two cores, and no more threads than cores: they would only wait for each other.
 PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo test proof image-test integrations torture check bench lock clean
+.PHONY: install demo test proof image-test integrations torture check audit bench lock clean
 
 install: $(READY)
 

@@ -193,6 +193,14 @@ class TestBegin:
         assert runs(warehouse) == {"a": planned}
         assert planned.status == "running"
 
+    def test_a_long_version_is_cut(self, warehouse: Warehouse) -> None:
+        """The version of a commit between two releases, longer than its column, does not stop a run."""
+        for _ in range(2):
+            call(warehouse, ledger.begin, run_of(), "0.1.1.dev1234+gcfdef1c73.d20261121")
+
+        rows = call(warehouse, lambda tx: tx.execute(sa.select(ledger.RUNS.c.batchscore_version)).scalars().all())
+        assert rows == ["0.1.1.dev1234+gcfdef1c73.d202611"]
+
     def test_taken_up(self, warehouse: Warehouse) -> None:
         """Whoever takes a run up keeps its instant, and runs it for its own reason."""
         begin(warehouse, run_of(sql_accepted="mine"))

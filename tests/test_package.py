@@ -72,7 +72,10 @@ class TestWheel:
         )
 
         names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
-        assert {name.split("/")[0] for name in names} == {"batchscore", "batchscore-0.1.0.dist-info"}
+        assert {name.split("/")[0] for name in names} == {
+            "batchscore",
+            f"batchscore-{wheel.name.split('-')[1]}.dist-info",
+        }
         assert "batchscore/py.typed" in names
 
 

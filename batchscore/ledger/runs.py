@@ -104,7 +104,8 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
     Returns:
         The run as the ledger has it; `published`, or `superseded` since, when another process was quicker.
     """
-    record = {"batchscore_version": version}
+    # Between two releases it has a commit and a date, and may be longer than the column.
+    record = {"batchscore_version": version[:32]}
     found = tx.execute(sa.select(RUNS).where(RUNS.c.run_id == run.run_id)).mappings().one_or_none()
     if found is None:
         tx.execute(sa.insert(RUNS).values(_columns(run) | record))
