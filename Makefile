@@ -50,7 +50,13 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/*
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet --pedantic --strict-collection .github
+
+# Asks PyPI for advisories, and so is no part of `make check`. Strict: what PyPI does not know was not audited.
+audit: $(READY)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
 
 bench: $(READY)
 	$(BIN)/python benchmarks/postgres.py

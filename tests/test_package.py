@@ -106,16 +106,11 @@ def _environment_with(wheel: Path, folder: Path) -> Path:
     return python
 
 
+LOCKS = [*ROOT.glob("requirements*.lock"), *ROOT.glob("docs/integrations/*.lock")]
+
+
 class TestLockFiles:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "requirements.lock",
-            "requirements-dev.lock",
-            "docs/integrations/airflow.lock",
-            "docs/integrations/dagster.lock",
-        ],
-    )
+    @pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT)) for path in LOCKS))
     def test_every_requirement_has_a_version_and_hashes(self, name: str) -> None:
         """Each line pins a version with SHA-256 hashes, and no address of an index stands anywhere."""
         text = (ROOT / name).read_text()
