@@ -54,6 +54,14 @@ class TestWorkflows:
         assert called == {f".ci/{path.name}" for path in (ROOT / ".ci").iterdir()}
         assert all(os.access(ROOT / name, os.X_OK) for name in called)
 
+    def test_the_dockerfile_takes_what_the_release_gives(self) -> None:
+        """Each build argument of the release is one of the Dockerfile's: docker ignores another, and says so nowhere."""
+        steps = _workflow("release")["jobs"]["image"]["steps"]
+        (given,) = (step["with"]["build-args"] for step in steps if "build-args" in step.get("with", {}))
+        taken = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+
+        assert {line.split("=")[0] for line in given.splitlines()} <= taken
+
 
 def _notes(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ROOT / ".ci/release-notes", *args], capture_output=True, text=True, check=False)
