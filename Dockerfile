@@ -26,7 +26,9 @@ COPY batchscore batchscore
 RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_BATCHSCORE="$VERSION" \
     tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && python -m pip --python "$PYTHON" install --no-deps dist/*.whl \
-    && tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.cdx.json "$PYTHON" \
+    # It takes the version from where a project without git tags has it.
+    && sed "s/^dynamic = .*/version = \"$VERSION\"/" pyproject.toml > versioned.toml \
+    && tools/bin/cyclonedx-py environment --output-reproducible --pyproject versioned.toml --output-file sbom.cdx.json "$PYTHON" \
     # Nothing is compiled at run time, nor looked up whether it should be: the root is read-only.
     && "$PYTHON" -m compileall -q --invalidation-mode unchecked-hash /opt/batchscore/lib
 COPY jobs /image/batchscore/jobs

@@ -56,7 +56,7 @@ check: $(READY)
 
 # Asks PyPI for advisories, and so is no part of `make check`. Strict: what PyPI does not know was not audited.
 audit: $(READY)
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(filter-out requirements-dev.lock,$(wildcard requirements*.lock)))
 
 bench: $(READY)
 	$(BIN)/python benchmarks/postgres.py

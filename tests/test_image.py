@@ -211,7 +211,8 @@ class TestImage:
         }
 
         assert bill["bomFormat"] == "CycloneDX"
-        assert bill["metadata"]["component"]["name"] == "batchscore"
+        subject = bill["metadata"]["component"]
+        assert (subject["name"], subject["version"]) == ("batchscore", VERSION)
         assert there.pop("batchscore") == VERSION
         listed.pop("batchscore", None)
         assert listed == there
