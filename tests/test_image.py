@@ -219,6 +219,17 @@ class TestImage:
         assert there.items() <= pinned.items()
         assert "pymysql" in there
 
+    def test_takes_extras(self, image: Image, tmp_path: Path) -> None:
+        """What EXTRAS names is installed, and what it does not name is not."""
+        pod.build(ROOT, f"{NAME}-otel", EXTRAS="otel")
+
+        with Image.of(f"{NAME}-otel") as other:
+            there = {path.name for path in (other.files / "opt/batchscore/lib/python3.13/site-packages").glob("*")}
+            ended = Cluster(other, tmp_path).run({"containers": [{"args": ["--version"]}]})
+        assert "opentelemetry" in there
+        assert "pymysql" not in there
+        assert ended.log.strip() == "0+unknown"
+
     def test_holds_no_tool_to_build_or_install_with(self, image: Image) -> None:
         """There is no compiler, and no pip in the program's environment."""
         files = {path.name for folder in ("usr/bin", "usr/local/bin") for path in (image.files / folder).glob("*")}

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
 # Of the Kubernetes whose schemas are the newest that the validator has.
 VERSION = "1.37"
+ERRORS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.BatchscoreError)]
+PERMANENT = {each.exit_code for each in ERRORS if not each.retryable} | {errors.BUG_EXIT_CODE}
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +68,25 @@ def test_the_validator_sees_a_wrong_field(pages: dict[str, list[dict[str, Any]]]
 
 def test_retries_what_the_errors_call_retryable(pages: dict[str, list[dict[str, Any]]]) -> None:
     """`podFailurePolicy` fails on exactly the exit codes of errors that are not retryable, and evictions come first."""
-    ours = [
-        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.BatchscoreError)
-    ]
-    permanent = {each.exit_code for each in ours if not each.retryable} | {errors.BUG_EXIT_CODE}
-    retryable = {each.exit_code for each in ours if each.retryable} | {errors.Terminated.exit_code}
+    retryable = {each.exit_code for each in ERRORS if each.retryable} | {errors.Terminated.exit_code}
 
     for page, job in jobs(pages):
         eviction, codes = job["podFailurePolicy"]["rules"]
         assert eviction == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
-        assert set(codes["onExitCodes"]["values"]) == permanent
-        assert not permanent & retryable
+        assert set(codes["onExitCodes"]["values"]) == PERMANENT
+        assert not PERMANENT & retryable
         assert codes["action"] == ("FailIndex" if page == "backfill" else "FailJob")
         # Kubernetes admits a policy for pods that fail in no other way.
         assert job["template"]["spec"]["restartPolicy"] == "Never"
         assert job["podReplacementPolicy"] == "Failed"
+
+
+def test_the_how_to_tells_the_same_codes() -> None:
+    """What the how-to says is not tried again is what the errors say."""
+    told = re.search(r"a pod that ends with ([\d, or]+) fails the Job", (ROOT / "docs/howto.md").read_text())
+
+    assert told
+    assert {int(code) for code in re.findall(r"\d+", told[1])} == PERMANENT
 
 
 def test_pods_may_do_nothing_that_they_need_not(pages: dict[str, list[dict[str, Any]]]) -> None:
