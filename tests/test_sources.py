@@ -37,7 +37,8 @@ from batchscore.job import Rows
 from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import SqlSource, anysql, open_source, read_chunks, read_frame
-from batchscore.sources.parquet import ParquetSource, _Ordered
+from batchscore.sources.ordered import Ordered
+from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import Statement
 
 DAY = Interval(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
@@ -802,13 +803,13 @@ def read_wide(tmp_path, monkeypatch, rows, key, megabytes):
     """The rows in chunks, by a sort that has so much memory, and the bounds between which they were sorted."""
     rows.write_parquet(tmp_path / f"{DAY.start:%Y-%m-%d}.parquet", row_group_size=5_000)
     monkeypatch.setattr("batchscore.cgroup.memory", lambda: 4 * megabytes * 1_000_000)
-    ranges, between = [], _Ordered._between
+    ranges, between = [], Ordered._between
 
     def noted(self, bounds):
         ranges.append(bounds)
         return between(self, bounds)
 
-    monkeypatch.setattr(_Ordered, "_between", noted)
+    monkeypatch.setattr(Ordered, "_between", noted)
     source = parquet(tmp_path / "{interval_start:%Y-%m-%d}.parquet")
     chunks = list(read_chunks(source, DAY, schema=WIDE_SCHEMA, key=key, chunk_rows=3_000))
     return pl.concat([chunk.rows for chunk in chunks]), ranges
