@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from batchscore import cgroup, stop, trace
+from batchscore import cgroup, stop
 from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Terminated
 
 __all__ = ["main"]
@@ -16,18 +16,19 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLAR
 
 def main() -> None:
     """Run the command on the process's arguments and exit with its code."""
-    _limit_threads()
+    # First of all: the first process of a container ignores a signal that it has no handler for.
     stop.listen()
     try:
+        _limit_threads()
         code = _run()
     except Terminated as request:
         _tell(request)
-        trace.end()
+        _end_traces()
         # Threads may still wait for a query; what is committed is committed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(request.exit_code)
-    trace.end()
+    _end_traces()
     sys.exit(code)
 
 
@@ -64,3 +65,9 @@ def _tell(request: Terminated) -> None:
     from batchscore.cli.render import show_stop
 
     show_stop(request)
+
+
+def _end_traces() -> None:
+    from batchscore import trace
+
+    trace.end()
