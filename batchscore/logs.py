@@ -109,7 +109,8 @@ class Event(StrEnum):
     COMMAND_FAILED = "command.failed"
     """What ended the command, with its exit code; the last line."""
     TRACES_OFF = "traces.off"
-    """The environment names a collector of traces, and OpenTelemetry is not installed."""
+    """The environment names a collector of traces, and none are sent: OpenTelemetry is not installed, or refuses a
+    variable."""
     LIBRARY_WARNED = "library.warned"
     """A library's own warning or error, such as that traces could not be sent; what it means for the run, its own lines
     say."""

@@ -40,21 +40,29 @@ def begin() -> None:
     if _tracer is not None or disabled or not any(os.environ.get(name) for name in _ENDPOINTS):
         return
     try:
-        from opentelemetry import context, propagate
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        _provider, _outer = _set_up()
     except ImportError:
-        log.warning(Event.TRACES_OFF, missing="pip install 'batchscore[otel]'")
-        return
+        log.warning(Event.TRACES_OFF, error="OpenTelemetry is not installed: pip install 'batchscore[otel]'")
+    except Exception as error:  # noqa: BLE001 - a variable of the SDK's that it cannot read must not stop a run
+        log.warning(Event.TRACES_OFF, error=str(error))
+    else:
+        _tracer = _provider.get_tracer("batchscore", version("batchscore"))
+
+
+def _set_up() -> tuple[Any, Any]:
+    """What makes spans, and what to give back to the SDK in the end."""
+    from opentelemetry import context, propagate
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "batchscore"}
     resource = Resource.create(named | {"service.version": version("batchscore")})
-    _provider = TracerProvider(resource=resource)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = _provider.get_tracer("batchscore", version("batchscore"))
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     carrier = {name.lower(): os.environ[name] for name in ("TRACEPARENT", "TRACESTATE") if name in os.environ}
-    _outer = context.attach(propagate.extract(carrier))
+    return provider, context.attach(propagate.extract(carrier))
 
 
 def end() -> None:

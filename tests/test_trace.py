@@ -177,8 +177,22 @@ def test_without_the_package_it_says_so(project: Project, monkeypatch: pytest.Mo
 
     code, lines = run(project, "backfill", "toy", *WEEK, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
 
-    off = [line["missing"] for line in lines if line["event"] == "traces.off"]
-    assert (code, off) == (0, ["pip install 'batchscore[otel]'"])
+    off = [line["error"] for line in lines if line["event"] == "traces.off"]
+    assert (code, off) == (0, ["OpenTelemetry is not installed: pip install 'batchscore[otel]'"])
+
+
+def test_a_variable_that_the_sdk_cannot_read(project: Project, collector: Collector) -> None:
+    """It is told, and the run goes on without spans."""
+    code, lines = run(
+        project, "backfill", "toy", *WEEK,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_MAX_QUEUE_SIZE="-1",
+    )  # fmt: skip
+
+    off = [line["error"] for line in lines if line["event"] == "traces.off"]
+    assert code == 0
+    assert len(off) == 1
+    assert "max_queue_size" in off[0]
+    assert collector.spans == []
 
 
 @pytest.mark.parametrize("variables", [{}, {"OTEL_SDK_DISABLED": "true"}])
