@@ -116,6 +116,8 @@ class Event(StrEnum):
     say."""
     MONITORING_FAILED = "monitoring.failed"
     """The predictions are published; comparing the run's profile with training failed."""
+    METRICS_UNPUSHED = "metrics.unpushed"
+    """The Pushgateway did not take the metrics of a command, which is as good or bad as it was without them."""
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
         sql_dir: The folder that the job's SQL paths are relative to.
         lease_seconds: How long an interval stays taken when its process dies and another machine wants it.
         retry_seconds: How long to go on trying, without any progress, when a database or network fails.
+        pushgateway_url: The Prometheus Pushgateway that gets metrics of each `score` and `backfill`, for instance
+            `http://user:password@host:9091`; it needs the extra `prometheus`.
         log_format: `json` (one object a line), `ecs` (the same with the names of the Elastic Common Schema), `console`,
             or `auto`: JSON; on a terminal, warnings and errors in words.
     """
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
     sql_dir: Path = Path("sql")
     lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)
     retry_seconds: float = Field(300.0, ge=0.0, allow_inf_nan=False)
+    pushgateway_url: SecretStr | None = None
     log_format: Literal["auto", "json", "ecs", "console"] = "auto"
     origins: Mapping[str, str] = Field(default_factory=dict)
 
@@ -76,8 +79,9 @@ class Settings(BaseSettings):
         return self.source_url.get_secret_value() if self.source_url else self.warehouse()
 
     def urls(self) -> list[str]:
-        """Every database URL that is set, secrets and all."""
-        return [url.get_secret_value() for url in (self.warehouse_url, self.source_url) if url]
+        """Every URL that is set and may hold a password, secrets and all."""
+        given = (self.warehouse_url, self.source_url, self.pushgateway_url)
+        return [url.get_secret_value() for url in given if url]
 
     @classmethod
     def settings_customise_sources(

@@ -15,7 +15,7 @@ from batchscore.settings import Settings, load_settings, unknown_variables
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
-PLACES = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir")
+PLACES = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir", "pushgateway_url")
 PUBLIC = (*PLACES, "lease_seconds", "retry_seconds", "log_format")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
-from contextlib import closing, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,12 +16,21 @@ from batchscore import ledger
 from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, runs_of
-from batchscore.errors import BatchscoreError, BundleNotFound, IntervalLeased, Terminated, TransientError, UsageError
+from batchscore.errors import (
+    BUG_EXIT_CODE,
+    BatchscoreError,
+    BundleNotFound,
+    IntervalLeased,
+    Terminated,
+    TransientError,
+    UsageError,
+)
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
+from batchscore.monitor import metrics
 from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, make_tables, score_interval
 from batchscore.run.plan import Only, Planned, plan
@@ -102,6 +112,22 @@ class _Outcome:
         """How many there were."""
         return len(self.published) + len(self.failures) + self.elsewhere + self.untried
 
+    def figures(self, exit_code: int, seconds: float) -> metrics.Figures:
+        """What a metric is made of."""
+        return metrics.Figures(
+            exit_code=exit_code,
+            seconds=seconds,
+            intervals={
+                "published": len(self.published),
+                "failed": len(self.failures),
+                "elsewhere": self.elsewhere,
+                "untried": self.untried,
+            },
+            predictions=sum(run.predictions or 0 for run, _ in self.published),
+            rejects=sum(run.rejects or 0 for run, _ in self.published),
+            moved=sum(bool(moved) for _, moved in self.published),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -139,6 +165,11 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
     Returns:
         What was done, in words.
     """
+    with _measured(session, name) as outcome:
+        return _score(session, name, interval, asked, outcome, force=force)
+
+
+def _score(session: Session, name: str, interval: str | None, asked: Asked, outcome: _Outcome, *, force: bool) -> str:
     job = session.job(name)
     if force and not interval:
         raise UsageError("--force scores one interval again: name it with --interval.")
@@ -146,7 +177,6 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, None, None)
-        outcome = _Outcome()
         if interval:
             wanted = job.calendar.at(interval)
             only: Only = "all" if force else "missing"
@@ -179,12 +209,16 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
     Returns:
         What was done, in words.
     """
+    with _measured(session, name) as outcome:
+        return _backfill(session, name, window, only, asked, outcome)
+
+
+def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked, outcome: _Outcome) -> str:
     job = session.job(name)
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = asked.of(_plan(session, job, history, bundle.digest, *window))
-        outcome = _Outcome()
         if only == "changed-input":
             planned = _with_changes(session, job, bundle, planned, outcome)
         chosen = [each for each in planned if each.selected_by(only)]
@@ -197,6 +231,29 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
             scoring = _scoring(session, job, bundle, warehouse, asked)
             _score_all(scoring, chosen, history, asked.workers, outcome)
     return _told(job, _words(job, outcome), outcome)
+
+
+@contextmanager
+def _measured(session: Session, name: str) -> Iterator[_Outcome]:
+    """A block that fills in an outcome; however it ends, its figures are pushed where a Pushgateway is set.
+
+    Raises:
+        UsageError: One is set, and the package that pushes is not installed.
+    """
+    outcome, code, url = _Outcome(), BUG_EXIT_CODE, session.settings.pushgateway_url
+    if url is not None:
+        metrics.require_client()
+    started = time.perf_counter()
+    try:
+        yield outcome
+        code = 0
+    except (BatchscoreError, Terminated) as error:
+        code = error.exit_code
+        raise
+    finally:
+        if url is not None:
+            figures = outcome.figures(code, time.perf_counter() - started)
+            metrics.push(url.get_secret_value(), name, figures)
 
 
 def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked) -> Scoring:
