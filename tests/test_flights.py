@@ -13,10 +13,13 @@ from typing import get_args
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 import toy
-from flights import load_postgres
 from toy import Project
 
+from batchscore.cli.flights import load_flights_into
+from batchscore.database import Database
+from batchscore.errors import UsageError
 from batchscore.problem import Task
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +131,50 @@ class TestDemo:
         assert second[second.index("4. ") :].splitlines()[:4] == first[first.index("4. ") :].splitlines()[:4]
 
 
+class TestWarehouse:
+    def test_holds_the_flights(self, flights: Project, postgres_url: str) -> None:
+        """Postgres gets the rows that the file has, and a second time none more."""
+        sums = "SELECT count(*), sum(flight_id), min(scheduled_at), max(flight_date), sum(distance) FROM flights"
+
+        counts = [load_flights_into(Database.at(postgres_url)) for _ in range(2)]
+
+        assert counts == [{"flights": 336_776, "weather": 26_115, "planes": 3_322}] * 2
+        assert toy.query(postgres_url, sums) == toy.query(flights.url, sums)
+
+    @pytest.mark.parametrize("made", ["CREATE TABLE planes (tail TEXT)", "CREATE TABLE weather AS SELECT 1 AS origin"])
+    def test_leaves_what_is_not_its_own(self, tmp_path: Path, made: str) -> None:
+        """A table of one of its names that holds something else is refused, and nothing is written."""
+        url = f"duckdb:///{tmp_path}/warehouse.duckdb"
+        toy.execute(url, made)
+        before = toy.tables(url)
+
+        with pytest.raises(UsageError, match="a database of its own"):
+            load_flights_into(Database.at(url))
+
+        assert toy.tables(url) == before
+
+    def test_the_query_is_for_two_databases(self, tmp_path: Path) -> None:
+        """Another database than those that the query was written for is refused."""
+        with pytest.raises(UsageError, match="DuckDB and Postgres"):
+            load_flights_into(Database.at(f"sqlite:///{tmp_path}/warehouse.sqlite"))
+
+    @pytest.mark.long
+    def test_the_whole_demo(self, flights: Project, postgres_url: str, tmp_path: Path) -> None:
+        """In Postgres it publishes the same 84,292 predictions, and prints no password."""
+        url = sa.make_url(postgres_url).set(username="guarded", password="right")
+        toy.execute(postgres_url, "GRANT ALL ON SCHEMA public TO guarded")
+        shutil.copytree(flights.root, tmp_path / "there")
+        there = Project(tmp_path / "there", url.render_as_string(hide_password=False))
+
+        result = there.run("demo", "--warehouse", timeout=280)
+
+        assert result.code == 0, result.out + result.err
+        assert "84,292 predictions of 92 published runs, 0 rejects" in result.out
+        assert "right@" not in result.out
+        predicted = f"SELECT {ANSWER} FROM flight_delay_predictions ORDER BY flight_id"
+        assert toy.query(there.url, predicted) == toy.query(flights.url, predicted)
+
+
 class TestJobFile:
     def test_names_the_tasks_there_are(self) -> None:
         """The file that people copy lists every task that a job may have, and no other."""
@@ -143,7 +190,7 @@ class TestElsewhere:
         self, flights: Project, postgres_url: str, tmp_path: Path
     ) -> None:
         """October as one interval in Postgres, in chunks of 1,000, 10,000 and 100,000: DuckDB's predictions, bit for bit."""
-        load_postgres(postgres_url)
+        load_flights_into(Database.at(postgres_url))
         month = monthly(flights, tmp_path, postgres_url)
         expected = toy.query(
             flights.url,

@@ -20,10 +20,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import toy
-from flights import load_postgres
 from manifests import render
 from pod import Cluster, Container, Image
 from psql import grant
+
+from batchscore.cli.flights import load_flights_into
+from batchscore.database import Database
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
@@ -93,7 +95,7 @@ def server(image: Image, postgres_server: sa.URL) -> Iterator[Server]:
                 connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
                 connection.execute(f"ALTER ROLE {role} SET search_path = scoring, public")
             connection.execute("GRANT ALL ON SCHEMA scoring TO owner")
-        load_postgres(url)
+        load_flights_into(Database.at(url))
         toy.execute(url, "GRANT SELECT ON flights, weather, planes TO owner, nightly")
         yield Server(url, port)
     finally:

@@ -115,10 +115,9 @@ def _session(context: typer.Context, *, looks: bool = False) -> Session:
     # Without the settings there is no log format yet, and their own errors must be told too.
     configure("auto", quiet=looks)
     settings = load_settings(context.obj)
-    from batchscore.cli.session import Session
-    from batchscore.database import Database
+    from batchscore.cli.session import Session, secrets_of
 
-    secrets = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
+    secrets = secrets_of(settings)
     configure(settings.log_format, secrets, quiet=looks)
     if not looks and not sys.stdout.isatty():
         # One JSON object a line, and nothing else: what a job's own code prints goes beside it.
@@ -258,11 +257,16 @@ def drift(
 
 
 @app.command()
-def demo(context: typer.Context) -> None:
+def demo(
+    context: typer.Context,
+    warehouse: Annotated[
+        bool, typer.Option("--warehouse", help="In the warehouse that is set, DuckDB or Postgres, instead of var/.")
+    ] = False,
+) -> None:
     """Train, score and backfill the flights of New York in 2013, in var/."""
     from batchscore.cli.demo import demo
 
-    demo(context.obj)
+    demo(context.obj, in_warehouse=warehouse)
 
 
 @models_app.command("list")

