@@ -219,7 +219,8 @@ class TestHowto:
         """A recipe with commands that are not run here says so."""
         for section in re.split(r"^## ", (ROOT / "docs/howto.md").read_text(), flags=re.MULTILINE):
             if re.search(r"^\$ (?:kubectl|docker)", section, re.MULTILINE):
-                assert "with buildah" in section or "has not been applied to a cluster" in " ".join(section.split())
+                words = ("with buildah", "has not been applied to a cluster", "none of it has been run as a whole")
+                assert any(each in " ".join(section.split()) for each in words)
 
 
 def _copy_parcels(folder: Path, url: str) -> None:
