@@ -257,7 +257,7 @@ class TestSecrets:
             levels.load()
 
         assert CANARY not in str(caught.value)
-        assert f"{origin}: log_format: Input should be 'auto', 'json' or 'console'" in str(caught.value)
+        assert f"{origin}: log_format: Input should be 'auto', 'json', 'ecs' or 'console'" in str(caught.value)
 
     def test_urls_are_for_those_who_connect(self, levels):
         """Warehouse, source and the list of all URLs give them whole."""
