@@ -23,7 +23,7 @@ ECS = {
     "message": "message",
     "event": "event.action",
     "error": "error.message",
-    "kind": "error.type",
+    "error_type": "error.type",
     "exception": "error.stack_trace",
     "exit_code": "process.exit_code",
     "trace_id": "trace.id",

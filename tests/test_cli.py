@@ -256,7 +256,7 @@ class TestBadInput:
         assert result.code == 70
         assert result.out == ""
         event = json.loads(result.err)
-        assert event["kind"] == "ZeroDivisionError"
+        assert event["error_type"] == "ZeroDivisionError"
         assert event["exception"][0]["frames"]
 
     def test_usage_errors_exit_with_2(self, project: Project) -> None:

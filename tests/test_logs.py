@@ -422,7 +422,12 @@ class TestEcs:
             fail("s3cr3t")
         except RuntimeError as error:
             log.error(
-                Event.COMMAND_FAILED, error=str(error), kind="RuntimeError", exit_code=70, job="toy", exc_info=True
+                Event.COMMAND_FAILED,
+                error=str(error),
+                error_type="RuntimeError",
+                exit_code=70,
+                job="toy",
+                exc_info=True,
             )
         line = json.loads(stream.getvalue())
 
@@ -444,6 +449,8 @@ class TestEcs:
         for ours, theirs in zip(plain, map(json.loads, named), strict=True):
             expected = {ECS.get(name, f"batchscore.{name}") for name in ours}
             assert theirs.keys() == expected | {"message", "ecs.version", "service.name", "service.version"}
+            # What only errors have must not name something else.
+            assert not any(name.startswith("error.") for name in theirs)
 
 
 class TestLibraries:

@@ -218,7 +218,7 @@ def show_error(error: BatchscoreError) -> None:
         log.error(
             Event.COMMAND_FAILED,
             error=str(error),
-            kind=type(error).__name__,
+            error_type=type(error).__name__,
             exit_code=error.exit_code,
             retryable=error.retryable,
             **{f"error_{name}": value for name, value in error.context.items()},
@@ -235,7 +235,11 @@ def show_stop(request: Terminated) -> None:
         Console(stderr=True).print(f"[bold]{told}[/]", highlight=False, soft_wrap=True)
     else:
         log.error(
-            Event.COMMAND_FAILED, error=told, kind=type(request).__name__, exit_code=request.exit_code, retryable=True
+            Event.COMMAND_FAILED,
+            error=told,
+            error_type=type(request).__name__,
+            exit_code=request.exit_code,
+            retryable=True,
         )
 
 
@@ -247,4 +251,4 @@ def show_bug(bug: Exception) -> None:
         Console(stderr=True).print(escape(redacted(lines)), highlight=False, soft_wrap=True)
         Console(stderr=True).print("[bold red]bug[/] This is batchscore's own fault. Please report the lines above.")
     else:
-        log.critical(Event.COMMAND_FAILED, error=str(bug), kind=type(bug).__name__, exit_code=70, exc_info=bug)
+        log.critical(Event.COMMAND_FAILED, error=str(bug), error_type=type(bug).__name__, exit_code=70, exc_info=bug)
