@@ -107,10 +107,10 @@ class Event(StrEnum):
     TRAINING = "training.progress"
     """The step that training has come to."""
     COMMAND_FAILED = "command.failed"
-    """What ended the command, with its exit code; the last line."""
+    """What ended the command, with its exit code; the last line, but for spans that could not be sent."""
     TRACES_OFF = "traces.off"
-    """The environment names a collector of traces, and none are sent: OpenTelemetry is not installed, or refuses a
-    variable."""
+    """The environment names a collector of traces, and it gets none or not the last: OpenTelemetry is not installed,
+    refuses a variable, or the collector does not answer."""
     LIBRARY_WARNED = "library.warned"
     """A library's own warning or error, such as that traces could not be sent; what it means for the run, its own lines
     say."""
@@ -194,10 +194,14 @@ class _Library(logging.Handler):
     """What libraries log, as events of ours: a container's log has one form, and secrets are masked in it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            told = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - a library's mistake in a message of its own stops nothing
+            told = f"{record.msg} ({error})"
         if record.levelno >= logging.ERROR:
-            log.error(Event.LIBRARY_WARNED, logger=record.name, message=record.getMessage())
+            log.error(Event.LIBRARY_WARNED, logger=record.name, message=told, exc_info=record.exc_info)
         else:
-            log.warning(Event.LIBRARY_WARNED, logger=record.name, message=record.getMessage())
+            log.warning(Event.LIBRARY_WARNED, logger=record.name, message=told, exc_info=record.exc_info)
 
 
 def told_apart() -> bool:

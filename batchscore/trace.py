@@ -7,6 +7,7 @@ stops nothing.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,9 +22,6 @@ __all__ = ["begin", "each", "end", "span"]
 T = TypeVar("T")
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-# How long a command that is done waits for a collector that does not answer.
-_LAST_SECONDS = 5.0
-
 _provider: Any = None
 _tracer: Any = None
 _outer: Any = None
@@ -51,29 +49,41 @@ def begin() -> None:
 
 def _set_up() -> tuple[Any, Any]:
     """What makes spans, and what to give back to the SDK in the end."""
-    from opentelemetry import context, propagate
+    from opentelemetry import context
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "batchscore"}
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in (None, "", "http/protobuf"):
+        raise ValueError(f"spans are sent as http/protobuf, and OTEL_EXPORTER_OTLP_PROTOCOL asks for {protocol}")
+    told = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "") or os.environ.get("OTEL_SERVICE_NAME")
+    named = {} if told else {"service.name": "batchscore"}
     resource = Resource.create(named | {"service.version": version("batchscore")})
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     carrier = {name.lower(): os.environ[name] for name in ("TRACEPARENT", "TRACESTATE") if name in os.environ}
-    return provider, context.attach(propagate.extract(carrier))
+    return provider, context.attach(TraceContextTextMapPropagator().extract(carrier))
 
 
-def end() -> None:
-    """Send what is left and turn spans off."""
+def end(seconds: float) -> None:
+    """Send what is left, and turn spans off.
+
+    Args:
+        seconds: How long to wait for a collector that does not answer; the SDK itself would for minutes.
+    """
     global _provider, _tracer  # noqa: PLW0603
     if _provider is not None:
         from opentelemetry import context
 
         context.detach(_outer)
-        _provider.force_flush(int(_LAST_SECONDS * 1000))
-        _provider.shutdown()
+        sending = threading.Thread(target=_provider.shutdown, daemon=True, name="batchscore-traces")
+        sending.start()
+        sending.join(seconds)
+        if sending.is_alive():
+            log.warning(Event.TRACES_OFF, error=f"the collector took no spans for {seconds:.0f} s; the last are lost")
     _provider = _tracer = None
 
 

@@ -468,6 +468,28 @@ class TestLibraries:
             ("library.warned", "error", "some.library", "gone"),
         ]
 
+    def test_a_message_that_cannot_be_made(self, lines):
+        """A library's mistake in its own logging call stops nothing, as without us."""
+        record = logging.makeLogRecord({"name": "lib", "levelno": logging.WARNING, "msg": "%d items", "args": ("abc",)})
+        (library,) = [
+            handler for handler in logging.getLogger().handlers if type(handler).__module__ == "batchscore.logs"
+        ]
+        (line,) = lines(lambda: library.handle(record))
+
+        assert line["message"].startswith("%d items")
+
+    def test_a_traceback_is_kept(self, lines):
+        """What the library caught is in the line."""
+
+        def call() -> None:
+            try:
+                fail("x")
+            except RuntimeError:
+                logging.getLogger("lib").exception("failed to do it")
+
+        (line,) = lines(call)
+        assert line["exception"][0]["exc_type"] == "RuntimeError"
+
 
 class TestAbout:
     """Every line of a run says which it is about."""

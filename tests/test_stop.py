@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -28,6 +29,7 @@ def listening() -> Iterator[None]:
     """Both signals are requests to stop, in the test alone."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     stop.listen()
+    stop.roll_back()
     yield
     stop.listen()
     for number, handler in handlers.items():
@@ -47,6 +49,30 @@ def test_is_raised_at_once(number: signal.Signals, kind: type[Terminated], code:
     assert ended.value.exit_code == code
     with pytest.raises(kind):
         stop.check()
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.25, 0.4, 0.6, 0.8, 1.0])
+def test_ends_a_command_that_is_starting(project: Project, delay: float) -> None:
+    """Whatever is being imported, the exit code is that of the request, and what is told is one line in JSON."""
+    process = project.start("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-29")
+    time.sleep(delay)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+
+    # Until Python runs our first line, the signal has its default: the shell's 143 too.
+    assert process.returncode in (143, -signal.SIGTERM)
+    assert process.returncode == 143 or not said
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["event"] for line in lines].count("command.failed") == (process.returncode == 143)
+
+
+def test_other_threads_do_not_stop_by_themselves() -> None:
+    """A thread that looks goes on: the main thread ends what it works for."""
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(stop.check).result() is None
 
 
 def test_is_raised_again_where_python_dropped_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import sys
 import threading
 import time
@@ -169,6 +170,38 @@ def test_a_collector_that_is_gone_stops_nothing(project: Project) -> None:
     assert time.monotonic() - begun < 40
 
 
+def test_a_collector_that_does_not_answer(project: Project) -> None:
+    """Where it takes the connection and says nothing, the command waits a few seconds, and says what was lost."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        code, lines = run(
+            project, "backfill", "toy", *WEEK,
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}",
+        )  # fmt: skip
+
+    assert code == 0
+    assert lines[-1]["event"] == "traces.off"
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "-1"},
+        {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "x"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_a_variable_that_the_sdk_cannot_read(project: Project, collector: Collector, variables: dict[str, str]) -> None:
+    """It is told, and the run goes on without spans."""
+    code, lines = run(project, "backfill", "toy", *WEEK, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **variables)
+
+    assert code == 0
+    assert len([line for line in lines if line["event"] == "traces.off"]) == 1
+    assert collector.spans == []
+
+
 def test_without_the_package_it_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the extra is not installed, one line tells how to, and the run goes on."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
@@ -179,20 +212,6 @@ def test_without_the_package_it_says_so(project: Project, monkeypatch: pytest.Mo
 
     off = [line["error"] for line in lines if line["event"] == "traces.off"]
     assert (code, off) == (0, ["OpenTelemetry is not installed: pip install 'batchscore[otel]'"])
-
-
-def test_a_variable_that_the_sdk_cannot_read(project: Project, collector: Collector) -> None:
-    """It is told, and the run goes on without spans."""
-    code, lines = run(
-        project, "backfill", "toy", *WEEK,
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_MAX_QUEUE_SIZE="-1",
-    )  # fmt: skip
-
-    off = [line["error"] for line in lines if line["event"] == "traces.off"]
-    assert code == 0
-    assert len(off) == 1
-    assert "max_queue_size" in off[0]
-    assert collector.spans == []
 
 
 @pytest.mark.parametrize("variables", [{}, {"OTEL_SDK_DISABLED": "true"}])

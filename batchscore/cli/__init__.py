@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -16,19 +17,20 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLAR
 
 def main() -> None:
     """Run the command on the process's arguments and exit with its code."""
-    # First of all: the first process of a container ignores a signal that it has no handler for.
+    # First of all: before it, a signal has no handler, and the first process of a container would ignore it.
     stop.listen()
     try:
         _limit_threads()
         code = _run()
     except Terminated as request:
         _tell(request)
-        _end_traces()
+        _end_traces(1.0)
         # Threads may still wait for a query; what is committed is committed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(request.exit_code)
-    _end_traces()
+    stop.end()
+    _end_traces(5.0)
     sys.exit(code)
 
 
@@ -50,11 +52,13 @@ def _run() -> int:
         app(prog_name="batchscore")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0
+    except Terminated:
+        raise
     except BatchscoreError as error:
         stop.check()
         show_error(error)
         return error.exit_code
-    except Exception as bug:  # noqa: BLE001 - whatever it is, the exit code must say that it is ours
+    except BaseException as bug:  # noqa: BLE001 - a panic of an extension's too; the exit code must say that it is ours
         stop.check()
         show_bug(bug)
         return BUG_EXIT_CODE
@@ -62,12 +66,14 @@ def _run() -> int:
 
 
 def _tell(request: Terminated) -> None:
-    from batchscore.cli.render import show_stop
+    # A module whose import the signal cut short may be in the way; the exit code is what counts.
+    with contextlib.suppress(Exception):
+        from batchscore.cli.render import show_stop
 
-    show_stop(request)
+        show_stop(request)
 
 
-def _end_traces() -> None:
+def _end_traces(seconds: float) -> None:
     from batchscore import trace
 
-    trace.end()
+    trace.end(seconds)

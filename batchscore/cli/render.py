@@ -18,6 +18,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from batchscore import stop
 from batchscore.errors import BatchscoreError, Terminated
 from batchscore.logs import Event, configure, log, redacted, told_apart
 
@@ -227,8 +228,7 @@ def show_error(error: BatchscoreError) -> None:
 
 def show_stop(request: Terminated) -> None:
     """Tell that somebody stopped the command, and what is left of it."""
-    kept = "chunks that are committed are kept, and nothing unfinished is published"
-    told = f"{request}: {kept}. The same command goes on behind them."
+    told = f"{request}: {stop.KEPT}"
     if not structlog.is_configured():
         configure("auto")
     if told_apart():
@@ -243,7 +243,7 @@ def show_stop(request: Terminated) -> None:
         )
 
 
-def show_bug(bug: Exception) -> None:
+def show_bug(bug: BaseException) -> None:
     """A traceback: this is ours to mend."""
     if told_apart():
         # As it is: rich would fold its lines, and a secret with them, past being known for one.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from batchscore import cgroup, ledger
+from batchscore import cgroup, ledger, stop
 from batchscore.database import Database
 from batchscore.errors import SourceChanged, UsageError
 from batchscore.job import Job, Rows, read_job
@@ -137,7 +137,10 @@ class Session:
         database = Database.at(self.settings.warehouse())
         if read_only and not database.is_there():
             print(f"{database} is not there yet", file=sys.stderr)
-        return self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
+        warehouse = self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
+        if not read_only:
+            stop.roll_back()
+        return warehouse
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
         """The job's rows a chunk, or fewer where the memory would not hold them for each worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchscore import stop
 from batchscore.cli.render import Cell, Format, on_terminal, show, step
 from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
@@ -23,6 +24,7 @@ def train(session: Session, name: str, *, promote: bool) -> str:
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
+    stop.roll_back()
     rows = session.source(job, job.source)
     if rows.caution:
         log.warning(Event.SQL_LOOSE, told=rows.caution)
