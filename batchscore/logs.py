@@ -94,6 +94,8 @@ class Event(StrEnum):
     """Another process has the interval, or published it meanwhile; this one writes nothing more of it."""
     RUN_UNREAD = "run.unread"
     """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
+    TABLES_READY = "tables.ready"
+    """The output table and the ledger's tables are there, with all that a run needs of them."""
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
     INTERVALS_DONE = "plan.intervals_done"

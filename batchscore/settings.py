@@ -142,6 +142,9 @@ def load_settings(flags: Mapping[str, object] | None = None, secrets_dir: Path =
         try:
             found = layer()
         except SettingsError as error:
+            if isinstance(error.__cause__, OSError):
+                file = error.__cause__.filename
+                raise UsageError(f"{file} cannot be read: {error.__cause__.strerror}. Let this user read it.") from None
             raise UsageError(f"{origin}: {error}. Mend it there.") from None
         for name, value in found.items():
             if name not in values and name in origins:

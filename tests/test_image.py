@@ -517,3 +517,17 @@ class TestDocker:
 
         assert ended.code == 0, ended.log
         assert ended.event("plan.intervals_done")["published"] == 2
+
+    def test_a_secret_that_its_user_cannot_read(self, image: Image, cluster: Cluster, server: Server) -> None:
+        """The error names the file, and says what keeps it from being read."""
+        container = {
+            "args": ["check", "flight_delay"],
+            "volumeMounts": [{"name": "secret", "mountPath": "/run/secrets", "readOnly": True}],
+        }
+        volumes = [{"name": "secret", "secret": {"secretName": "url", "defaultMode": 0o400}}]
+        files = {"url": {"batchscore_warehouse_url": server.url("nightly")}}
+
+        ended = Cluster(image, cluster.folder, {}, files).run({"containers": [container], "volumes": volumes})
+
+        assert ended.code == 2
+        assert "/run/secrets/batchscore_warehouse_url cannot be read: Permission denied" in ended.log

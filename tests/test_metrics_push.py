@@ -159,6 +159,7 @@ class TestGateway:
         (warning,) = result.named("metrics.unpushed")
         assert (warning["level"], warning["job"]) == ("warning", "toy")
         assert "refused" in warning["error"]
+        assert "127.0.0.1:" in warning["gateway"]
 
     def test_gone_when_the_run_fails(self, project: Project) -> None:
         """The run's own error stays the one that it ends with."""

@@ -23,6 +23,8 @@ class TestMigrate:
         again = anywhere.call("migrate", "toy")
 
         assert (first.code, again.code) == (0, 0), first.out
+        (told,) = first.named("tables.ready")
+        assert (told["output_table"].rpartition(".")[2], told["ledger_tables"]) == ("toy_predictions", 6)
         assert {"toy_predictions", "batchscore_runs", "batchscore_leases"} < made
         assert anywhere.table() == []
         assert anywhere.call("backfill", "toy", *DAY).code == 0
@@ -125,6 +127,21 @@ class TestGrants:
 
         assert result.code == 12
         assert f"{revoked} on the output table" in result.out
+
+    @pytest.mark.parametrize("cut", ["REVOKE USAGE, CREATE ON SCHEMA public FROM PUBLIC, guarded", None])
+    def test_no_schema_to_work_in(self, nightly: Project, postgres_url: str, cut: str | None) -> None:
+        """Where no schema of the search_path is there, or may be used, `check` says so and exits as a run does."""
+        if cut:
+            toy.execute(postgres_url, cut)
+        else:
+            toy.execute(postgres_url, "ALTER ROLE guarded SET search_path = nowhere")
+        try:
+            result, run = nightly.call("check", "toy"), nightly.call("backfill", "toy", *DAY)
+        finally:
+            toy.execute(postgres_url, "ALTER ROLE guarded RESET search_path")
+
+        assert (result.code, run.code) == (12, 12)
+        assert "USAGE on any schema of its search_path" in result.out
 
     def test_readers(self, nightly: Project, postgres_url: str) -> None:
         """A role that reads sees predictions, runs and drift, and no rejected values; it writes nothing."""

@@ -52,6 +52,7 @@ def migrate(session: Session, name: str) -> str:
     bundle = session.bundle(job)
     with session.warehouse() as warehouse:
         _, table, _ = session.patience().persist(lambda: make_tables(job, bundle, warehouse))
+    log.info(Event.TABLES_READY, output_table=table, ledger_tables=len(ledger.METADATA.tables))
     return f"{table} and the ledger's {len(ledger.METADATA.tables)} tables are there"
 
 

@@ -88,4 +88,4 @@ def push(url: str, job: str, figures: Figures) -> None:
         # Added to the group and not in its place: a failure leaves the last success as it was.
         pushadd_to_gateway(gateway, "batchscore", registry, group, timeout=TIMEOUT_SECONDS, handler=login)
     except (OSError, HTTPException, ValueError) as error:
-        log.warning(Event.METRICS_UNPUSHED, error=str(error))
+        log.warning(Event.METRICS_UNPUSHED, gateway=url.rpartition("@")[2], error=str(error))

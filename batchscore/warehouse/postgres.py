@@ -55,7 +55,9 @@ _IS_FIXED = sa.text("SELECT pg_relation_is_updatable(to_regclass(:name), true) &
 _PRIVILEGES = sa.text(
     """
     SELECT
-        has_schema_privilege(coalesce(:schema, current_schema()), 'CREATE') AS "CREATE on the schema (for stages)",
+        current_schema() IS NOT NULL AS "USAGE on any schema of its search_path, if one is there",
+        coalesce(has_schema_privilege(coalesce(:schema, current_schema()), 'CREATE'), current_schema() IS NULL)
+            AS "CREATE on the schema (for stages)",
         to_regclass('batchscore_runs') IS NOT NULL OR has_schema_privilege(current_schema(), 'CREATE')
             AS "CREATE on the default schema (for the ledger)",
         has_table_privilege(to_regclass(:table), 'INSERT') AS "INSERT on the output table",
