@@ -51,7 +51,8 @@ def containers(pages: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, di
 def test_every_object_is_valid(pages: dict[str, list[dict[str, Any]]]) -> None:
     """Each object has the fields that its kind has, and no other."""
     objects = [each for page in pages.values() for each in page]
-    assert {each["kind"] for each in objects} == {"ConfigMap", "CronJob", "Job", "NetworkPolicy", "ServiceAccount"}
+    kinds = {"ConfigMap", "CronJob", "Job", "NetworkPolicy", "PersistentVolumeClaim", "ServiceAccount"}
+    assert {each["kind"] for each in objects} == kinds
 
     for each in objects:
         kubernetes_validate.validate(each, VERSION, strict=True)
@@ -109,6 +110,25 @@ def test_pods_may_do_nothing_that_they_need_not(pages: dict[str, list[dict[str, 
         assert {"cpu", "memory"} == set(container["resources"]["limits"])
 
 
+def test_a_failure_can_be_read_where_the_pod_is_described(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """The end of the log is what a pod that failed says of itself."""
+    assert all(each["terminationMessagePolicy"] == "FallbackToLogsOnError" for _, _, each in containers(pages))
+
+
+def test_the_claim_is_there_and_all_may_mount_it(pages: dict[str, list[dict[str, Any]]]) -> None:
+    """The pods' claim is applied with each overlay, and pods on several nodes may have it at once."""
+    for page in ("overlays/dev", "overlays/prod"):
+        (claim,) = [each for each in pages[page] if each["kind"] == "PersistentVolumeClaim"]
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        named = {
+            volume["persistentVolumeClaim"]["claimName"]
+            for _, pod, _ in containers(pages)
+            for volume in pod["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
+        assert named == {claim["metadata"]["name"]}
+
+
 def test_pods_are_alike(pages: dict[str, list[dict[str, Any]]]) -> None:
     """Pods differ in their arguments, resources, the secret, and whether they may write models, and in nothing else."""
 
@@ -155,6 +175,9 @@ def test_every_part_of_a_window_is_taken(pages: dict[str, list[dict[str, Any]]])
     (container,) = job["template"]["spec"]["containers"]
 
     assert container["args"][-2:] == ["--part", f"$(JOB_COMPLETION_INDEX)/{job['completions']}"]
+    assert job["parallelism"] == job["completions"]
+    # As many as there are would be no limit.
+    assert job["maxFailedIndexes"] < job["completions"]
     assert job["completionMode"] == "Indexed"
 
 
