@@ -1,7 +1,8 @@
 -- What the role that scores every night needs in Postgres where another role owns the tables: run it as their owner,
 -- after `batchscore migrate JOB` with the owner's URL.
 --   psql -v ON_ERROR_STOP=1 -v role=batchscore -v schema=scoring -v output=flight_delay_predictions -f postgres.sql
--- Besides, the role needs SELECT on whatever the job's queries read, and the schema first in its search_path.
+-- Besides, the role needs SELECT on whatever the job's queries read, USAGE on its schema, and the schema named here first
+-- in its search_path.
 
 -- CREATE, for each run stages its rows in a table of its own, which it drops when they are published.
 GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"role";

@@ -1,6 +1,7 @@
 -- For a role that only reads in Postgres, such as a dashboard's: the predictions, and what is known of their runs.
 --   psql -v ON_ERROR_STOP=1 -v role=dashboards -v schema=scoring -v output=flight_delay_predictions -f readers.sql
--- Not batchscore_rejects, which holds values of rows.
+-- Not batchscore_rejects, which holds values of rows. For `batchscore runs` and `batchscore drift`, the role's search_path
+-- must name the schema: ALTER ROLE dashboards SET search_path = scoring;
 GRANT USAGE ON SCHEMA :"schema" TO :"role";
 GRANT SELECT ON
     :"schema".:"output",
