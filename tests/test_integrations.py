@@ -32,6 +32,8 @@ def test_an_orchestrator_runs_its_example(tool: str, tmp_path: Path) -> None:
     python = ROOT / f".venv-{tool}/bin/python"
     if not python.exists():
         pytest.skip(f"no .venv-{tool}, which `make integrations` makes")
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl, which makes the manifest, is not installed")
     # Neither this project's configuration nor its fixtures: their plugins are not in that environment.
     alone = ["-c", "/dev/null", "--noconftest", "-p", "no:cacheprovider", "-q"]
     home = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "DAGSTER_HOME": ""}

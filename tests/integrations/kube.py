@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +15,20 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-CRONJOB = yaml.safe_load((ROOT / "k8s/base/cronjob.yaml").read_text())
+
+if not shutil.which("kubectl"):
+    pytest.skip("kubectl, which makes the manifest, is not installed", allow_module_level=True)
+
+# As the README says: kubectl kustomize k8s/overlays/prod > batchscore.yaml
+MANIFEST = subprocess.run(
+    ["kubectl", "kustomize", ROOT / "k8s/overlays/prod"], capture_output=True, text=True, check=True
+).stdout
+CRONJOB = next(each for each in yaml.safe_load_all(MANIFEST) if each["kind"] == "CronJob")
+NAMESPACE = CRONJOB["metadata"]["namespace"]
 TEMPLATE = CRONJOB["spec"]["jobTemplate"]["spec"]["template"]
 
 
@@ -40,7 +52,7 @@ def exit_codes(*, retryable: bool) -> list[int]:
 
 def install(example: str, folder: Path) -> Path:
     """Put an example and the manifest beside each other, as its README says."""
-    (folder / "batchscore.yaml").write_text((ROOT / "k8s/base/cronjob.yaml").read_text())
+    (folder / "batchscore.yaml").write_text(MANIFEST)
     target = folder / example
     target.write_text((ROOT / "docs/integrations" / example).read_text())
     return target
@@ -85,7 +97,9 @@ class Cluster:
             LookupError: There is no such thing.
         """
         url = urlsplit(path)
-        match method, url.path.strip("/").split("/")[4:]:
+        place, asked = url.path.strip("/").split("/")[:4], url.path.strip("/").split("/")[4:]
+        # Nothing is in another namespace than the manifest's.
+        match method, asked if place == ["api", "v1", "namespaces", NAMESPACE] else None:
             case "POST", ["pods"]:
                 self.made.append(body)
                 return self.pods.setdefault(body["metadata"]["name"], body | {"status": self._status(body)})
