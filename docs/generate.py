@@ -268,8 +268,8 @@ def _events() -> Iterator[str]:
     yield _table(("event", "level", "meaning", "fields"), rows)
     renamed = ", ".join(f"`{ours}` is `{theirs}`" for ours, theirs in logs.ECS.items() if ours != theirs)
     yield (
-        f"With `--log-format ecs` the names are those of the Elastic Common Schema, which OpenTelemetry's conventions "
-        f"share: {renamed}; `message` is the event, and any other field stands behind `batchscore.`."
+        f"With `--log-format ecs` the names are those of the Elastic Common Schema: {renamed}; `message` is the event, "
+        f"and any other field stands behind `batchscore.`."
     )
 
 
