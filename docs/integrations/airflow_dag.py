@@ -42,6 +42,8 @@ POD = {
     # None is where Airflow runs its own pods.
     "namespace": CRONJOB["metadata"].get("namespace"),
     "base_container_name": "batchscore",
+    # The operator has a word of its own in this, over the pod's.
+    "termination_message_policy": JOB["template"]["spec"]["containers"][0]["terminationMessagePolicy"],
     # A node may have to be added first.
     "startup_timeout_seconds": 600,
     "retries": JOB["backoffLimit"],
