@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,30 @@ def test_the_files_of_the_jobs_are_mounted_where_they_lie(pages: dict[str, list[
 
     files = [*ROOT.glob("jobs/*.toml"), *ROOT.glob("jobs/*.py"), *ROOT.glob("sql/flight_delay/*.sql")]
     assert found == {f"/batchscore/{path.relative_to(ROOT)}": path.read_text() for path in files}
+
+
+def test_the_how_to_renames_all_that_is_the_flights(tmp_path: Path) -> None:
+    """Its commands leave nothing of the flights' job in any kustomization, and one image in all of them."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    told = re.search(r"^ +```sh\n(.*?)```", (ROOT / "docs/howto.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert told
+    for folder in ("k8s", "jobs", "sql"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    (tmp_path / "sql/parcels").mkdir()
+    for file in ("jobs/parcels.toml", "jobs/parcels.py", "sql/parcels/rows.sql", "sql/parcels/labels.sql"):
+        (tmp_path / file).touch()
+
+    done = subprocess.run(["bash", "-c", told[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    rendered = [
+        subprocess.run(["kubectl", "kustomize", tmp_path / "k8s" / page], capture_output=True, text=True, check=True)
+        for page in PAGES
+    ]
+
+    assert (done.stdout, done.stderr) == ("", "")
+    for each in rendered:
+        assert not re.search("flight|New_York", each.stdout)
+        assert re.findall(r"image: (.*)", each.stdout) == ["registry.example.com/batchscore:0.1.0"]
 
 
 def test_dev_runs_when_asked_and_prod_every_night(pages: dict[str, list[dict[str, Any]]]) -> None:
