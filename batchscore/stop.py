@@ -35,9 +35,10 @@ def listen() -> None:
 
 
 def roll_back() -> None:
-    """Raise a request from now on, for what is begun to be rolled back and let go."""
-    signal.signal(signal.SIGTERM, _raise)
-    signal.signal(signal.SIGINT, _raise)
+    """Raise a request from now on, for what is begun to be rolled back and let go; in another thread, do nothing."""
+    if _is_main():
+        signal.signal(signal.SIGTERM, _raise)
+        signal.signal(signal.SIGINT, _raise)
 
 
 def end() -> None:
@@ -52,8 +53,13 @@ def check() -> None:
     Raises:
         Terminated: It was.
     """
-    if _asked is not None and threading.current_thread() is threading.main_thread():
+    if _asked is not None and _is_main():
         raise _asked
+
+
+def _is_main() -> bool:
+    """Whether this thread is the one that signals come to."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _request(number: int) -> Terminated:

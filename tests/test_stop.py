@@ -73,6 +73,7 @@ def test_other_threads_do_not_stop_by_themselves() -> None:
 
     with ThreadPoolExecutor() as pool:
         assert pool.submit(stop.check).result() is None
+        assert pool.submit(stop.roll_back).result() is None
 
 
 def test_is_raised_again_where_python_dropped_it(monkeypatch: pytest.MonkeyPatch) -> None:
