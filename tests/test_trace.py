@@ -156,6 +156,7 @@ def test_training_has_its_steps(project: Project, collector: Collector) -> None:
     assert [span.name for span in collector.spans] == ["read", "read labels", "fit", "test", "batchscore train"]
 
 
+@pytest.mark.long
 def test_a_collector_that_is_gone_stops_nothing(project: Project) -> None:
     """The run is published, the command ends soon, and a line says that spans were lost; nothing is said beside it."""
     begun = time.monotonic()
