@@ -2,7 +2,8 @@
 
 What a kubelet would do is done here: variables in arguments, the security context, volumes from ConfigMaps, secrets,
 claims and memory, limits, the default seccomp profile, SIGTERM, and Kubernetes' rules for trying again. The network is
-the machine's own, so that a server on loopback can be reached; a NetworkPolicy is not imitated.
+the machine's own, so that a server on loopback can be reached; a NetworkPolicy is not imitated, and an emptyDir is
+memory.
 """
 
 from __future__ import annotations
