@@ -9,10 +9,11 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from enum import StrEnum
-from importlib.metadata import version
 from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
+
+import batchscore
 
 __all__ = ["ECS", "Event", "about", "configure", "log", "redacted", "redactor", "told_apart"]
 
@@ -30,7 +31,7 @@ ECS = {
     "span_id": "span.id",
 }
 """What the Elastic Common Schema calls a field of ours."""
-_SERVICE = {"ecs.version": "8.11.0", "service.name": "batchscore", "service.version": version("batchscore")}
+_SERVICE = {"ecs.version": "8.11.0", "service.name": "batchscore", "service.version": batchscore.__version__}
 # Of a line in words: what it begins with, and what a person who watches knows.
 _NOT_FOR_PEOPLE = ("timestamp", "level", "event", "job", "interval_start", "model_version")
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")

@@ -10,11 +10,11 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import structlog
 
+import batchscore
 from batchscore.logs import Event, log, redacted
 
 __all__ = ["begin", "each", "end", "span"]
@@ -44,7 +44,7 @@ def begin() -> None:
     except Exception as error:  # noqa: BLE001 - a variable of the SDK's that it cannot read must not stop a run
         log.warning(Event.TRACES_OFF, error=str(error))
     else:
-        _tracer = _provider.get_tracer("batchscore", version("batchscore"))
+        _tracer = _provider.get_tracer("batchscore", batchscore.__version__)
 
 
 def _set_up() -> tuple[Any, Any]:
@@ -61,7 +61,7 @@ def _set_up() -> tuple[Any, Any]:
         raise ValueError(f"spans are sent as http/protobuf, and OTEL_EXPORTER_OTLP_PROTOCOL asks for {protocol}")
     told = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "") or os.environ.get("OTEL_SERVICE_NAME")
     named = {} if told else {"service.name": "batchscore"}
-    resource = Resource.create(named | {"service.version": version("batchscore")})
+    resource = Resource.create(named | {"service.version": batchscore.__version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     carrier = {name.lower(): os.environ[name] for name in ("TRACEPARENT", "TRACESTATE") if name in os.environ}

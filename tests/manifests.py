@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
 
 
 def render(page: str) -> list[dict[str, Any]]:

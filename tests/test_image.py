@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import toy
-from manifests import render
+from manifests import PAGES, render
 from pod import Cluster, Container, Image
 from psql import grant
 
@@ -36,7 +36,6 @@ CONTEXT = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENS
 VERSION = "1.2.3"
 NAME = "localhost/batchscore:test"
 OCTOBER = "scheduled_at >= '2013-10-01 04:00Z' AND scheduled_at < '2013-11-01 04:00Z'"
-PAGES = ("overlays/dev", "overlays/prod", "backfill", "migrate", "retrain")
 # A day that is scored, whatever is published.
 DECEMBER = ["backfill", "flight_delay", "--from", "2013-12-20", "--to", "2013-12-21", "--only", "all"]
 PASSWORD = "p@ss:w/rd"

@@ -11,7 +11,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from manifests import render
+from manifests import PAGES, render
 from typer.testing import CliRunner
 
 from batchscore import errors
@@ -19,7 +19,6 @@ from batchscore.cli.app import app
 from batchscore.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
 # Of the Kubernetes whose schemas are the newest that the validator has.
 VERSION = "1.37"
 ERRORS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.BatchscoreError)]

@@ -113,6 +113,16 @@ class _Outcome:
         """How many there were."""
         return len(self.published) + len(self.failures) + self.elsewhere + self.untried
 
+    @property
+    def predictions(self) -> int:
+        """Rows published."""
+        return sum(run.predictions or 0 for run, _ in self.published)
+
+    @property
+    def rejects(self) -> int:
+        """Rows of published intervals that could not be scored."""
+        return sum(run.rejects or 0 for run, _ in self.published)
+
     def figures(self, exit_code: int, seconds: float) -> metrics.Figures:
         """What a metric is made of."""
         return metrics.Figures(
@@ -124,8 +134,8 @@ class _Outcome:
                 "elsewhere": self.elsewhere,
                 "untried": self.untried,
             },
-            predictions=sum(run.predictions or 0 for run, _ in self.published),
-            rejects=sum(run.rejects or 0 for run, _ in self.published),
+            predictions=self.predictions,
+            rejects=self.rejects,
             moved=sum(bool(moved) for _, moved in self.published),
         )
 
@@ -403,9 +413,8 @@ def _look_again(scoring: Scoring, history: Sequence[Run], outcome: _Outcome) -> 
 
 def _words(job: Job, outcome: _Outcome) -> str:
     """What was done."""
-    runs = [run for run, _ in outcome.published]
-    rows, rejects = (sum(getattr(run, name) or 0 for run in runs) for name in ("predictions", "rejects"))
-    told = f"{len(runs)} interval(s) published into {job.output.table}: {rows:,} predictions, {rejects:,} rejects"
+    rows, rejects = f"{outcome.predictions:,} predictions", f"{outcome.rejects:,} rejects"
+    told = f"{len(outcome.published)} interval(s) published into {job.output.table}: {rows}, {rejects}"
     if moved := sorted(run.interval for run, count in outcome.published if count):
         first = f"--from {job.calendar.label(moved[0])} --to {_end_label(job, moved[0])}"
         told += f"\n{len(moved)} interval(s) saw something move against training: batchscore drift {job.name} {first}"
@@ -430,8 +439,8 @@ def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table
             not_done=len(outcome.failures),
             elsewhere=outcome.elsewhere,
             untried=outcome.untried,
-            predictions=sum(run.predictions or 0 for run, _ in outcome.published),
-            rejects=sum(run.rejects or 0 for run, _ in outcome.published),
+            predictions=outcome.predictions,
+            rejects=outcome.rejects,
         )
     if not outcome.failures:
         return told
