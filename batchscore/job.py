@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -23,6 +22,7 @@ from pydantic import (
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
 from batchscore.problem import Number, Problem, Table, Whole
+from batchscore.recipe import Moment, Training
 
 __all__ = ["Job", "Publish", "Rows", "read_job"]
 
@@ -36,14 +36,6 @@ _IN_WORDS = {
 }
 
 
-def _no_number(value: object) -> object:
-    # pydantic takes a number for seconds since 1970.
-    if isinstance(value, (int, float)):
-        raise ValueError("write a date, such as 2013-10-01")  # noqa: TRY004 - pydantic collects ValueErrors
-    return value
-
-
-Moment = Annotated[date | datetime, BeforeValidator(_no_number)]
 Value = str | int | float | bool | date | datetime
 
 # Columns that batchscore writes itself, beside `score_<class>`.
@@ -125,42 +117,6 @@ class Cut(Table):
             return ZoneInfo(value).key
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{value!r} is no IANA time zone, such as America/New_York") from error
-
-
-class Split(Table):
-    """Which training rows are held out for the test: the last by time, or a random share.
-
-    Attributes:
-        by: How rows are chosen.
-        column: With `by = "time"`: a date or timestamp column of the rows.
-        test: The share of rows held out.
-        seed: With `by = "random"`: what the draw starts from.
-    """
-
-    by: Literal["time", "random"]
-    column: str | None = None
-    test: Number = Field(default=0.2, gt=0, lt=1)
-    seed: Whole = 0
-
-    @model_validator(mode="after")
-    def _time_needs_a_column(self) -> Self:
-        if (self.by == "time") != (self.column is not None):
-            raise ValueError("column goes with by = 'time', and only with it")
-        return self
-
-
-class Training(Table):
-    """The window `[from, to)` of rows to learn from, in the job's time zone.
-
-    Attributes:
-        from_: The window's first instant.
-        to: The first instant behind the window.
-        split: What is held out of it.
-    """
-
-    from_: Moment = Field(alias="from")
-    to: Moment
-    split: Split
 
 
 class Model(Table):
@@ -280,11 +236,32 @@ class Job(Table):
         """The training rows' window in UTC.
 
         Raises:
-            UsageError: The job has no `[training]` or no `[labels]`.
+            UsageError: The job has no `[training]`, or no `[labels]` where its task learns from them.
         """
-        if self.training is None or self.labels is None:
-            raise UsageError(f"job {self.name} cannot be trained: its file has no [training] or no [labels]. Add both.")
+        if self.training is None or (self.labels is None and self.problem.supervised):
+            parts = "no [training] or no [labels]. Add both" if self.problem.supervised else "no [training]. Add it"
+            raise UsageError(f"job {self.name} cannot be trained: its file has {parts}.")
         return Interval(self.calendar.instant(self.training.from_), self.calendar.instant(self.training.to))
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        task, training = self.problem.task, self.training
+        if self.labels is not None and not self.problem.supervised:
+            raise ValueError(f"labels: a {task} task has none; leave the table out")
+        if training is None:
+            return self
+        if training.threshold is not None and task != "binary":
+            raise ValueError(f"training.threshold is for a binary task, and this one is {task}")
+        if training.calibrate is not None and task not in ("binary", "multiclass"):
+            raise ValueError(f"training.calibrate is for classes, and this task is {task}")
+        folds = training.cross_validation
+        if folds is not None and folds.by == "stratified" and task not in ("binary", "multiclass"):
+            raise ValueError(f"training.cross_validation: stratified is for classes, and this task is {task}")
+        if folds is not None and folds.by == "leave-one-out" and not self.problem.supervised:
+            raise ValueError(f"training.cross_validation: one row alone says nothing of a {task} task")
+        if self.problem.target in training.columns.values():
+            raise ValueError(f"training: the target {self.problem.target} is no column of the rows")
+        return self
 
     @model_validator(mode="after")
     def _columns_stand_apart(self) -> Self:

@@ -107,6 +107,8 @@ class Event(StrEnum):
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
     BUNDLE_PROMOTED = "bundle.promoted"
     """An alias points at another version."""
+    AUDIT = "training.audit"
+    """The training rows were looked at: how many findings there are, and each one that is a suspect."""
     TRAINING = "training.progress"
     """The step that training has come to."""
     COMMAND_FAILED = "command.failed"

@@ -4,43 +4,86 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "Number", "Problem", "Success", "Table", "Task", "Whole"]
+__all__ = ["METRICS", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "lower_is_better"]
 
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
 METRICS: dict[Task, tuple[str, ...]] = {
-    "binary": ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "base_rate"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "log_loss"),
+    "binary": (
+        "roc_auc",
+        "average_precision",
+        "brier",
+        "log_loss",
+        "accuracy",
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "base_rate",
+    ),
+    "multiclass": (
+        "accuracy",
+        "balanced_accuracy",
+        "precision_macro",
+        "recall_macro",
+        "f1_macro",
+        "roc_auc_macro",
+        "log_loss",
+    ),
     "regression": ("mae", "rmse", "r2", "median_error"),
+    "clustering": ("silhouette", "clusters", "smallest_cluster", "largest_cluster"),
+    "anomaly": ("contamination",),
 }
 """Which metrics each task has; a job's `success.metric` is one of them.
 
 Attributes:
     roc_auc: Area under the ROC curve.
-    average_precision: Precision averaged over recall.
+    average_precision: Precision averaged over recall (PR-AUC).
     brier: Mean squared difference of score and outcome; lower is better.
     log_loss: Mean negative log-likelihood; lower is better.
     accuracy: Share of rows whose class is predicted.
-    base_rate: Share of rows of the second class: a fact of the labels, not of the model.
     balanced_accuracy: Recall averaged over the classes that the labels have.
+    precision: Share of the rows predicted to be of the second class that are; 0 where there are none.
+    recall: Share of the second class's rows that are predicted to be of it.
+    f1: Harmonic mean of precision and recall.
+    base_rate: Share of rows of the second class: a fact of the labels, not of the model.
+    precision_macro: Precision averaged over the classes.
+    recall_macro: Recall averaged over the classes.
     f1_macro: F1 averaged over the classes.
+    roc_auc_macro: Area under the ROC curve of each class against the others, averaged over the classes.
     mae: Mean absolute error, in the target's unit; lower is better.
     rmse: Root of the mean squared error, in the target's unit; lower is better.
     r2: Share of the target's variance that is explained.
     median_error: Median absolute error, in the target's unit; lower is better.
+    silhouette: How much nearer rows are to their own cluster than to the next, from -1 to 1, in what the pipeline's
+        last step is given; of 5,000 rows at most.
+    clusters: Number of clusters that have rows; good neither way.
+    smallest_cluster: Share of rows in the smallest of them; good neither way.
+    largest_cluster: Share of rows in the largest of them; good neither way.
+    contamination: Share of rows that are called odd; good neither way.
 """
 
+_UNLABELLED = ("clustering", "anomaly")
 _LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
-# A fact of the labels is good neither way.
-_HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - {"base_rate"}
+# A fact of the labels, or of how many clusters were asked for, is good neither way.
+_NEITHER = {"base_rate", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
+_HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - _NEITHER
 
 # pydantic would take "1000" for a number, and true for 1.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# As scikit-learn takes it.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric in _LOWER
 
 
 class Table(BaseModel):
@@ -91,14 +134,37 @@ class Problem(Table):
     Attributes:
         objective: The purpose in one sentence.
         task: What kind of answer the pipeline gives.
-        target: The column of the labels to predict.
+        target: The column of the labels to predict; clustering and anomaly have neither labels nor target.
         success: The bar for `train` to promote a version; without one every version passes.
+        max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
+            chunks of [limits] chunk_rows on the machine that trains.
     """
 
     objective: str
     task: Task
-    target: str
+    target: str = Field(default="", validate_default=True)
     success: Success | None = None
+    max_latency_us_per_row: Number | None = Field(default=None, gt=0)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the task learns from labels."""
+        return self.task not in _UNLABELLED
+
+    @property
+    def metric(self) -> str:
+        """What models are compared by: the metric of `success`, or else the task's first."""
+        return self.success.metric if self.success else METRICS[self.task][0]
+
+    @field_validator("target")
+    @classmethod
+    def _target_where_labels_are(cls, target: str, info: ValidationInfo) -> str:
+        task = info.data.get("task")
+        if task in _UNLABELLED and target:
+            raise ValueError(f"a {task} task has no target; leave it out")
+        if task is not None and task not in _UNLABELLED and not target:
+            raise PydanticCustomError("missing", "a task with labels has a target")
+        return target
 
     @model_validator(mode="after")
     def _measured(self) -> Self:

@@ -31,6 +31,7 @@ from tests.models import CLASSIFIER, REGRESSOR, SQL, bundle, slow, trips
 
 NAMES = [
     "bundle.json",
+    "evaluation.json",
     "features.py",
     "golden_predictions.parquet",
     "golden_rows.parquet",
@@ -298,7 +299,7 @@ class TestTampering:
         "edit",
         [
             {"version": 4},
-            {"target": "other"},
+            {"threshold": 0.1},
             {"metrics": {"roc_auc": 0.99}},
             {"created_at": "2030-01-01T00:00:00+00:00"},
             {"classes": [True, False]},
@@ -316,13 +317,13 @@ class TestTampering:
         assert not any(canary.exists() for canary in canaries)
 
     @pytest.mark.parametrize(
-        "edit", [{"format": 2}, {"format": 0}, {"format": None}, {"signature": "x"}, {"files": []}, {"task": "magic"}]
+        "edit", [{"format": 1}, {"format": 0}, {"format": None}, {"signature": "x"}, {"files": []}, {"task": "magic"}]
     )
     def test_other_format(self, trapped: dict[str, bytes], canaries: list[Path], edit: dict[str, Any]) -> None:
         """A manifest of another format, or with entries that this one has not, is refused, and nothing has run."""
         edited = json.dumps(manifest_of(trapped) | edit).encode()
 
-        with pytest.raises(BundleCorrupt, match=r"bundle\.json is not a manifest of format 1"):
+        with pytest.raises(BundleCorrupt, match=r"bundle\.json is not a manifest of format 2"):
             Bundle.load(trapped | {"bundle.json": edited}, "here")
         assert not any(canary.exists() for canary in canaries)
 

@@ -17,6 +17,7 @@ from batchscore.problem import METRICS, Success
 
 # As the design shows it, and as `batchscore init` will write it.
 LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
+NEITHER = {"base_rate", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
 
 EXAMPLE = """
 [job]
@@ -75,6 +76,14 @@ def read(jobs: Path, *changes: tuple[str, str], more: str = "") -> Job:
         text = text.replace(old, new)
     (jobs / "flight_delay.toml").write_text(text, "utf-8")
     return read_job("flight_delay", jobs)
+
+
+def task_of(task: str) -> list[tuple[str, str]]:
+    """The changes that make the example one of that task: some have neither target nor labels."""
+    changes = [('"binary"', f'"{task}"')]
+    if task in ("clustering", "anomaly"):
+        changes += [('target = "late"\n', ""), ('[labels]\nsql = "flight_delay/labels.sql"\n', "")]
+    return changes
 
 
 def faults(jobs: Path, *changes: tuple[str, str], more: str = "") -> list[str]:
@@ -140,10 +149,10 @@ class TestExample:
 
     @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
     def test_a_bar_of_the_wrong_way(self, jobs, task, metric):
-        """A bar that only bad models reach is refused with the key to write; of a fact of the labels there is none."""
+        """A bar that only bad models reach is refused with the key to write; of what is good neither way there is none."""
         wrong, right = ("at_least", "at_most") if metric in LOWER else ("at_most", "at_least")
-        changes = ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'), ("at_least", wrong)
-        if metric == "base_rate":
+        changes = *task_of(task), ('"roc_auc"', f'"{metric}"'), ("at_least", wrong)
+        if metric in NEITHER:
             assert read(jobs, *changes).problem.success.at_most == 0.65
             return
 
@@ -157,7 +166,7 @@ class TestExample:
     def test_every_cut_and_task(self, jobs, every, task, metric):
         """Each way to cut time goes with each kind of problem, and a bar on each metric that it has."""
         bar = "at_most" if metric in LOWER else "at_least"
-        changes = ('"binary"', f'"{task}"'), ('"roc_auc"', f'"{metric}"'), ("at_least", bar)
+        changes = *task_of(task), ('"roc_auc"', f'"{metric}"'), ("at_least", bar)
         job = read(jobs, ('"day"', f'"{every}"'), *changes)
 
         assert (job.calendar.every, job.problem.task, job.problem.success.metric) == (every, task, metric)
@@ -291,7 +300,7 @@ UNKNOWN = [
 WRONG = [
     (('task = "binary"', 'task = "ternary"'), "problem.task", "'binary', 'multiclass'"),
     (('every = "day"', 'every = "minute"'), "interval.every", "'hour', 'day', 'week' or 'month' (it says 'minute')"),
-    (('by = "time"', 'by = "times"'), "training.split.by", "'time' or 'random' (it says 'times')"),
+    (('by = "time"', 'by = "times"'), "training.split.by", "'time', 'random' or 'group' (it says 'times')"),
     (("time_column", 'parquet = "x"\ntime_column'), "source", "exactly one of sql and parquet"),
     (('sql = "flight_delay/rows.sql"', ""), "source", "exactly one of sql and parquet"),
     (('sql = "flight_delay/labels.sql"', ""), "labels", "exactly one of sql and parquet"),

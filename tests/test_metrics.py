@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from batchscore.model.metrics import evaluate
+from batchscore.model.metrics import evaluate, metrics_of
 from batchscore.problem import METRICS, Task
 
 CLASSES: dict[str, tuple[tuple[Any, Any, Any], pl.DataType]] = {
@@ -72,6 +72,10 @@ class TestBinary:
             "brier": np.mean((y - p) ** 2),
             "log_loss": sk.log_loss(y, p, labels=[0, 1]),
             "accuracy": np.mean((p > 0.5) == y),
+            "balanced_accuracy": sk.recall_score(y, p > 0.5, average="macro", labels=np.unique(y)),
+            "precision": sk.precision_score(y, p > 0.5, zero_division=0.0),
+            "recall": sk.recall_score(y, p > 0.5) if y.any() else math.nan,
+            "f1": sk.f1_score(y, p > 0.5) if y.any() else math.nan,
             "base_rate": y.mean(),
         }
 
@@ -93,10 +97,12 @@ class TestBinary:
 
     @pytest.mark.parametrize("kind", list(BINARY_CLASSES))
     def test_only_negatives(self, kind: str) -> None:
-        """Where every label is the first class there is no precision to average either."""
+        """Where every label is the first class there is nothing to be found, and no curve of it."""
         measured = binary([False], [0.2], kind)
 
-        assert {"roc_auc", "average_precision"} == {name for name, value in measured.items() if math.isnan(value)}
+        assert {"roc_auc", "average_precision", "recall", "f1"} == {
+            name for name, value in measured.items() if math.isnan(value)
+        }
         assert (0.0, 1.0) == (measured["base_rate"], measured["accuracy"])
 
 
@@ -115,7 +121,10 @@ class TestMulticlass:
         expected = {
             "accuracy": np.mean(y == guess),
             "balanced_accuracy": np.mean(recalls),
+            "precision_macro": sk.precision_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
+            "recall_macro": sk.recall_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
             "f1_macro": sk.f1_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
+            "roc_auc_macro": np.mean(areas) if (areas := _areas(y, raw)) else math.nan,
             "log_loss": -np.mean(np.log(raw[np.arange(n), y])),
         }
 
@@ -137,7 +146,7 @@ class TestMulticlass:
         measured = multiclass([first, first], np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]]), kind)
 
         assert (0.5, 0.5) == (measured["accuracy"], measured["balanced_accuracy"])
-        assert all(math.isfinite(value) for value in measured.values())
+        assert {"roc_auc_macro"} == {name for name, value in measured.items() if math.isnan(value)}
 
     @pytest.mark.parametrize(("kind", "unknown"), [("integer", 4), ("string", "new")])
     def test_unknown_class(self, kind: str, unknown: Any) -> None:
@@ -145,7 +154,7 @@ class TestMulticlass:
         first = CLASSES[kind][0][0]
         measured = multiclass([first, unknown], np.array([[0.5, 0.3, 0.2], [0.8, 0.1, 0.1]]), kind)
 
-        assert {"log_loss"} == {name for name, value in measured.items() if math.isnan(value)}
+        assert {"roc_auc_macro", "log_loss"} == {name for name, value in measured.items() if math.isnan(value)}
         assert (0.5, 0.5) == (measured["accuracy"], measured["balanced_accuracy"])
 
 
@@ -182,6 +191,52 @@ def test_names(task: Task) -> None:
         "binary": lambda: binary([True, False], [0.5, 0.5]),
         "multiclass": lambda: multiclass(["a"], np.array([[0.2, 0.3, 0.5]])),
         "regression": lambda: evaluate("regression", pl.Series([1.0]), pl.DataFrame({"prediction": [1.0]}), ()),
+        # The silhouette wants the rows too: see `silhouette`.
+        "clustering": lambda: {"silhouette": 0.0} | evaluate("clustering", None, pl.DataFrame({"prediction": [1]}), ()),
+        "anomaly": lambda: evaluate("anomaly", None, pl.DataFrame({"prediction": [True], "score": [0.1]}), ()),
     }[task]()
 
     assert METRICS[task] == tuple(measured)
+
+
+def _areas(y: np.ndarray, scores: np.ndarray) -> list[float]:
+    """scikit-learn's area of each class that some rows are of and some are not."""
+    return [sk.roc_auc_score(y == c, scores[:, c]) for c in range(3) if 0 < (y == c).sum() < len(y)]
+
+
+class TestWeights:
+    """`metrics_of`: rows that count several times."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.sampled_from(list(METRICS)),
+        st.lists(st.tuples(st.integers(0, 2), CHANCES, st.integers(0, 3)), min_size=3, max_size=30),
+    )
+    def test_is_repetition(self, task: Task, rows: list[tuple[int, float, int]]) -> None:
+        """A row that counts three times is the same as three such rows, for every metric of every task."""
+        kind, score, times = (np.array(side) for side in zip(*rows, strict=True))
+        if not times.sum():
+            times[0] = 1
+        labels, predictions, classes = _example(task, kind, score)
+        again = np.repeat(np.arange(len(kind)), times)
+        repeated = evaluate(task, None if labels is None else labels[again], predictions[again], classes)
+        weighted = metrics_of(task, labels, predictions, classes)(times.astype(float))
+
+        assert {name: pytest.approx(value, rel=1e-9, nan_ok=True) for name, value in repeated.items()} == weighted
+
+
+def _example(task: Task, kind: np.ndarray, score: np.ndarray) -> tuple[pl.Series | None, pl.DataFrame, tuple[Any, ...]]:
+    """Labels, predictions and classes of a task, of small numbers."""
+    match task:
+        case "binary":
+            return pl.Series(kind > 0), pl.DataFrame({"prediction": score > 0.5, "score": score}), (False, True)
+        case "multiclass":
+            scores = np.stack([score, (1 - score) * 0.75, (1 - score) * 0.25], axis=1)
+            columns = {f"score_{i}": scores[:, i] for i in range(3)}
+            return pl.Series(kind), pl.DataFrame({"prediction": scores.argmax(axis=1)} | columns), (0, 1, 2)
+        case "regression":
+            return pl.Series(kind), pl.DataFrame({"prediction": score}), ()
+        case "clustering":
+            return None, pl.DataFrame({"prediction": kind}), ()
+        case _:
+            return None, pl.DataFrame({"prediction": score > 0.5, "score": score}), ()

@@ -23,11 +23,12 @@ from sklearn import metrics as sk
 
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, KeyViolation, SchemaMismatch, TrainingError, UsageError
-from batchscore.job import Job, Rows, Split
+from batchscore.job import Job, Rows
 from batchscore.model.bundle import Bundle, libraries_here
 from batchscore.model.features import Features
 from batchscore.model.scorer import check_golden
 from batchscore.problem import Success
+from batchscore.recipe import Split
 from batchscore.sources import Source, open_source
 from batchscore.train.split import split
 from batchscore.train.workflow import promotable, train
@@ -140,7 +141,8 @@ class TestSplit:
             with pytest.raises(TrainingError, match="leaves 0 rows to fit on"):
                 split(rows, how)
             return
-        fit, test = split(rows, how)
+        parts = split(rows, how)
+        fit, test = parts.train, parts.test
 
         assert_frame_equal(rows, pl.concat([fit, test]).sort("row"))
         assert fit["started"].max() < test["started"].min() == border
@@ -151,30 +153,32 @@ class TestSplit:
         """Where no two rows have the same instant, the share is the share, by time and at random."""
         rows = trips(10)
         for how in (Split(by="time", column="started", test=share), Split(by="random", test=share)):
-            assert (10 - held_out, held_out) == tuple(side.height for side in split(rows, how))
+            parts = split(rows, how)
+            assert (10 - held_out, 0, held_out) == (parts.train.height, parts.validation.height, parts.test.height)
 
     @settings(deadline=None)
-    @given(st.integers(10, 80), SHARES, st.integers(0, 2**32))
+    @given(st.integers(10, 80), SHARES, st.integers(0, 2**32 - 1))
     def test_random(self, n: int, share: float, seed: int) -> None:
         """At random, the seed alone decides which rows are held out; each is on one side, in the order given."""
         rows, how = trips(n), Split(by="random", test=share, seed=seed)
-        fit, test = split(rows, how)
+        parts = split(rows, how)
+        fit, test = parts.train, parts.test
 
         assert_frame_equal(rows, pl.concat([fit, test]).sort("id"))
         assert round(n * share) == test.height
         assert fit["id"].is_sorted()
         assert test["id"].is_sorted()
-        assert test["id"].to_list() == split(rows.with_columns(distance=0.0), how)[1]["id"].to_list()
+        assert test["id"].to_list() == split(rows.with_columns(distance=0.0), how).test["id"].to_list()
 
     def test_seeds(self) -> None:
         """Another seed holds out other rows, and no seed holds out the last ones only."""
         held_out = [
-            tuple(split(trips(100), Split(by="random", test=0.2, seed=seed))[1]["id"].to_list()) for seed in range(20)
+            tuple(split(trips(100), Split(by="random", test=0.2, seed=seed)).test["id"].to_list()) for seed in range(20)
         ]
 
         assert 20 == len(set(held_out))
         assert tuple(range(80, 100)) not in held_out
-        assert set(range(100)) >= {row for rows in held_out for row in rows} > set(range(50))
+        assert len({row for rows in held_out for row in rows}) > 90
 
     @pytest.mark.parametrize(
         ("rows", "how", "says"),
@@ -239,7 +243,12 @@ class TestTrain:
         assert math.isclose(np.mean((p > 0.5) == y), manifest.metrics["accuracy"])
         assert math.isclose(np.mean((p - y) ** 2), manifest.metrics["brier"])
         assert math.isclose(y.mean(), manifest.metrics["base_rate"])
-        assert ("trips", "trips", "binary", "slow") == (manifest.name, manifest.job, manifest.task, manifest.target)
+        assert ("trips", "trips", "binary", "slow") == (
+            manifest.name,
+            manifest.job,
+            manifest.problem.task,
+            manifest.problem.target,
+        )
         assert (("id",), (False, True), 0) == (manifest.key, manifest.classes, manifest.version)
         assert begun <= datetime.fromisoformat(manifest.created_at) <= datetime.now(UTC)
         assert rows.columns == made.schema.names == [column["name"] for column in manifest.columns]
@@ -256,12 +265,19 @@ class TestTrain:
 
     @pytest.mark.parametrize("tables", [{}, RANDOM], ids=["time", "random"])
     def test_held_out_rows_teach_nothing(self, trained: Train, tables: dict[str, Any]) -> None:
-        """Whatever the held-out rows hold, the fitted parameters are the same to the bit; those of the others count."""
+        """Whatever the held-out rows hold, the fitted parameters are the same to the bit; those of the others count.
+
+        At random their labels stay as they are: a stratified draw goes by the labels of all rows.
+        """
         rows = trips(N)
-        held_out = pl.col("id").is_in(split(rows, job(**tables).training.split)[1]["id"].implode())
+        held_out = pl.col("id").is_in(
+            split(rows.with_columns(slow(rows)), job(**tables).training.split, "slow").test["id"].implode()
+        )
 
         def poisoned(which: pl.Expr) -> Bundle:
-            known = labels(rows, slow(rows)).with_columns(slow=pl.col("slow") ^ which)
+            known = labels(rows, slow(rows)).with_columns(
+                slow=pl.col("slow") ^ (which if not tables else pl.lit(False))
+            )
             spoilt = rows.with_columns(
                 distance=pl.when(which).then(pl.col("distance") * 1e9).otherwise("distance"),
                 speed=pl.when(which).then(-1e12).otherwise("speed"),
@@ -279,7 +295,7 @@ class TestTrain:
     def test_golden_rows_are_held_out(self, trained: Train, tables: dict[str, Any]) -> None:
         """Golden rows are rows that were not fitted on, without their label, with what the pipeline says of them."""
         made = trained(**tables)
-        _, test = split(trips(N), job(**tables).training.split)
+        test = split(trips(N).with_columns(slow(trips(N))), job(**tables).training.split, "slow").test.drop("slow")
         features = made.predictor.features.transform(test)
 
         assert_frame_equal(test, made.golden_rows)
@@ -320,7 +336,7 @@ class TestTrain:
         told: list[str] = []
         train(job(), Features.of(CLASSIFIER, "f.py"), ROWS_SQL, *_reopened(tmp_path), told.append)
 
-        assert ["reading rows", "checking that", "reading labels", "fitting on", "testing on"] == [
+        assert ["reading rows", "checking that", "reading labels", "looking at", "fitting on", "testing on"] == [
             " ".join(step.split()[:2]) for step in told
         ]
         assert "fitting on 120 rows" in told
@@ -382,7 +398,7 @@ class TestLabels:
         null = trained(rows, known=known.with_columns(slow=pl.when(pl.col("id") % 4 > 0).then("slow")))
 
         assert parameters(absent) == parameters(null) != parameters(trained(rows, known=known))
-        assert (N, 120, 90, 30) == tuple(absent.manifest.training.model_dump(exclude={"start", "end"}).values())
+        assert (N, 120, 90, 0, 30) == tuple(absent.manifest.training.model_dump(exclude={"start", "end"}).values())
         assert null.manifest.training == absent.manifest.training
 
     @pytest.mark.parametrize("width", [pl.Int16, pl.Int32, pl.UInt8, pl.UInt64])

@@ -144,14 +144,26 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote", help="Make it the version in use even when there is one already.")
     ] = False,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            metavar="NAME=VALUES",
+            help="Draw the metric over a parameter of the pipeline, for instance model__max_depth=1:25.",
+        ),
+    ] = None,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Draw the metric over the number of training rows.")
+    ] = False,
 ) -> None:
     """Train JOB's pipeline and register the next version of its model.
 
-    The first version that reaches the job's success metric becomes the one in use.
+    The first version that reaches the job's bars becomes the one in use.
     """
     from batchscore.cli.train import train
+    from batchscore.train.explore import Asked
 
-    say(train(_session(context), job, promote=promote))
+    say(train(_session(context), job, promote=promote, asked=Asked(curve, learning_curve)))
 
 
 @app.command()

@@ -25,7 +25,7 @@ from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
-from batchscore.train.workflow import check_columns
+from batchscore.train.rows import check_columns
 
 __all__ = ["check"]
 

@@ -65,7 +65,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
         return {"status": status} | dict.fromkeys(("task", "metrics", "trained_rows", "created_at", "digest"))
     return {
         "status": "ok",
-        "task": manifest.task,
+        "task": manifest.problem.task,
         "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
         "trained_rows": manifest.training.fitted,
         "created_at": datetime.fromisoformat(manifest.created_at),
@@ -85,13 +85,14 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "digest": manifest.digest,
         "created_at": instant(datetime.fromisoformat(manifest.created_at)),
         "job": manifest.job,
-        "task": f"{manifest.task} on {manifest.target}",
+        "objective": manifest.problem.objective,
+        "task": f"{manifest.problem.task} on {manifest.problem.target}".removesuffix(" on "),
         "classes": ", ".join(map(str, manifest.classes)),
         **({"score": f"the probability of {manifest.classes[1]}"} if len(manifest.classes) == 2 else {}),
         "key": ", ".join(manifest.key),
         "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),
         "rows": f"{training.rows:,}, of which labelled {training.labelled:,}",
-        "fitted and tested": f"{training.fitted:,} and {training.tested:,}",
+        "fitted, validated and tested": f"{training.fitted:,}, {training.validated:,} and {training.tested:,}",
         **{f"metric {metric}": f"{value:.4f}" for metric, value in manifest.metrics.items()},
         **{f"library {library}": version for library, version in manifest.libraries.items()},
     }

@@ -8,13 +8,14 @@ from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
 from batchscore.logs import Event, log
 from batchscore.model.scorer import check_golden
+from batchscore.train.explore import Asked
 from batchscore.train.workflow import promotable
 from batchscore.train.workflow import train as train_bundle
 
 __all__ = ["train"]
 
 
-def train(session: Session, name: str, *, promote: bool) -> str:
+def train(session: Session, name: str, *, promote: bool, asked: Asked | None = None) -> str:
     """Train, register, and promote when the job's bar is reached and either nothing is in use or `promote` is set.
 
     Returns:
@@ -33,8 +34,9 @@ def train(session: Session, name: str, *, promote: bool) -> str:
         session.features(job),
         session.query(job),
         rows,
-        session.labels(job),
+        session.labels(job) if job.problem.supervised else None,
         on_step=step,
+        asked=asked,
     )
     version = session.registry.register(bundle)
     # What was written is what will score: read it back, and see that it gives what it gave.

@@ -23,15 +23,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
 from batchscore.layout import Layout
+from batchscore.model.evaluation import Evaluation
 from batchscore.model.features import Features
 from batchscore.model.predictor import Label, Predictor
-from batchscore.problem import Task
+from batchscore.problem import Problem
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName
 
 __all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 MANIFEST = "bundle.json"
 _LIBRARIES = ("scikit-learn", "numpy", "polars", "joblib", "scipy")
 
@@ -55,21 +56,22 @@ class Training(_Table):
     rows: int
     labelled: int
     fitted: int
+    validated: int
     tested: int
 
 
 class Manifest(_Table):
     """The contents of `bundle.json`; `digest` is over all the rest."""
 
-    format: Literal[1]
+    format: Literal[2]
     name: str
     version: int
     created_at: str
     batchscore: str
     job: str
-    task: Task
-    target: str
+    problem: Problem
     classes: tuple[Label, ...]
+    threshold: float | None
     key: tuple[str, ...]
     columns: tuple[dict[str, Any], ...]
     output_types: dict[str, TypeName]
@@ -127,6 +129,7 @@ class Bundle:
         output_reference: Profile of the predictions on held-out rows.
         golden_rows: Conforming rows, shape `(rows, columns)`.
         golden_predictions: `prediction` and the scores they had at training.
+        evaluation: What training found out about it.
     """
 
     manifest: Manifest
@@ -137,6 +140,7 @@ class Bundle:
     output_reference: Profile
     golden_rows: pl.DataFrame
     golden_predictions: pl.DataFrame
+    evaluation: Evaluation
 
     @classmethod
     def load(cls, files: Mapping[str, bytes], where: str) -> Self:
@@ -157,15 +161,17 @@ class Bundle:
             predictor=Predictor(
                 features,
                 _unpickle(files["pipeline.joblib"], where),
-                manifest.task,
+                manifest.problem.task,
                 manifest.classes,
                 manifest.output_types,
+                manifest.threshold,
             ),
             query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),
             output_reference=_reference(references["output"]),
             golden_rows=pl.read_parquet(io.BytesIO(files["golden_rows.parquet"])),
             golden_predictions=pl.read_parquet(io.BytesIO(files["golden_predictions.parquet"])),
+            evaluation=Evaluation.model_validate_json(files["evaluation.json"]),
         )
 
     def __str__(self) -> str:
@@ -209,6 +215,7 @@ class Bundle:
             "reference.json": json.dumps(references, separators=(",", ":"), allow_nan=False).encode(),
             "golden_rows.parquet": _parquet(self.golden_rows),
             "golden_predictions.parquet": _parquet(self.golden_predictions),
+            "evaluation.json": self.evaluation.model_dump_json(indent=1).encode(),
         }
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from batchscore.model.predictor import Label
+from batchscore.recipe import Check
 
 __all__ = [
     "Bin",
@@ -75,7 +76,7 @@ class Finding(_Record):
         told: The same in words.
     """
 
-    check: Literal["duplicates", "missing", "constant", "outliers", "imbalance", "leak", "null_pattern"]
+    check: Check
     column: str | None
     value: float
     suspect: bool
@@ -202,6 +203,7 @@ class Evaluation(_Record):
         metric: The metric of `[problem] success`; the task's first one where there is none.
         rows: Number of rows by part: `train`, `validation`, `test`.
         test: Every metric of the task, on rows that nothing else was decided by.
+        resampled: What the intervals of `test` draw anew: `rows`, or the name of what keeps rows together.
         train: The same on training rows, 20,000 of them at most.
         validation: The same on validation rows; empty without any.
         baselines: The same on test rows for simpler models, by their name.
@@ -225,6 +227,7 @@ class Evaluation(_Record):
     metric: str
     rows: Mapping[str, int]
     test: Mapping[str, Measured]
+    resampled: str
     train: Mapping[str, float]
     validation: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]

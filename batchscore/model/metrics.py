@@ -1,70 +1,234 @@
-"""Metrics of predictions against labels, from scikit-learn."""
+"""Metrics of predictions against labels, for rows that count once, or several times.
+
+As scikit-learn's of the same names, which the tests compare them with. A bootstrap wants each of them some hundred
+times over the same rows, and so what does not depend on how often a row counts is worked out once.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from sklearn import metrics as sk
 
 from batchscore.model.predictor import Label
 from batchscore.problem import Task
 
-__all__ = ["evaluate"]
+__all__ = ["Metrics", "evaluate", "metrics_of", "silhouette"]
+
+Floats = npt.NDArray[np.float64]
+Metrics = Callable[[Floats], dict[str, float]]
 
 
-def evaluate(task: Task, labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> dict[str, float]:
-    """Every metric of the task, by name; NaN where the labels do not allow it.
+def evaluate(
+    task: Task, labels: pl.Series | None, predictions: pl.DataFrame, classes: tuple[Label, ...]
+) -> dict[str, float]:
+    """Every metric of the task, by name, with each row counted once: see `metrics_of`."""
+    return metrics_of(task, labels, predictions, classes)(np.ones(predictions.height))
 
-    One class only has no ROC curve, and a class that the model was not fitted on no likelihood.
+
+def metrics_of(task: Task, labels: pl.Series | None, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:
+    """Every metric of the task, by name, as a function of how often each row counts; NaN where they do not allow it.
+
+    One class only has no ROC curve, and a class that the model was not fitted on no likelihood. A cluster's silhouette
+    needs more than predictions: see `silhouette`.
 
     Args:
-        task: binary, multiclass or regression.
-        labels: Known values of the target, shape `(rows,)`, no NULL, at least one row.
+        task: What kind of answers they are.
+        labels: Known values of the target, shape `(rows,)`, no NULL, at least one row; None for a task without labels.
         predictions: `prediction` and the score columns for the same rows, in the same order.
         classes: The labels in the order of the scores; the second is the positive one of a binary task.
+
+    Returns:
+        A function of weights, shape `(rows,)`, whole numbers from 0 on with a sum above 0.
     """
+    if labels is None:
+        return _clustering(predictions) if task == "clustering" else _anomaly(predictions)
     match task:
         case "binary":
             return _binary(labels, predictions, classes)
         case "multiclass":
             return _multiclass(labels, predictions, classes)
-        case "regression":
+        case _:
             return _regression(labels, predictions)
 
 
-def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> dict[str, float]:
+def silhouette(inputs: Floats, clusters: pl.Series) -> float:
+    """How much nearer rows are to their own cluster than to the next, from -1 to 1; NaN with one cluster only.
+
+    Source: Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", Journal
+    of Computational and Applied Mathematics 20 (1987).
+
+    Args:
+        inputs: What the clusters were made from, shape `(rows, dimensions)`.
+        clusters: The cluster of each row.
+    """
+    if not 2 <= clusters.n_unique() < len(clusters):
+        return math.nan
+    return float(sk.silhouette_score(inputs, clusters.to_numpy()))
+
+
+def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:
     truth = (labels == classes[1]).to_numpy()
+    guess = (predictions["prediction"] == classes[1]).to_numpy()
+    # A label that is neither of the classes is wrong whatever is predicted.
+    right = (labels == predictions["prediction"]).to_numpy()
     score = predictions["score"].to_numpy()
-    both = bool(truth.any() and not truth.all())
-    return {
-        "roc_auc": float(sk.roc_auc_score(truth, score)) if both else float("nan"),
-        "average_precision": float(sk.average_precision_score(truth, score)) if truth.any() else float("nan"),
-        "brier": float(sk.brier_score_loss(truth, score, pos_label=True)),
-        "log_loss": float(sk.log_loss(truth, score, labels=[False, True])),
-        "accuracy": float((labels == predictions["prediction"]).mean()),  # type: ignore[arg-type]
-        "base_rate": float(truth.mean()),
-    }
+    surprise, miss = _surprise(np.where(truth, score, 1 - score)), (score - truth) ** 2
+    ranked = _ranking(truth, score)
+
+    def metrics(weights: Floats) -> dict[str, float]:
+        total, positive = float(weights.sum()), float(weights @ truth)
+        hit, called = float(weights @ (truth & guess)), float(weights @ guess)
+        recall = _share(hit, positive, math.nan)
+        specificity = _share(total - positive - called + hit, total - positive, math.nan)
+        roc_auc, average_precision = ranked(weights)
+        return {
+            "roc_auc": roc_auc,
+            "average_precision": average_precision,
+            "brier": float(weights @ miss) / total,
+            "log_loss": float(weights @ surprise) / total,
+            "accuracy": float(weights @ right) / total,
+            # Recall averaged over the classes that there are.
+            "balanced_accuracy": float(np.nanmean([recall, specificity])),
+            "precision": _share(hit, called, 0.0),
+            "recall": recall,
+            "f1": _share(2 * hit, called + positive, 0.0) if positive else math.nan,
+            "base_rate": positive / total,
+        }
+
+    return metrics
 
 
-def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> dict[str, float]:
-    truth, guess = labels.to_numpy(), predictions["prediction"].to_numpy()
+def _surprise(likelihood: Floats) -> Floats:
+    """What the log loss is the mean of; a likelihood of 0 or 1 counts as the smallest step away from it."""
+    eps = np.finfo(np.float64).eps
+    return -np.log(np.clip(likelihood, eps, 1 - eps))
+
+
+def _ranking(truth: npt.NDArray[np.bool_], score: Floats) -> Callable[[Floats], tuple[float, float]]:
+    """The area under the ROC curve and the average precision, as a function of weights; NaN without both classes.
+
+    Rows of equal score enter both curves together.
+    """
+    order = np.argsort(-score, kind="stable")
+    ordered, positives = score[order], truth[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+
+    def ranked(weights: Floats) -> tuple[float, float]:
+        counts = weights[order]
+        hits = np.cumsum(counts * positives)[ends]
+        alarms = np.cumsum(counts * ~positives)[ends]
+        positive, negative = float(hits[-1]), float(alarms[-1])
+        if not positive:
+            return math.nan, math.nan
+        gained, before = np.diff(hits, prepend=0.0), hits - np.diff(hits, prepend=0.0)
+        called = hits + alarms
+        precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+        average_precision = float(gained @ precision) / positive
+        if not negative:
+            return math.nan, average_precision
+        area = float(np.diff(alarms, prepend=0.0) @ (before + gained / 2))
+        return area / (positive * negative), average_precision
+
+    return ranked
+
+
+def _share(part: float, whole: float, of_nothing: float) -> float:
+    return part / whole if whole else of_nothing
+
+
+def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:
+    count = len(classes)
+    number = {label: i for i, label in enumerate(classes)}
+    # All labels that training never saw share a row of the confusion matrix behind the others.
+    truth = np.array([number.get(label, count) for label in labels.to_list()])
+    guess = np.array([number[label] for label in predictions["prediction"].to_list()])
     scores = predictions.drop("prediction").to_numpy()
-    known = set(truth.tolist()) <= set(classes)
-    return {
-        "accuracy": float(sk.accuracy_score(truth, guess)),
-        # As balanced_accuracy_score, which warns when a predicted class is not among the labels.
-        "balanced_accuracy": float(sk.recall_score(truth, guess, average="macro", labels=np.unique(truth))),
-        "f1_macro": float(sk.f1_score(truth, guess, average="macro", labels=list(classes), zero_division=0.0)),
-        "log_loss": float(sk.log_loss(truth, scores, labels=list(classes))) if known else float("nan"),
-    }
+    known = truth < count
+    surprise = _surprise(scores[np.arange(len(truth)), np.where(known, truth, 0)])
+    each = [_ranking(truth == i, score) for i, score in enumerate(scores.T)]
+
+    def metrics(weights: Floats) -> dict[str, float]:
+        total = float(weights.sum())
+        table = np.bincount(truth * count + guess, weights, (count + 1) * count).reshape(count + 1, count)
+        hits, true, called = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+        recall = np.divide(hits, true[:count], out=np.zeros(count), where=true[:count] > 0)
+        precision = np.divide(hits, called, out=np.zeros(count), where=called > 0)
+        both = true[:count] + called
+        f1 = np.divide(2 * hits, both, out=np.zeros(count), where=both > 0)
+        unknown = float(true[count])
+        areas = [ranked(weights)[0] for ranked in each]
+        return {
+            "accuracy": float(hits.sum()) / total,
+            # A class that only the labels have is never found.
+            "balanced_accuracy": float(recall.sum()) / int((true > 0).sum()),
+            "precision_macro": float(precision.mean()),
+            "recall_macro": float(recall.mean()),
+            "f1_macro": float(f1.mean()),
+            "roc_auc_macro": _mean(areas) if not unknown else math.nan,
+            "log_loss": float(weights @ surprise) / total if not unknown else math.nan,
+        }
+
+    return metrics
 
 
-def _regression(labels: pl.Series, predictions: pl.DataFrame) -> dict[str, float]:
+def _mean(values: list[float]) -> float:
+    """The mean of those that are a number; NaN without any."""
+    there = [value for value in values if math.isfinite(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _regression(labels: pl.Series, predictions: pl.DataFrame) -> Metrics:
     truth = labels.cast(pl.Float64).to_numpy()
-    guess = predictions["prediction"].to_numpy()
-    return {
-        "mae": float(sk.mean_absolute_error(truth, guess)),
-        "rmse": float(sk.root_mean_squared_error(truth, guess)),
-        "r2": float(sk.r2_score(truth, guess)) if len(truth) > 1 else float("nan"),
-        "median_error": float(np.median(np.abs(truth - guess))),
-    }
+    error = np.abs(truth - predictions["prediction"].to_numpy())
+    order = np.argsort(error, kind="stable")
+
+    def metrics(weights: Floats) -> dict[str, float]:
+        total = float(weights.sum())
+        squares = float(weights @ error**2)
+        spread = float(weights @ (truth - float(weights @ truth) / total) ** 2)
+        # Of a target that is one number as scikit-learn has it.
+        r2 = 1 - squares / spread if spread else float(squares == 0)
+        return {
+            "mae": float(weights @ error) / total,
+            "rmse": math.sqrt(squares / total),
+            "r2": r2 if total > 1 else math.nan,
+            "median_error": _median(error[order], weights[order]),
+        }
+
+    return metrics
+
+
+def _median(ascending: Floats, weights: Floats) -> float:
+    reached = np.cumsum(weights)
+    middle = [math.floor((reached[-1] - 1) / 2), math.ceil((reached[-1] - 1) / 2)]
+    return float(ascending[np.searchsorted(reached, middle, side="right")].mean())
+
+
+def _clustering(predictions: pl.DataFrame) -> Metrics:
+    clusters: Any = predictions["prediction"].rank("dense").to_numpy().astype(np.int64) - 1
+
+    def metrics(weights: Floats) -> dict[str, float]:
+        counted = np.bincount(clusters, weights)
+        there = counted[counted > 0] / weights.sum()
+        return {
+            "clusters": float(len(there)),
+            "smallest_cluster": float(there.min()),
+            "largest_cluster": float(there.max()),
+        }
+
+    return metrics
+
+
+def _anomaly(predictions: pl.DataFrame) -> Metrics:
+    odd = predictions["prediction"].to_numpy()
+
+    def metrics(weights: Floats) -> dict[str, float]:
+        return {"contamination": float(weights @ odd) / float(weights.sum())}
+
+    return metrics

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import joblib
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from batchscore.model.features import Features
@@ -40,9 +41,10 @@ class Predictor:
         features: The features module.
         pipeline: The fitted scikit-learn pipeline.
         task: What kind of answer it gives.
-        classes: The labels in the order of the pipeline's probabilities; empty for regression.
-        output_types: `prediction`, then `score` (binary) or a `score_<class>` for each class (multiclass: the class in
-            lower case, with `_` for all but ASCII letters and digits), with their types, in order.
+        classes: The labels in the order of the pipeline's probabilities; empty for a task without classes.
+        output_types: `prediction`, then `score` (binary, anomaly) or a `score_<class>` for each class (multiclass: the
+            class in lower case, with `_` for all but ASCII letters and digits), with their types, in order.
+        threshold: Binary: the score from which on the second class is predicted; None where the more probable one is.
     """
 
     features: Features
@@ -50,30 +52,64 @@ class Predictor:
     task: Task
     classes: tuple[Label, ...]
     output_types: Mapping[str, TypeName]
+    threshold: float | None = None
 
     def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """`prediction` and the scores, shape `(rows, 1 + scores)`, of at least one row.
-
-        The predicted class is the one with the highest probability, the first of them where several tie; a binary
-        score is the probability of the second class.
+        """`prediction` and the scores, shape `(rows, 1 + scores)`, of at least one row: `predict_from` its features.
 
         Raises:
             StageError: The user's features or pipeline failed.
         """
         with _in_stage("features"):
             features = self.features.transform(rows)
+        return self.predict_from(features)
+
+    def predict_from(self, features: pl.DataFrame) -> pl.DataFrame:
+        """`prediction` and the scores, shape `(rows, 1 + scores)`, of rows that are features already.
+
+        - binary: the score is the probability of the second class, which is predicted from the threshold on; without
+          one the class with the higher probability is, the first where both tie.
+        - multiclass: the class with the highest probability, the first of them where several tie.
+        - regression: the number.
+        - clustering: the number of the cluster.
+        - anomaly: whether the row is odd; the score is the more above 0 the odder it is (the negative
+          `decision_function`), and at 0 or below where it is not.
+
+        Raises:
+            StageError: The pipeline failed.
+        """
         with _in_stage("pipeline"), in_threads():
-            answer = self.pipeline.predict if self.task == "regression" else self.pipeline.predict_proba
-            answers = np.asarray(answer(features), dtype=np.float64)
-            if len(answers) != rows.height:
-                raise ValueError(f"the pipeline gave {len(answers)} predictions for {rows.height} rows")
-        if self.task == "regression":
-            return pl.DataFrame({"prediction": answers})
+            answers = np.asarray(self._answer(features))
+            if len(answers) != features.height:
+                raise ValueError(f"the pipeline gave {len(answers)} predictions for {features.height} rows")
+        match self.task:
+            case "regression":
+                return pl.DataFrame({"prediction": answers.astype(np.float64)})
+            case "clustering":
+                return pl.DataFrame({"prediction": answers.astype(np.int64)})
+            case "anomaly":
+                # Adding 0.0 turns -0.0 into 0.0.
+                return pl.DataFrame({"prediction": answers < 0, "score": 0.0 - answers.astype(np.float64)})
+        return self._classified(answers.astype(np.float64))
+
+    def _answer(self, features: pl.DataFrame) -> Any:
+        match self.task:
+            case "regression" | "clustering":
+                return self.pipeline.predict(features)
+            case "anomaly":
+                return self.pipeline.decision_function(features)
+        return self.pipeline.predict_proba(features)
+
+    def _classified(self, probabilities: npt.NDArray[np.float64]) -> pl.DataFrame:
+        if self.threshold is None:
+            chosen = probabilities.argmax(axis=1)
+        else:
+            chosen = (probabilities[:, 1] >= self.threshold).astype(np.int64)
         labels = pl.Series("prediction", self.classes, dtype=dtype_of(self.output_types["prediction"]))
-        columns = answers.T[1:] if self.task == "binary" else answers.T
+        columns = probabilities.T[1:] if self.task == "binary" else probabilities.T
         names = [name for name in self.output_types if name != "prediction"]
         scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
-        return pl.DataFrame([labels.gather(answers.argmax(axis=1)), *scores])
+        return pl.DataFrame([labels.gather(chosen), *scores])
 
 
 @contextmanager

@@ -2,243 +2,221 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
 import polars as pl
-import polars.selectors as cs
 
 import batchscore
-from batchscore.errors import TrainingError, nearest
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.layout import Layout
+from batchscore.logs import Event, log
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
+from batchscore.model.evaluation import Evaluation, Finding, Threshold
 from batchscore.model.features import Features, check_row_wise
-from batchscore.model.metrics import evaluate
-from batchscore.model.predictor import Predictor, StageError, in_threads
+from batchscore.model.predictor import Predictor
 from batchscore.profile import Profile
-from batchscore.schema import Schema, TypeName, type_name
-from batchscore.sources import Source, read_frame
+from batchscore.schema import Schema
+from batchscore.sources import Source
 from batchscore.trace import span
-from batchscore.train.split import split
+from batchscore.train.audit import audit, refuse
+from batchscore.train.evaluate import evaluate
+from batchscore.train.explore import Asked, explore
+from batchscore.train.fit import (
+    Part,
+    baselines_of,
+    calibrated,
+    fitted,
+    guarded,
+    part_of,
+    predicted,
+    threshold,
+    unfitted,
+)
+from batchscore.train.rows import read_rows, with_labels
+from batchscore.train.split import Parts, split
 
-__all__ = ["check_columns", "promotable", "train"]
+__all__ = ["promotable", "train"]
 
 GOLDEN_ROWS = 200
 
 Step = Callable[[str], None]
 
 
-def train(job: Job, features: Features, query: str, rows: Source, labels: Source, on_step: Step) -> Bundle:
-    """Fit the job's pipeline on its training window and test it on the rows held out.
+def train(
+    job: Job,
+    features: Features,
+    query: str,
+    rows: Source,
+    labels: Source | None,
+    on_step: Step,
+    asked: Asked | None = None,
+) -> Bundle:
+    """Fit the job's pipeline on its training window, choose on validation rows, and test on the rows held out.
+
+    Rows are held out before anything learns. The pipeline, its search and its baselines are fitted on training rows
+    alone; the threshold and the calibration are chosen on validation rows; test rows are measured on, once.
 
     Args:
-        job: The job; it has `[training]` and `[labels]`.
+        job: The job; it has `[training]`.
         features: The job's features module, which the bundle freezes.
         query: Everything that decides which rows `rows` gives, as text, which the bundle freezes.
         rows: What the query gives.
-        labels: The key and the target, one row for each row whose label is known.
+        labels: The key and the target, one row for each row whose label is known; None for a task without labels.
         on_step: Told in words what is being done.
+        asked: Which curves are wanted.
 
     Returns:
-        The bundle, fitted on the rows that were not held out, as version 0: the registry numbers it.
+        The bundle, fitted on the training rows, as version 0: the registry numbers it.
 
     Raises:
         UsageError: The job cannot be trained.
-        TrainingError: The rows, the features or the pipeline cannot give a bundle.
+        TrainingError: The rows, the features or the pipeline cannot give a bundle, or the audit refuses them.
         SchemaMismatch, KeyViolation: See `read_frame`.
     """
     window = job.training_window()
     on_step(f"reading rows of {window}")
     with span("read"):
-        given = _read_rows(job, rows, window)
+        given = read_rows(job, rows, window)
     schema = Schema.of(given)
     on_step(f"checking that features() is row-wise on {given.height:,} rows")
-    _guarded("features()", check_row_wise, features, given)
-    on_step("reading labels")
-    with span("read labels"):
-        known = _read_labels(job, labels, window, schema)
-    labelled = given.join(known, on=job.source.key, how="inner", maintain_order="left")
-    if labelled.is_empty():
-        raise TrainingError(
-            f"none of the {given.height:,} rows of {window} has a label. Check that {labels.where} gives the same keys."
+    guarded("features()", check_row_wise, features, given)
+    labelled = given
+    if labels is not None:
+        on_step("reading labels")
+        with span("read labels"):
+            labelled = with_labels(job, labels, window, schema, given)
+    parts = _split(job, labelled)
+    on_step(f"looking at {parts.train.height:,} rows to fit on")
+    findings = _audited(job, parts)
+    predictor = unfitted(job, features, _target(job, parts.train))
+    train, validation, test = (
+        _part(job, features, schema, part) for part in (parts.train, parts.validation, parts.test)
+    )
+    tried = explore(job, predictor, parts.train, train, validation, asked or Asked(), on_step)
+    on_step(f"fitting on {len(train):,} rows")
+    with span("fit", {"batchscore.rows": len(train)}):
+        predictor = fitted(tried.predictor, train)
+        simpler = baselines_of(predictor, train)
+    predictor, chosen = _choose(job, predictor, validation)
+    on_step(f"testing on {len(test):,} rows held out")
+    with span("test", {"batchscore.rows": len(test)}):
+        evaluation, predictions = evaluate(
+            job,
+            predictor,
+            simpler,
+            train,
+            validation,
+            test,
+            findings=findings,
+            threshold=chosen,
+            cross_validation=tried.cross_validation,
+            search=tried.search,
+            curves=tried.curves,
         )
-    target_type = _target_type(job, labelled[job.problem.target])
-    fit, test = split(labelled, job.training.split)  # type: ignore[union-attr]
-    on_step(f"fitting on {fit.height:,} rows")
-    with span("fit", {"batchscore.rows": fit.height}):
-        predictor = _predictor(job, features, _fit(job, features, fit), target_type)
-    on_step(f"testing on {test.height:,} rows held out")
-    held_out = schema.conform(test, "the rows held out")
-    with span("test", {"batchscore.rows": test.height}):
-        predictions = _predicted(predictor, held_out)
-    golden = held_out.gather_every(max(1, test.height // GOLDEN_ROWS)).head(GOLDEN_ROWS)
+    golden = test.rows.gather_every(max(1, len(test) // GOLDEN_ROWS)).head(GOLDEN_ROWS)
     return Bundle(
-        manifest=Manifest(
-            format=FORMAT,
-            name=job.model.name,
-            version=0,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            batchscore=batchscore.__version__,
-            job=job.name,
-            task=job.problem.task,
-            target=job.problem.target,
-            classes=predictor.classes,
-            key=job.source.key,
-            columns=tuple(schema.to_dicts()),
-            output_types=dict(predictor.output_types),
-            training=Training(
-                start=window.start.isoformat(),
-                end=window.end.isoformat(),
-                rows=given.height,
-                labelled=labelled.height,
-                fitted=fit.height,
-                tested=test.height,
-            ),
-            metrics=_metrics(predictor, test[job.problem.target], predictions),
-            libraries=libraries_here(),
-            files={},
-        ),
+        manifest=_manifest(job, predictor, schema, window, given, labelled, evaluation),
         schema=schema,
         predictor=predictor,
         query=query,
         input_reference=Profile.of(given, Profile.layouts_of(given)),
-        output_reference=Profile.of(predictions, {c.name: _output_layout(c) for c in predictions.iter_columns()}),
+        output_reference=Profile.of(predictions, {c.name: _output_layout(job, c) for c in predictions.iter_columns()}),
         golden_rows=golden,
-        golden_predictions=_predicted(predictor, golden),
+        golden_predictions=predicted(predictor, golden),
+        evaluation=evaluation,
     )
 
 
-def _read_rows(job: Job, source: Source, window: Interval) -> pl.DataFrame:
-    def check(columns: Sequence[str]) -> None:
-        check_columns(job, columns, source.where)
-
-    given = read_frame(source, window, key=job.source.key, on_columns=check)
-    if given.is_empty():
-        raise TrainingError(f"{source.where} gives no row for {window}. Widen [training] from and to.")
-    return given
+def _split(job: Job, labelled: pl.DataFrame) -> Parts:
+    classes = job.problem.task in ("binary", "multiclass")
+    return split(labelled, job.training.split, job.problem.target if classes else None)  # type: ignore[union-attr]
 
 
-def check_columns(job: Job, columns: Sequence[str], where: str) -> None:
-    """Refuse rows whose columns are not those that the job is to be trained on.
-
-    Args:
-        job: The job.
-        columns: Which columns the rows have.
-        where: What gives them, for messages.
-
-    Raises:
-        TrainingError: The target is among them, or one that is carried or split by is not.
-    """
-    if job.problem.target in columns:
-        raise TrainingError(
-            f"{where} gives the target {job.problem.target!r} itself: the model would learn to read it. "
-            "Leave it out of the rows; it comes from [labels]."
-        )
-    named = [("[output] carry", name) for name in job.output.carry]
-    if job.training and job.training.split.column:
-        named.append(("[training] split", job.training.split.column))
-    for place, name in named:
-        if name not in columns:
-            guess = f" Did you mean {near}?" if (near := nearest(name, columns)) else ""
-            raise TrainingError(
-                f"{place} names {name!r}, which {where} does not give.{guess} It has: {', '.join(columns)}."
-            )
+def _audited(job: Job, parts: Parts) -> list[Finding]:
+    findings = audit(job, parts.train)
+    suspects = [finding for finding in findings if finding.suspect]
+    log.info(
+        Event.AUDIT,
+        rows=parts.train.height,
+        findings=len(findings),
+        suspects=[{"check": each.check, "column": each.column, "value": each.value} for each in suspects],
+    )
+    refuse(findings, job.training.audit)  # type: ignore[union-attr]
+    return findings
 
 
-def _read_labels(job: Job, source: Source, window: Interval, schema: Schema) -> pl.DataFrame:
-    target = job.problem.target
-    wanted = {name: schema[name].type for name in job.source.key} | {target: None}
-    given = read_frame(source, window, key=job.source.key, columns=wanted)
-    if target not in given.columns:
-        raise TrainingError(f"{source.where} has no column {target!r}, the target. It has: {', '.join(given.columns)}.")
-    keys = Schema(tuple(schema[name] for name in job.source.key)).conform(given, source.where)
-    return keys.with_columns(given[target]).drop_nulls(target)
+def _target(job: Job, rows: pl.DataFrame) -> pl.Series | None:
+    return rows[job.problem.target] if job.problem.supervised else None
 
 
-def _fit(job: Job, features: Features, rows: pl.DataFrame) -> Any:
-    target = rows[job.problem.target]
-    if job.problem.task != "regression" and target.n_unique() < 2:
-        raise TrainingError(
-            f"the rows to fit on have one class of {target.name} only: {target[0]!r}. Widen the training window."
-        )
-    inputs = _guarded("features()", features.transform, rows.drop(target.name))
-    pipeline = _guarded("pipeline()", features.pipeline)
-    with in_threads():
-        return _guarded("pipeline().fit", lambda: pipeline.fit(inputs, target.to_numpy()))
+def _part(job: Job, features: Features, schema: Schema, rows: pl.DataFrame) -> Part:
+    target = _target(job, rows)
+    return part_of(features, schema.conform(rows, "the training rows"), target)
 
 
-def _guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
-    """Call the user's code; its failure is an error of training's, with the cause kept."""
-    try:
-        return call(*args)
-    except (TrainingError, MemoryError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error
+def _choose(job: Job, predictor: Predictor, validation: Part) -> tuple[Predictor, Threshold | None]:
+    """Calibrate, and then choose the threshold, on validation rows; what the job does not ask for stays as it is."""
+    recipe = job.training
+    if recipe is not None and recipe.calibrate is not None:
+        predictor = calibrated(predictor, recipe.calibrate, validation)
+    if recipe is None or recipe.threshold is None:
+        return predictor, None
+    chosen = threshold(predictor, recipe.threshold, validation)
+    return replace(predictor, threshold=chosen.value), chosen
 
 
-def _predictor(job: Job, features: Features, pipeline: Any, target_type: TypeName) -> Predictor:
-    task = job.problem.task
-    if task == "regression":
-        return Predictor(features, pipeline, task, (), {"prediction": "float"})
-    if not hasattr(pipeline, "predict_proba"):
-        raise TrainingError("pipeline() gives no probabilities. Wrap its last step in CalibratedClassifierCV.")
-    types: dict[str, TypeName] = {"prediction": target_type}
-    classes = tuple(np.asarray(pipeline.classes_).tolist())
-    if task == "binary" and len(classes) != 2:
-        raise TrainingError(f"the task is binary, but the target has classes {classes}. Say task = 'multiclass'.")
-    names = ["score"] if task == "binary" else [f"score_{_plain(label)}" for label in classes]
-    if len(set(names)) < len(names):
-        raise TrainingError(f"two classes would share a score column: {', '.join(sorted(names))}. Rename a class.")
-    return Predictor(features, pipeline, task, classes, types | dict.fromkeys(names, "float"))
+def _manifest(
+    job: Job,
+    predictor: Predictor,
+    schema: Schema,
+    window: Interval,
+    given: pl.DataFrame,
+    labelled: pl.DataFrame,
+    evaluation: Evaluation,
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        name=job.model.name,
+        version=0,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        batchscore=batchscore.__version__,
+        job=job.name,
+        problem=job.problem,
+        classes=predictor.classes,
+        threshold=predictor.threshold,
+        key=job.source.key,
+        columns=tuple(schema.to_dicts()),
+        output_types=dict(predictor.output_types),
+        training=Training(
+            start=window.start.isoformat(),
+            end=window.end.isoformat(),
+            rows=given.height,
+            labelled=labelled.height,
+            fitted=evaluation.rows["train"],
+            validated=evaluation.rows["validation"],
+            tested=evaluation.rows["test"],
+        ),
+        metrics={name: measured.value for name, measured in evaluation.test.items()},
+        libraries=libraries_here(),
+        files={},
+    )
 
 
-def _target_type(job: Job, target: pl.Series) -> TypeName:
-    name = type_name(target.dtype)
-    allowed: tuple[TypeName, ...] = ("boolean", "integer", "string")
-    if job.problem.task == "regression":
-        allowed = ("integer", "float")
-    if name not in allowed:
-        raise TrainingError(
-            f"the target {target.name!r} is {name}; a {job.problem.task} target is {' or '.join(allowed)}. "
-            "Cast it in the labels."
-        )
-    if name == "float" and not target.is_finite().all():
-        raise TrainingError(f"the target {target.name!r} is NaN or infinite in some labels. Leave them out, or NULL.")
-    return name
-
-
-def _plain(label: object) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in str(label).lower())
-
-
-def _predicted(predictor: Predictor, rows: pl.DataFrame) -> pl.DataFrame:
-    try:
-        predictions = predictor.predict(rows)
-    except StageError as error:
-        raise TrainingError(f"the {error.stage} fails on the rows held out: {error}.") from error
-    for series in predictions.select(cs.float()):
-        if odd := series.len() - int(series.is_finite().sum()):
-            raise TrainingError(f"the pipeline gives no finite {series.name} for {odd} of {rows.height} rows held out.")
-    return predictions
-
-
-def _metrics(predictor: Predictor, labels: pl.Series, predictions: pl.DataFrame) -> dict[str, float]:
-    measured = evaluate(predictor.task, labels, predictions, predictor.classes)
-    return {name: value for name, value in measured.items() if math.isfinite(value)}
-
-
-def _output_layout(series: pl.Series) -> Layout:
-    return Layout.uniform(0.0, 1.0, 200) if series.name.startswith("score") else Layout.of(series)
+def _output_layout(job: Job, series: pl.Series) -> Layout:
+    probability = series.name.startswith("score") and job.problem.task != "anomaly"
+    return Layout.uniform(0.0, 1.0, 200) if probability else Layout.of(series)
 
 
 def promotable(job: Job, bundle: Bundle) -> str | None:
-    """Why the bundle must not be promoted, in words; None when it reaches the job's success metric, or none is set."""
+    """Why the bundle must not be promoted, in words; None when it reaches every bar that the job sets."""
+    missed = [missed for missed in (_success(job, bundle), _latency(job, bundle)) if missed]
+    return "; ".join(missed) or None
+
+
+def _success(job: Job, bundle: Bundle) -> str | None:
     success = job.problem.success
     if success is None:
         return None
@@ -246,3 +224,8 @@ def promotable(job: Job, bundle: Bundle) -> str | None:
     if value is None:
         return f"{success.metric} is not defined on the held-out rows, whose labels have too few or unknown classes"
     return None if success.met_by(value) else f"{success.metric} is {value:.4f} on held-out rows, want {success}"
+
+
+def _latency(job: Job, bundle: Bundle) -> str | None:
+    most, took = job.problem.max_latency_us_per_row, bundle.evaluation.latency_us_per_row
+    return f"a row takes {took:.1f} µs, want at most {most:g}" if most is not None and took > most else None

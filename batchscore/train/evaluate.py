@@ -1,0 +1,241 @@
+"""Everything that is measured of a fitted model, the test rows once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from sklearn import metrics as sk
+
+from batchscore.job import Job
+from batchscore.model.evaluation import (
+    Bin,
+    Calibration,
+    Confusion,
+    CrossValidation,
+    Curve,
+    Evaluation,
+    Finding,
+    Gap,
+    Importance,
+    Measured,
+    Search,
+    Slice,
+    Threshold,
+)
+from batchscore.model.predictor import Predictor
+from batchscore.problem import lower_is_better
+from batchscore.train.fit import Part, predicted
+from batchscore.train.measure import defined, intervals, measured, of_predictions
+
+__all__ = ["evaluate"]
+
+_TRAIN_ROWS = 20_000
+_IMPORTANCE_ROWS, _REPEATS = 2_000, 5
+_SLICE_ROWS, _MOST_SLICES = 30, 20
+_POINTS, _DOTS, _BINS = 200, 500, 10
+_LATENCY_ROWS, _LATENCY_TIMES = 10_000, 3
+# How much better a model may be on the rows it has seen: of a share, and as a share of an error.
+_GAP = 0.05
+_GAP_OF_ERROR = 0.1
+# Fewer blocks make no distribution.
+_FEWEST_BLOCKS = 10
+
+
+def evaluate(
+    job: Job,
+    predictor: Predictor,
+    baselines: Mapping[str, Predictor],
+    train: Part,
+    validation: Part,
+    test: Part,
+    *,
+    findings: Sequence[Finding],
+    threshold: Threshold | None,
+    cross_validation: CrossValidation | None,
+    search: Search | None,
+    curves: Sequence[Curve],
+) -> tuple[Evaluation, pl.DataFrame]:
+    """Measure a fitted predictor.
+
+    Args:
+        job: The job; it has `[training]`.
+        predictor: Fitted on the training rows, its threshold and calibration chosen on the validation rows.
+        baselines: Simpler models, by name.
+        train: What it was fitted on.
+        validation: What anything was chosen on; may be empty.
+        test: What nothing was fitted or chosen on.
+        findings: Of the audit.
+        threshold: How it was chosen.
+        cross_validation: Of the pipeline on the training rows.
+        search: What chose its parameters.
+        curves: Those asked for.
+
+    Returns:
+        The evaluation, and the predictions of the test rows.
+
+    Raises:
+        TrainingError: The pipeline fails on rows held out.
+    """
+    predictions = predicted(predictor, test.rows)
+    on_test = of_predictions(predictor, test.features, predictions, test.target)
+    blocks, resampled = _blocks(job, test.rows)
+    tested = intervals(predictor, on_test, predictions, test.target, blocks)
+    on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
+    on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
+    metric = job.problem.metric
+    measurements = Evaluation(
+        metric=metric,
+        rows={"train": len(train), "validation": len(validation), "test": len(test)},
+        test=tested,
+        resampled=resampled,
+        train=on_train,
+        validation=on_validation,
+        baselines={name: defined(_measured(each, test)) for name, each in baselines.items()},
+        gap=_gap(metric, on_train, on_validation, cross_validation, tested) if test.target is not None else None,
+        latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
+        audit=tuple(findings),
+        threshold=threshold,
+        importance=tuple(_importance(predictor, metric, validation if len(validation) else test)),
+        slices=tuple(_slices(job, predictor, predictions, test)),
+        cross_validation=cross_validation,
+        search=search,
+        curves=tuple(curves),
+        **_pictures(job, predictor, predictions, test),
+    )
+    return measurements, predictions
+
+
+def _measured(predictor: Predictor, part: Part) -> dict[str, float]:
+    return measured(predictor, part.features, part.target)
+
+
+def _blocks(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
+    """What keeps test rows together: a group, or the interval that a time lies in; None where rows stand alone."""
+    split = job.training.split if job.training else None
+    if split is None or split.column is None:
+        return None, "rows"
+    named, column = split.column, rows[split.column]
+    if split.by == "time":
+        if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
+            column = column.dt.convert_time_zone(job.calendar.zone.key)
+        column = column.dt.truncate({"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}[job.interval.every])
+        named = f"{job.interval.every}s of {split.column}"
+    numbers = column.rank("dense").to_numpy().astype(np.int64) - 1
+    return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
+
+
+def _gap(
+    metric: str,
+    train: Mapping[str, float],
+    validation: Mapping[str, float],
+    folds: CrossValidation | None,
+    test: Mapping[str, Measured],
+) -> Gap | None:
+    tested = test.get(metric)
+    if metric not in train or tested is None:
+        return None
+    if metric in validation:
+        on, held_out = "validation", validation[metric]
+    elif folds is not None and metric in folds.metrics:
+        on, held_out = "cross-validation", fmean(folds.metrics[metric])
+    else:
+        on, held_out = "test", tested.value
+    lost = held_out - train[metric] if lower_is_better(metric) else train[metric] - held_out
+    chance = (tested.high - tested.low) / 2 if tested.high is not None and tested.low is not None else 0.0
+    allowed = _GAP_OF_ERROR * abs(held_out) if lower_is_better(metric) else _GAP
+    verdict = "overfits" if lost > max(chance, allowed) else "fits"
+    return Gap.model_validate(
+        {"metric": metric, "train": train[metric], "held_out": held_out, "on": on, "verdict": verdict}
+    )
+
+
+def _latency(predictor: Predictor, test: Part, chunk_rows: int) -> float:
+    """Microseconds a row, the best of three times over a chunk of test rows, which are repeated to fill it."""
+    wanted = min(chunk_rows, _LATENCY_ROWS)
+    rows = pl.concat([test.rows] * -(-wanted // len(test)), rechunk=True).head(wanted)
+
+    def seconds() -> float:
+        begun = time.perf_counter()
+        predictor.predict(rows)
+        return time.perf_counter() - begun
+
+    return min(seconds() for _ in range(_LATENCY_TIMES)) / rows.height * 1e6
+
+
+def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Importance]:
+    """Permutation importance (Breiman, "Random Forests", Machine Learning 45, 2001), the largest first.
+
+    On rows that the pipeline was not fitted on, for it knows its own rows by columns that say nothing of others.
+    """
+    some = part.some(_IMPORTANCE_ROWS)
+    whole = _measured(predictor, some).get(metric, np.nan)
+    if some.target is None or not np.isfinite(whole):
+        return
+    rng = np.random.default_rng(0)
+    sign = -1 if lower_is_better(metric) else 1
+    found = []
+    for name in some.features.columns:
+        lost = []
+        for _ in range(_REPEATS):
+            shuffled = some.features.with_columns(some.features[name][rng.permutation(len(some))])
+            lost.append(sign * (whole - measured(predictor, shuffled, some.target)[metric]))
+        found.append(Importance(column=name, mean=fmean(lost), deviation=pstdev(lost)))
+    yield from sorted(found, key=lambda each: -each.mean)
+
+
+def _slices(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> Iterator[Slice]:
+    for column in job.training.slices if job.training else ():
+        values = test.rows[column].cast(pl.String).fill_null("NULL")
+        counted = values.value_counts(sort=True)
+        for value, count in counted.filter(pl.col("count") >= _SLICE_ROWS).head(_MOST_SLICES).iter_rows():
+            there = values == value
+            target = None if test.target is None else test.target.filter(there)
+            metrics = of_predictions(predictor, test.features.filter(there), predictions.filter(there), target)
+            yield Slice(column=column, value=value, rows=count, metrics=defined(metrics))
+
+
+def _pictures(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> dict[str, Any]:
+    """What a task has to look at beside its metrics."""
+    target = test.target
+    if predictor.task == "clustering":
+        counted = predictions["prediction"].value_counts().sort("prediction")
+        return {"sizes": {str(cluster): count for cluster, count in counted.iter_rows()}}
+    if target is None:
+        return {}
+    if predictor.task == "regression":
+        dots = pl.DataFrame([predictions["prediction"], target.cast(pl.Float64).alias("target")])
+        return {"residuals": tuple(dots.gather_every(-(-dots.height // _DOTS)).iter_rows())}
+    pictures: dict[str, Any] = {"confusion": _confusion(predictor, predictions["prediction"], target)}
+    if predictor.task == "binary":
+        truth, score = (target == predictor.classes[1]).to_numpy(), predictions["score"].to_numpy()
+        method = job.training.calibrate if job.training else None
+        pictures["calibration"] = Calibration(method=method, bins=tuple(_bins(truth, score)))
+        if truth.any() and not truth.all():
+            false_alarms, recall, _ = sk.roc_curve(truth, score)
+            precision, found, _ = sk.precision_recall_curve(truth, score)
+            pictures["roc"] = _thinned(false_alarms, recall)
+            pictures["precision_recall"] = _thinned(found[::-1], precision[::-1])
+    return pictures
+
+
+def _confusion(predictor: Predictor, prediction: pl.Series, target: pl.Series) -> Confusion:
+    # A class that training never saw can be no prediction, and is told all the same.
+    classes = (*predictor.classes, *sorted(set(target.unique().to_list()) - set(predictor.classes)))
+    counts = [[int(((target == true) & (prediction == told)).sum()) for told in classes] for true in classes]
+    return Confusion(classes=classes, counts=tuple(map(tuple, counts)))
+
+
+def _bins(truth: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> Iterator[Bin]:
+    for rows in np.array_split(np.argsort(score, kind="stable"), min(_BINS, len(score))):
+        yield Bin(score=float(score[rows].mean()), observed=float(truth[rows].mean()), rows=len(rows))
+
+
+def _thinned(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
+    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(int))
+    return tuple(zip(x[kept].tolist(), y[kept].tolist(), strict=True))

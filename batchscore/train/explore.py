@@ -1,0 +1,145 @@
+"""What is tried on training rows before the model is fitted: the search, cross-validation, curves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from batchscore.errors import UsageError
+from batchscore.job import Job
+from batchscore.model.evaluation import CrossValidation, Curve, Search
+from batchscore.model.predictor import Predictor
+from batchscore.recipe import Training
+from batchscore.train.fit import Part, guarded
+from batchscore.train.search import Cuts, Trial, cross_validate, learning_curve, search, validation_curve, values_of
+from batchscore.train.split import folds
+
+__all__ = ["Asked", "Explored", "explore"]
+
+# How long nothing is told of the fits of a search.
+_QUIET_SECONDS = 5.0
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which curves a training is asked for; each costs many fits.
+
+    Attributes:
+        curve: `step__parameter=1:25`: the metric over the values of one parameter.
+        learning_curve: The metric over the number of training rows.
+    """
+
+    curve: str | None = None
+    learning_curve: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """The predictor to fit, and what was found out on the way to it."""
+
+    predictor: Predictor
+    search: Search | None
+    cross_validation: CrossValidation | None
+    curves: tuple[Curve, ...]
+
+
+def explore(
+    job: Job, predictor: Predictor, rows: pl.DataFrame, train: Part, validation: Part, asked: Asked, on_step: Step
+) -> Explored:
+    """Search, cross-validate and draw curves: on folds of the training rows, or on validation rows without folds.
+
+    Args:
+        job: The job; it has `[training]`.
+        predictor: Its pipeline is unfitted.
+        rows: The training rows with their target, for the columns that folds go by.
+        train: The same, as the pipeline takes them.
+        validation: The validation rows; may be empty.
+        asked: Which curves are wanted.
+        on_step: Told in words what is being done.
+
+    Raises:
+        UsageError: The search space or the curve names no parameter of the pipeline's, or there is nothing to measure
+            a curve on.
+        TrainingError: A fit fails, or the rows cannot be cut into folds.
+    """
+    recipe = job.training
+    if recipe is None or not (recipe.search or recipe.cross_validation or asked.curve or asked.learning_curve):
+        return Explored(predictor, None, None, ())
+    trial = _trial(job, recipe, predictor, rows, train, validation)
+    found = None
+    if recipe.search is not None:
+        telling = replace(trial, on_fit=_teller(f"searching by {recipe.search.by}", trial, on_step))
+        pipeline, found = guarded(
+            "the search", search, predictor.pipeline, _search_space(predictor), recipe.search, telling
+        )
+        predictor = replace(predictor, pipeline=pipeline)
+        told = ", ".join(f"{name} = {value}" for name, value in found.best.items())
+        on_step(f"{found.tried} settings tried; the best is {told}")
+    crossed = None
+    if recipe.cross_validation is not None:
+        on_step(f"cross-validating on {len(trial.cuts)} folds")
+        crossed = guarded("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
+    curves = []
+    if asked.curve is not None:
+        name, _, values = asked.curve.partition("=")
+        telling = replace(trial, on_fit=_teller(f"drawing the curve over {name}", trial, on_step))
+        curve = guarded("--curve", validation_curve, predictor.pipeline, name, values_of(values), telling)
+        curves.append(curve)
+    if asked.learning_curve:
+        on_step("drawing the learning curve")
+        curves.append(guarded("--learning-curve", learning_curve, predictor.pipeline, trial))
+    return Explored(predictor, found, crossed, tuple(curves))
+
+
+def _trial(
+    job: Job, recipe: Training, predictor: Predictor, rows: pl.DataFrame, train: Part, validation: Part
+) -> Trial:
+    def quiet(value: float) -> None:
+        """Nothing is told of a fit."""
+
+    def trial(features: pl.DataFrame, target: pl.Series | None, cuts: Cuts) -> Trial:
+        return Trial(predictor, job.problem.metric, features, target, cuts, quiet)
+
+    if recipe.cross_validation is not None:
+        return trial(train.features, train.target, folds(rows, recipe.cross_validation, job.problem.target))
+    if not len(validation):
+        raise UsageError(
+            "a curve is measured on rows that nothing is fitted on, and the test rows are none of its business: give "
+            "[training] split a share of validation, or cross_validation."
+        )
+    both = None
+    if train.target is not None and validation.target is not None:
+        both = pl.concat([train.target, validation.target])
+    first, last = len(train), len(train) + len(validation)
+    return trial(pl.concat([train.features, validation.features]), both, [(np.arange(first), np.arange(first, last))])
+
+
+def _search_space(predictor: Predictor) -> Any:
+    asked = getattr(predictor.features.module, "search_space", None)
+    if not callable(asked):
+        raise UsageError(
+            "[training] search wants search_space() beside pipeline() in the job's Python file: "
+            "def search_space(): return {'step__parameter': [values, …]}."
+        )
+    return guarded("search_space()", asked)
+
+
+def _teller(what: str, trial: Trial, on_step: Step) -> Callable[[float], None]:
+    """What tells of fits now and then, with the best metric of a single one so far."""
+    count, best, told = 0, float("-inf"), time.monotonic()
+
+    def on_fit(value: float) -> None:
+        nonlocal count, best, told
+        count, best = count + 1, max(best, trial.sign * value)
+        if time.monotonic() - told > _QUIET_SECONDS:
+            told = time.monotonic()
+            on_step(f"{what}: {count} measured, the best {trial.metric} of one is {trial.sign * best:.4f}")
+
+    return on_fit

@@ -1,0 +1,250 @@
+"""Fitting: a pipeline, its calibration, its threshold; what the user's code raises is told as training's error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import precision_recall_curve
+
+from batchscore.errors import TrainingError
+from batchscore.job import Job
+from batchscore.model import evaluation
+from batchscore.model.features import Features
+from batchscore.model.predictor import Predictor, StageError, in_threads
+from batchscore.recipe import Threshold
+from batchscore.schema import TypeName, type_name
+from batchscore.train.baseline import baselines
+
+__all__ = ["Part", "baselines_of", "calibrated", "fitted", "guarded", "part_of", "predicted", "threshold", "unfitted"]
+
+_BASELINE_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training, validation or test rows, ready to learn from or to measure on.
+
+    Attributes:
+        rows: As the schema has them, shape `(rows, columns)`.
+        features: Shape `(rows, features)`.
+        target: Shape `(rows,)`, no NULL; None for a task without one.
+    """
+
+    rows: pl.DataFrame
+    features: pl.DataFrame
+    target: pl.Series | None
+
+    def __len__(self) -> int:
+        return self.rows.height
+
+    def some(self, most: int) -> Part:
+        """An even sample of so many rows at most."""
+        every = max(1, -(-len(self) // most))
+        target = None if self.target is None else self.target.gather_every(every)
+        return Part(self.rows.gather_every(every), self.features.gather_every(every), target)
+
+
+def part_of(features: Features, rows: pl.DataFrame, target: pl.Series | None) -> Part:
+    """The rows with their features."""
+    return Part(rows, guarded("features()", features.transform, rows), target)
+
+
+def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
+    """Call the user's code; its failure is an error of training's, with the cause kept.
+
+    Raises:
+        TrainingError: It failed.
+    """
+    try:
+        return call(*args)
+    except (TrainingError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error
+
+
+def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predictor:
+    """The job's predictor with its pipeline not fitted yet.
+
+    Args:
+        job: The job.
+        features: Its features module.
+        target: The training rows' target; None for a task without one.
+
+    Raises:
+        TrainingError: The target's classes are not what the task wants, or `pipeline()` fails.
+    """
+    pipeline = guarded("pipeline()", features.pipeline)
+    types: dict[str, TypeName]
+    if target is None:
+        types = {"prediction": "integer"} if job.problem.task == "clustering" else _ODD
+        return Predictor(features, pipeline, job.problem.task, (), types)
+    if job.problem.task == "regression":
+        return Predictor(features, pipeline, "regression", (), {"prediction": "float"})
+    classes = tuple(np.unique(target.to_numpy()).tolist())
+    if len(classes) < 2:
+        raise TrainingError(
+            f"the rows to fit on have one class of {target.name} only: {classes[0]!r}. Widen the training window."
+        )
+    if job.problem.task == "binary" and len(classes) != 2:
+        raise TrainingError(f"the task is binary, but the target has classes {classes}. Say task = 'multiclass'.")
+    names = ["score"] if job.problem.task == "binary" else [f"score_{_plain(label)}" for label in classes]
+    if len(set(names)) < len(names):
+        raise TrainingError(f"two classes would share a score column: {', '.join(sorted(names))}. Rename a class.")
+    types = {"prediction": _type_of(target)} | dict.fromkeys(names, "float")
+    return Predictor(features, pipeline, job.problem.task, classes, types)
+
+
+_ODD: dict[str, TypeName] = {"prediction": "boolean", "score": "float"}
+
+
+def _type_of(target: pl.Series) -> TypeName:
+    name = type_name(target.dtype)
+    if name is None:
+        raise TrainingError(f"the target {target.name!r} is {target.dtype}, which no column has. Cast it.")
+    return name
+
+
+def _plain(label: object) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in str(label).lower())
+
+
+def fitted(predictor: Predictor, train: Part) -> Predictor:
+    """The predictor with its pipeline fitted on training rows, and on nothing else.
+
+    Raises:
+        TrainingError: The pipeline fails, or cannot give what the task wants.
+    """
+    truth = None if train.target is None else train.target.to_numpy()
+
+    def fit() -> Any:
+        with in_threads():
+            return predictor.pipeline.fit(train.features, truth)
+
+    try:
+        pipeline = guarded("pipeline().fit", fit)
+    except TrainingError as error:
+        if hint := _hint(train.features):
+            raise TrainingError(f"{error} {hint}") from error.__cause__
+        raise
+    wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
+    method = wanted.get(predictor.task, "predict_proba")
+    if not hasattr(pipeline, method):
+        raise TrainingError(
+            f"pipeline() gives no probabilities. {_CALIBRATE}"
+            if method == "predict_proba"
+            else (f"the last step of pipeline() has no {method}(), which a {predictor.task} task needs.")
+        )
+    return replace(predictor, pipeline=pipeline)
+
+
+_CALIBRATE = "Wrap its last step in CalibratedClassifierCV."
+
+
+def _hint(features: pl.DataFrame) -> str:
+    """What columns that most estimators refuse there are, in words."""
+    told = []
+    if times := features.select(cs.temporal()).columns:
+        told.append(f"{', '.join(times)} is a date or time: take its weekday, month or hour in features()")
+    if words := features.select(cs.string()).columns:
+        told.append(
+            f"{', '.join(words)} is text, for instance {features[words[0]].drop_nulls().first()!r}: encode it in the "
+            "pipeline, or cast it in features() where it should be a number"
+        )
+    return f"Of the features, {'; '.join(told)}." if told else ""
+
+
+def predicted(predictor: Predictor, rows: pl.DataFrame) -> pl.DataFrame:
+    """What the predictor gives for rows that it was not fitted on.
+
+    Raises:
+        TrainingError: It fails, or gives what is no number.
+    """
+    try:
+        predictions = predictor.predict(rows)
+    except StageError as error:
+        raise TrainingError(f"the {error.stage} fails on the rows held out: {error}.") from error
+    for series in predictions.select(cs.float()):
+        if odd := series.len() - int(series.is_finite().sum()):
+            raise TrainingError(f"the pipeline gives no finite {series.name} for {odd} of {rows.height} rows held out.")
+    return predictions
+
+
+def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], validation: Part) -> Predictor:
+    """The predictor with its scores mapped onto the frequencies of the validation rows; the pipeline stays as it is.
+
+    Raises:
+        TrainingError: The validation rows lack a class.
+    """
+    target = validation.target
+    if target is None or target.n_unique() < len(predictor.classes):
+        raise TrainingError("the validation rows lack a class, so nothing can be calibrated on them. Widen the window.")
+    wrapped = CalibratedClassifierCV(FrozenEstimator(predictor.pipeline), method=method)
+    with in_threads():
+        guarded("the calibration", wrapped.fit, validation.features, target.to_numpy())
+    return replace(predictor, pipeline=wrapped)
+
+
+def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluation.Threshold:
+    """The score from which on the second class is predicted, chosen on validation rows.
+
+    Of several that are equally good it is the lowest.
+
+    Raises:
+        TrainingError: The validation rows have one class only.
+    """
+    predictions = predicted(predictor, validation.rows)
+    score = predictions["score"].to_numpy()
+    truth = (validation.target == predictor.classes[1]).to_numpy()  # type: ignore[union-attr]
+    if truth.all() or not truth.any():
+        raise TrainingError(
+            "the validation rows have one class only, and no threshold can be chosen. Widen the window."
+        )
+    match how.by:
+        case "rate":
+            value = float(np.quantile(score, 1 - (how.rate or 0.0), method="higher"))
+        case "f_score":
+            precision, recall, at = precision_recall_curve(truth, score)
+            weight = how.beta**2
+            below = weight * precision + recall
+            gain = np.divide((1 + weight) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+            value = float(at[gain[:-1].argmax()])
+        case "cost":
+            value = _cheapest(score, truth, how)
+    return evaluation.Threshold(value=value, by=str(how), rows=len(validation))
+
+
+def _cheapest(score: Any, truth: Any, how: Threshold) -> float:
+    order = np.argsort(score, kind="stable")
+    score, truth = score[order], truth[order]
+    # With the threshold at row i, the rows before it are predicted to be of the first class, and the others are not.
+    missed = np.concatenate([[0], np.cumsum(truth)])
+    alarms = np.concatenate([np.cumsum((~truth)[::-1])[::-1], [0]])
+    cost = how.false_negative * missed + how.false_positive * alarms
+    first = np.concatenate([[True], score[1:] > score[:-1], [True]])
+    best = int(np.flatnonzero(first)[cost[first].argmin()])
+    # Above every score, where it costs least to predict the second class of none.
+    return float(score[best]) if best < len(score) else float(np.nextafter(score[-1], np.inf))
+
+
+def baselines_of(predictor: Predictor, train: Part) -> dict[str, Predictor]:
+    """Simpler models fitted on the same rows, 50,000 of them at most; none for a task without labels."""
+    if train.target is None:
+        return {}
+    some = train.some(_BASELINE_ROWS)
+    simple = baselines(some.features, regression=predictor.task == "regression")
+    with warnings.catch_warnings(), in_threads():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return {
+            name: replace(predictor, pipeline=model.fit(some.features, some.target.to_numpy()))  # type: ignore[union-attr]
+            for name, model in simple.items()
+        }

@@ -1,0 +1,272 @@
+"""Trying settings of a pipeline on the training rows: folds, the search over `search_space()`, and curves."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from joblib import Parallel, delayed
+from sklearn import model_selection as sk
+from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - scikit-learn wants it said
+
+from batchscore.cgroup import cores
+from batchscore.errors import TrainingError, UsageError, nearest
+from batchscore.model.evaluation import Candidate, CrossValidation, Curve, Point, Search
+from batchscore.model.predictor import Predictor, in_threads
+from batchscore.problem import lower_is_better
+from batchscore.recipe import Folds
+from batchscore.recipe import Search as How
+from batchscore.train.measure import measured, of_predictions
+
+__all__ = ["Trial", "check_names", "cross_validate", "learning_curve", "search", "validation_curve", "values_of"]
+
+Cuts = Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+
+_SHOWN = 50
+_MOST_VALUES = 1000
+_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Rows to try pipelines on.
+
+    Attributes:
+        predictor: What turns a fitted pipeline into a predictor; its own pipeline is unfitted.
+        metric: What settings are compared by.
+        features: Shape `(rows, features)`.
+        target: Shape `(rows,)`; None for a task without one.
+        cuts: Positions to fit on and positions to measure on.
+        on_fit: Told of each fit that was measured, with its metric.
+    """
+
+    predictor: Predictor
+    metric: str
+    features: pl.DataFrame
+    target: pl.Series | None
+    cuts: Cuts
+    on_fit: Callable[[float], None]
+
+    @property
+    def truth(self) -> Any:
+        """The target as scikit-learn takes it."""
+        return None if self.target is None else self.target.to_numpy()
+
+    def metrics(self, fitted: Any, features: pl.DataFrame, truth: Any = None) -> dict[str, float]:
+        """Every metric of a fitted pipeline; NaN where it was fitted on rows without some class."""
+        predictor = replace(self.predictor, pipeline=fitted)
+        given = measured(predictor, features, None if truth is None else pl.Series(truth))
+        self.on_fit(given[self.metric])
+        return given
+
+    def score(self, fitted: Any, features: pl.DataFrame, truth: Any = None) -> float:
+        """The metric, negative where a lower one is better, as scikit-learn's searches want it."""
+        return self.sign * self.metrics(fitted, features, truth)[self.metric]
+
+    @property
+    def sign(self) -> int:
+        """What turns the metric into one that is the better the higher it is."""
+        return -1 if lower_is_better(self.metric) else 1
+
+
+def cross_validate(pipeline: Any, how: Folds, trial: Trial) -> CrossValidation:
+    """Every metric by fold; of leave-one-out, where a fold is one row, over the predictions of all folds together."""
+    with in_threads():
+        if how.by == "leave-one-out":
+            by_fold = [_together(pipeline, trial)]
+        else:
+            scoring: Any = trial.metrics
+            given = sk.cross_validate(
+                pipeline,
+                trial.features,
+                trial.truth,
+                cv=trial.cuts,
+                scoring=scoring,
+                n_jobs=cores(),
+                error_score="raise",
+            )
+            names = [name.removeprefix("test_") for name in given if name.startswith("test_")]
+            by_fold = [{name: float(given[f"test_{name}"][i]) for name in names} for i in range(len(trial.cuts))]
+    metrics = {name: tuple(fold[name] for fold in by_fold) for name in by_fold[0]}
+    defined = {name: values for name, values in metrics.items() if np.isfinite(values).all()}
+    return CrossValidation(by=how.by, folds=len(trial.cuts), metrics=defined)
+
+
+def _together(pipeline: Any, trial: Trial) -> dict[str, float]:
+    def fold(fit: Any, test: Any) -> pl.DataFrame:
+        truth = trial.truth
+        fitted = clone(pipeline).fit(trial.features[fit], None if truth is None else truth[fit])
+        return replace(trial.predictor, pipeline=fitted).predict_from(trial.features[test])
+
+    given = Parallel(n_jobs=cores())(delayed(fold)(fit, test) for fit, test in trial.cuts)
+    order = np.concatenate([test for _, test in trial.cuts])
+    target = None if trial.target is None else trial.target[order]
+    return of_predictions(trial.predictor, trial.features[order], pl.concat(given), target)
+
+
+def check_names(pipeline: Any, names: Iterable[str], where: str) -> None:
+    """Refuse names of parameters that the pipeline does not have.
+
+    Raises:
+        UsageError: There is one; the nearest is named.
+    """
+    known = list(pipeline.get_params(deep=True))
+    for name in names:
+        if name not in known:
+            guess = f" Did you mean {near}?" if (near := nearest(name, known)) else ""
+            raise UsageError(
+                f"{where} names {name!r}, which is no parameter of pipeline().{guess} A parameter of a step is written "
+                "step__parameter."
+            )
+
+
+def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> tuple[Any, Search]:
+    """Try settings of a pipeline.
+
+    Args:
+        pipeline: Unfitted.
+        space: Values, or a distribution of scipy's, by the name of the parameter.
+        how: The job's `[training] search`.
+        trial: What to try them on.
+
+    Returns:
+        The pipeline with the best of them, unfitted, and what was tried.
+
+    Raises:
+        UsageError: The space is empty or names no parameter of the pipeline's.
+        TrainingError: No setting could be fitted and measured, or the space cannot be searched in that way.
+    """
+    if not isinstance(space, Mapping) or not space:
+        raise UsageError("search_space() must return {'step__parameter': [values, …], …} with one name or more.")
+    check_names(pipeline, space, "search_space()")
+    searching = _search(clone(pipeline), space, how, trial)
+    try:
+        with in_threads(), warnings.catch_warnings():
+            # A setting that fails is told as one without a value.
+            warnings.simplefilter("ignore", FitFailedWarning)
+            warnings.filterwarnings("ignore", "One or more of the test scores are non-finite")
+            searching.fit(trial.features, trial.truth)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"search_space() cannot be searched by {how.by}: {error}") from error
+    results = searching.cv_results_
+    values = trial.sign * np.asarray(results["mean_test_score"], dtype=np.float64)
+    # Of halving, only those that reached the last round were measured on all rows.
+    rounds = np.asarray(results.get("iter", np.zeros(len(values))))
+    order = sorted(range(len(values)), key=lambda i: (not np.isfinite(values[i]), -rounds[i], -trial.sign * values[i]))
+    if not np.isfinite(values[order[0]]):
+        raise TrainingError(f"none of the {len(values)} settings of search_space() could be fitted and measured.")
+    tried = [
+        Candidate(
+            parameters={name: _plain(value) for name, value in results["params"][i].items()},
+            value=float(values[i]) if np.isfinite(values[i]) else None,
+        )
+        for i in order[:_SHOWN]
+    ]
+    best = clone(pipeline).set_params(**results["params"][order[0]])
+    found = Search(by=how.by, metric=trial.metric, best=tried[0].parameters, candidates=tuple(tried), tried=len(values))
+    return best, found
+
+
+def _search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> Any:
+    common: dict[str, Any] = {"scoring": trial.score, "cv": trial.cuts, "refit": False, "n_jobs": -1}
+    match how.by:
+        case "grid":
+            return sk.GridSearchCV(pipeline, dict(space), **common)
+        case "random":
+            return sk.RandomizedSearchCV(pipeline, dict(space), n_iter=how.candidates, random_state=how.seed, **common)
+        case "halving":
+            return sk.HalvingRandomSearchCV(
+                pipeline, dict(space), n_candidates=how.candidates, random_state=how.seed, **common
+            )
+
+
+def validation_curve(pipeline: Any, name: str, values: Sequence[Any], trial: Trial) -> Curve:
+    """The metric over the values of one parameter.
+
+    Raises:
+        UsageError: The pipeline has no such parameter.
+    """
+    check_names(pipeline, [name], "--curve")
+    with in_threads():
+        train, validation = sk.validation_curve(
+            pipeline,
+            trial.features,
+            trial.truth,
+            param_name=name,
+            param_range=list(values),
+            cv=trial.cuts,
+            scoring=trial.score,
+            n_jobs=cores(),
+            error_score="raise",
+        )
+    at = [value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value) for value in values]
+    return _curve(name, at, train, validation, trial)
+
+
+def learning_curve(pipeline: Any, trial: Trial) -> Curve:
+    """The metric over a tenth, a quarter, half, three quarters and all of the training rows, drawn at random."""
+    with in_threads():
+        sizes, train, validation = sk.learning_curve(
+            pipeline,
+            trial.features,
+            trial.truth,
+            train_sizes=_SHARES,
+            cv=trial.cuts,
+            scoring=trial.score,
+            shuffle=True,
+            random_state=0,
+            n_jobs=cores(),
+            error_score="raise",
+        )
+    return _curve("rows", [int(size) for size in sizes], train, validation, trial)
+
+
+def _curve(over: str, at: Sequence[float | str], train: Any, validation: Any, trial: Trial) -> Curve:
+    points = tuple(
+        Point(at=each, train=trial.sign * fmean(seen), validation=trial.sign * fmean(unseen))
+        for each, seen, unseen in zip(at, train.tolist(), validation.tolist(), strict=True)
+        if np.isfinite([*seen, *unseen]).all()
+    )
+    return Curve(over=over, metric=trial.metric, points=points)
+
+
+def values_of(text: str) -> list[Any]:
+    """The values of a range `1:25`, a range with a step `0:1:0.1`, or a list `gini,entropy`; ends are included.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if ":" not in text:
+        return [_value(each.strip()) for each in text.split(",")]
+    numbers = [_value(part) for part in text.split(":")]
+    if all(isinstance(number, (int, float)) for number in numbers) and len(numbers) in (2, 3):
+        first, last, width = (*numbers, 1)[:3]
+        count = math.floor((last - first) / width + 1e-9) + 1 if width else 0
+        if 2 <= count <= _MOST_VALUES:
+            return [first + i * width for i in range(count)]
+    raise UsageError(
+        f"--curve: {text!r} is no range of 2 to {_MOST_VALUES} values. Write 1:25, 0:1:0.1 or gini,entropy."
+    )
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
