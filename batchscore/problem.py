@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "Number", "Problem", "Success", "Table", "Task", "Whole"]
+__all__ = ["METRICS", "Number", "Problem", "Success", "Table", "Task", "Whole", "better"]
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -37,6 +37,12 @@ Attributes:
 _LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
 # A fact of the labels is good neither way.
 _HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - {"base_rate"}
+
+
+def better(metric: str) -> Literal["higher", "lower"] | None:
+    """Which values of a metric are the better ones; None for a fact of the rows, which is good neither way."""
+    return "lower" if metric in _LOWER else "higher" if metric in _HIGHER else None
+
 
 # pydantic would take "1000" for a number, and true for 1.
 Whole = Annotated[int, Field(strict=True)]
