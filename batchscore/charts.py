@@ -36,7 +36,6 @@ svg.chart { display: block; width: 100%; max-width: 480px; height: auto; overflo
 .chart text.s0 { fill: var(--c0); }
 .chart text.s1 { fill: var(--c1); }
 .chart text.mark { fill: var(--faint); }
-.chart text.on { fill: var(--paper); }
 """
 
 _HEIGHT = 300.0
@@ -113,7 +112,8 @@ class _Scale:
     ticks: Sequence[tuple[float, str]]
 
     @classmethod
-    def of(cls, axis: Axis, values: Sequence[float]) -> _Scale:
+    def of(cls, axis: Axis, values: Sequence[float], *, whole: bool) -> _Scale:
+        """The scale of values; from tick to tick where it is to be whole, and else from end to end."""
         if axis.names:
             return cls(-0.5, len(axis.names) - 0.5, [(float(at), name) for at, name in enumerate(axis.names)])
         low = min(values, default=0.0) if axis.low is None else axis.low
@@ -128,9 +128,10 @@ class _Scale:
             every = max(1, (last - first) // 6)
             return cls(low, high, [(float(power), f"{10.0**power:g}") for power in range(first, last + 1, every)])
         step = _step((high - low) / 5)
-        first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-        ticks = [(at * step, _number(at * step, step)) for at in range(first, last + 1)]
-        return cls(first * step, last * step, ticks)
+        if whole:
+            low, high = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
+        first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+        return cls(low, high, [(at * step, _number(at * step, step)) for at in range(first, last + 1)])
 
     def __call__(self, value: float) -> float:
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
@@ -150,8 +151,8 @@ def plot(title: str, told: str, x: Axis, y: Axis, series: Sequence[Series]) -> s
         An `<svg>` element, well-formed XML; every coordinate is finite and within its box.
     """
     drawn = [(one, _drawn(one, x, y)) for one in series]
-    across = _Scale.of(_lies(x), [p.x for _, points in drawn for p in points])
-    up = _Scale.of(_lies(y), [p.y for _, points in drawn for p in points])
+    across = _Scale.of(_lies(x), [p.x for _, points in drawn for p in points], whole=False)
+    up = _Scale.of(_lies(y), [p.y for _, points in drawn for p in points], whole=True)
     names = [one.name for one, points in drawn if len(points) > 1]
     right = WIDTH - max(14.0, max((min(100.0, length(name)) + 10 for name in names), default=0.0))
     left = min(84.0, max((length(text) for _, text in up.ticks), default=0.0) + 10)
@@ -236,6 +237,8 @@ def matrix(title: str, told: str, names: Sequence[str], counts: Sequence[Sequenc
     upwards = longest > size
     top = 18.0 + (min(110.0, longest) if upwards else 22.0)
     drawing = Drawing(title, told, top + size * len(names) + 4)
+    with_share = size >= 52
+    with_count = all(length(f"{count:,}") <= size - 4 for row in counts for count in row)
     drawing.text("axis", left, 13, "predicted")
     drawing.text("axis", 2, top - 8, "actual", room=left)
     for i, (name, row) in enumerate(zip(names, counts, strict=True)):
@@ -249,13 +252,12 @@ def matrix(title: str, told: str, names: Sequence[str], counts: Sequence[Sequenc
         for j, count in enumerate(row):
             share = count / sum(row) if sum(row) else 0.0
             tip = f"{count:,} of {name} predicted as {names[j]}: {share:.1%}"
-            drawing.box("bar", left + j * size + 1, top + i * size + 1, size - 2, size - 2, tip, 0.04 + 0.96 * share)
-            across, kind = left + (j + 0.5) * size, "on" if share > 0.5 else "off"
-            with_share = size >= 52
-            if length(f"{count:,}") <= size - 4:
-                drawing.text(kind, across, middle + (-2 if with_share else 4), f"{count:,}", "middle")
+            drawing.box("bar", left + j * size + 1, top + i * size + 1, size - 2, size - 2, tip, 0.03 + 0.52 * share)
+            across = left + (j + 0.5) * size
+            if with_count:
+                drawing.text("cell", across, middle + (-2 if with_share else 4), f"{count:,}", "middle")
             if with_share:
-                drawing.text(kind, across, middle + 14, f"{share:.1%}", "middle")
+                drawing.text("cell", across, middle + 14, f"{share:.1%}", "middle")
     return str(drawing)
 
 
@@ -265,7 +267,7 @@ def _rows(
     crossed = mark is not None and _finite(mark[0])
     known = [end for row in rows for end in (row.value, row.low, row.high) if end is not None and _finite(end)]
     known += ([0.0] if from_zero else []) + ([mark[0]] if mark and crossed else [])
-    scale = _Scale.of(axis, known)
+    scale = _Scale.of(axis, known, whole=True)
     left = min(WIDTH * 0.36, max((length(row.label) for row in rows), default=0.0) + 10)
     right = WIDTH - min(130.0, max((length(row.told) for row in rows), default=0.0) + 16)
     top = 28.0 if crossed else 10.0
@@ -278,7 +280,8 @@ def _rows(
     for value, _ in scale.ticks:
         drawing.line("grid", (at(value), top), (at(value), bottom))
     _x_ticks(drawing, scale, left, right, bottom)
-    drawing.text("axis", (left + right) / 2, bottom + 36, axis.title, "middle", right - left)
+    middle = (left + right) / 2
+    drawing.text("axis", middle, bottom + 36, axis.title, "middle", 2 * min(middle, WIDTH - middle))
     if mark and crossed:
         drawing.line("mark", (at(mark[0]), top - 8), (at(mark[0]), bottom))
         share = at(mark[0]) / WIDTH
@@ -316,7 +319,7 @@ def _points(
     many = len(points) > _MANY
     most = max((point.weight for point in points), default=0.0)
     for point, (across, height) in zip(points, places, strict=True):
-        radius = max(1.5, 7 * math.sqrt(point.weight / most)) if most else 2.5 if many else 4.0
+        radius = max(1.5, 7 * math.sqrt(point.weight / most)) if most else 2.5 if many else 3.0
         drawing.dot(
             f"dot {kind} many" if many else f"dot {kind}", across, height, radius, f"{name} {point.told}".strip()
         )

@@ -16,15 +16,15 @@ from batchscore import charts
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Confusion, Evaluation, Slice
 from batchscore.model.pictures import CLASSES, pictures
+from batchscore.model.words import gap_told, interval_told, verdict
 from batchscore.problem import Problem, better
 from batchscore.rounding import digits_of, rounded
 
-__all__ = ["SMALL", "card", "verdict"]
+__all__ = ["SMALL", "card"]
 
 SMALL = 100
 """Fewer rows than these are too few for a slice's metrics to mean much."""
 
-_BASELINES = {"dummy": "a guess that ignores the columns", "linear": "the linear model"}
 # Of a table that somebody would still read.
 _ROWS = 40
 
@@ -56,40 +56,13 @@ def card(manifest: Manifest, evaluation: Evaluation, problem: Problem) -> str:
         metrics=[_metric_row(evaluation, metric) for metric in evaluation.test],
         by_class=_by_class(evaluation.confusion) if evaluation.confusion else [],
         slices=_slices(evaluation),
+        sliced=[metric for metric in evaluation.test if any(metric in one.metrics for one in evaluation.slices)],
         small=SMALL,
         folds=_folds(evaluation),
         limits=_limits(manifest, evaluation),
         many=_ROWS,
         pictures={name: [Markup(svg) for svg in svgs] for name, svgs in pictures(manifest, evaluation, problem)},  # noqa: S704 - escaped there
     )
-
-
-def verdict(evaluation: Evaluation, baseline: str) -> str:
-    """How the model compares with a baseline by the evaluation's metric, in words."""
-    other = _BASELINES.get(baseline, baseline)
-    measured, theirs = evaluation.test.get(evaluation.metric), evaluation.baselines[baseline].get(evaluation.metric)
-    way = better(evaluation.metric)
-    if measured is None or theirs is None or way is None:
-        return f"not comparable with {other}"
-    if measured.low is None or measured.high is None:
-        return f"too few rows to compare with {other}"
-    if measured.low <= theirs <= measured.high:
-        return f"no better than {other}: the interval covers its {rounded(theirs)}"
-    is_better = theirs < measured.low if way == "higher" else theirs > measured.high
-    return f"{'better' if is_better else 'worse'} than {other}, which has {rounded(theirs)}"
-
-
-def gap_told(evaluation: Evaluation) -> str:
-    """The gap of training against held-out rows and its verdict, in words; empty where there is none."""
-    if (gap := evaluation.gap) is None:
-        return ""
-    figures = f"{gap.metric} {rounded(gap.train)} on training rows, {rounded(gap.held_out)} on {_HELD_OUT[gap.on]}"
-    if gap.verdict == "overfits":
-        return f"Overfits: {figures}. The difference is more than chance, and more than it may be."
-    return f"Fits: {figures}. The difference is chance, or no more than it may be."
-
-
-_HELD_OUT = {"validation": "validation rows", "cross-validation": "held-out folds", "test": "test rows"}
 
 
 def _met(evaluation: Evaluation, problem: Problem) -> str:
@@ -110,15 +83,11 @@ def _metric_row(evaluation: Evaluation, metric: str) -> dict[str, Any]:
         "name": metric,
         "better": better(metric),
         "test": rounded(measured.value, digits),
-        "interval": _interval(measured.low, measured.high, digits),
+        "interval": interval_told(measured, digits),
         "validation": rounded(evaluation.validation.get(metric), digits),
         "train": rounded(evaluation.train.get(metric), digits),
         "baselines": [rounded(value, digits) for value in others],
     }
-
-
-def _interval(low: float | None, high: float | None, digits: int | None = None) -> str:
-    return "" if low is None or high is None else f"{rounded(low, digits)} to {rounded(high, digits)}"
 
 
 def _by_class(confusion: Confusion) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isfinite
 
 from batchscore import charts
 from batchscore.charts import Axis, Bar, Series
@@ -110,8 +109,7 @@ def _calibration(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
 def _residuals(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
     if not (points := evaluation.residuals):
         return
-    ends = [value for point in points for value in point if isfinite(value)] or [0.0]
-    low, high = min(ends), max(ends)
+    low, high = min(prediction for prediction, _ in points), max(prediction for prediction, _ in points)
     yield charts.plot(
         "Target over prediction",
         f"{len(points):,} test rows; on the line the prediction is right.",
@@ -125,7 +123,7 @@ def _residuals(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
         Axis("prediction"),
         Axis("actual minus prediction"),
         [
-            Series("exact", [(min(p for p, _ in points), 0), (max(p for p, _ in points), 0)], "rule"),
+            Series("exact", [(low, 0), (high, 0)], "rule"),
             Series("", [(prediction, actual - prediction) for prediction, actual in points], "dots"),
         ],
     )
