@@ -80,11 +80,12 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, and in short what training found out about it."""
     manifest, files = _verified(session, name, use)
+    found = files.get("evaluation.json")
     if format_ is Format.json:
-        print(json.dumps(manifest.model_dump(mode="json") | found, indent=2))
+        more = {"evaluation": json.loads(found)} if found else {}
+        print(json.dumps(manifest.model_dump(mode="json") | more, indent=2))
         return
     training = manifest.training
-    found = files.get("evaluation.json")
     evaluation = Evaluation.model_validate_json(found) if found else None
     facts = {
         "version": manifest.version,
