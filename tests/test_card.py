@@ -366,6 +366,19 @@ def test_chromium_would_tell(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
+def test_overlaps_would_be_seen(browser: Browser) -> None:
+    """What looks for texts over one another, and for what is cut off, finds them."""
+    page = browser.new_page()
+    page.set_content(
+        "<svg class='chart' width='200' height='99'><title>t</title><text x='9' y='50'>abc</text>"
+        "<text x='20' y='52'>def</text><text x='190' y='90'>outside</text></svg>"
+    )
+
+    assert page.evaluate(OVERLAPS) == ["t: abc / def"]
+    assert len(page.evaluate(OUTSIDE)) == 1
+    page.close()
+
+
 @pytest.fixture
 def carded(project: Project) -> Project:
     """The project, whose version 1 has a card and what it is made of."""
