@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "lower_is_better"]
+__all__ = ["METRICS", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
 
 Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
@@ -74,16 +74,17 @@ _LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
 _NEITHER = {"base_rate", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
 _HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - _NEITHER
 
+
+def better(metric: str) -> Literal["higher", "lower"] | None:
+    """Which values of a metric are the better ones; None for a fact of the rows, which is good neither way."""
+    return "lower" if metric in _LOWER else "higher" if metric in _HIGHER else None
+
+
 # pydantic would take "1000" for a number, and true for 1.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 # As scikit-learn takes it.
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one."""
-    return metric in _LOWER
 
 
 class Table(BaseModel):

@@ -144,6 +144,7 @@ class Audit(Table):
         null_pattern: The same for where a column is NULL.
         missing: The share of NULLs from which on a column is a suspect.
         outliers: The same for outliers.
+        duplicates: The share of rows like another in all but the key from which on they are suspects.
         rare_class: The share of rows below which a class is one.
     """
 
@@ -152,6 +153,7 @@ class Audit(Table):
     null_pattern: Number = Field(default=0.8, gt=0, le=1)
     missing: Number = Field(default=0.5, gt=0, le=1)
     outliers: Number = Field(default=0.1, gt=0, le=1)
+    duplicates: Number = Field(default=0.01, ge=0, le=1)
     rare_class: Number = Field(default=0.05, ge=0, le=1)
 
 

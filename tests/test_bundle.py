@@ -31,6 +31,7 @@ from tests.models import CLASSIFIER, REGRESSOR, SQL, bundle, slow, trips
 
 NAMES = [
     "bundle.json",
+    "card.html",
     "evaluation.json",
     "features.py",
     "golden_predictions.parquet",

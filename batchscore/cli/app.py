@@ -302,6 +302,21 @@ def models_show(
     show_model(_session(context, looks=True), name, use, format_)
 
 
+@models_app.command("card")
+def models_card(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Where to; - for standard output. [NAME-VERSION.html]")
+    ] = None,
+) -> None:
+    """Write the model card of a version: one HTML page with all that training found out about it."""
+    from batchscore.cli.models import write_card
+
+    write_card(_session(context, looks=True), name, use, to)
+
+
 @models_app.command("verify")
 def models_verify(
     context: typer.Context,

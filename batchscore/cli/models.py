@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
 
+from batchscore.cli.found import findings, metric_rows
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle, Manifest
+from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 
-__all__ = ["list_", "promote", "show_model", "verify"]
+__all__ = ["list_", "promote", "show_model", "verify", "write_card"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,10 +78,12 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
-    """Print what a version says of itself."""
-    manifest = session.registry.manifest(name, session.registry.resolve(name, use))
+    """Print what a version says of itself, and in short what training found out about it."""
+    manifest, files = _verified(session, name, use)
+    evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     if format_ is Format.json:
-        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        told = manifest.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
+        print(json.dumps(told, indent=2))
         return
     training = manifest.training
     facts = {
@@ -88,12 +94,11 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "objective": manifest.problem.objective,
         "task": f"{manifest.problem.task} on {manifest.problem.target}".removesuffix(" on "),
         "classes": ", ".join(map(str, manifest.classes)),
-        **({"score": f"the probability of {manifest.classes[1]}"} if len(manifest.classes) == 2 else {}),
+        **({"score": f"the probability of {manifest.classes[1]}"} if manifest.problem.task == "binary" else {}),
         "key": ", ".join(manifest.key),
         "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),
         "rows": f"{training.rows:,}, of which labelled {training.labelled:,}",
         "fitted, validated and tested": f"{training.fitted:,}, {training.validated:,} and {training.tested:,}",
-        **{f"metric {metric}": f"{value:.4f}" for metric, value in manifest.metrics.items()},
         **{f"library {library}": version for library, version in manifest.libraries.items()},
     }
     show([{"what": what, "value": str(value)} for what, value in facts.items()], Format.table, title=name)
@@ -102,6 +107,38 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     ]
     print()
     show(columns, Format.table, title="input columns")
+    print()
+    show(metric_rows(evaluation), Format.table, title="metrics", empty="the test rows define none")
+    print()
+    show([{"what": what, "told": told} for what, told in findings(evaluation)], Format.table, title="findings")
+
+
+def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
+    """Write the page out of the bundle, whose every file is verified; over a file that is there.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    manifest, files = _verified(session, name, use)
+    if to == Path("-"):
+        sys.stdout.buffer.write(files["card.html"])
+        return
+    path = to or Path(f"{manifest.name}-{manifest.version}.html")
+    try:
+        path.write_bytes(files["card.html"])
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Give another file with --to.") from error
+    print(path)
+
+
+def _verified(session: Session, name: str, use: str) -> tuple[Manifest, dict[str, bytes]]:
+    """What a version says of itself, and the very bytes that it says it of."""
+    version = session.registry.resolve(name, use)
+    manifest = session.registry.manifest(name, version)
+    files = session.registry.read(name, version)
+    if Manifest.verified(files, f"{name} version {version}").digest != manifest.digest:
+        raise BundleCorrupt(f"{name} version {version} was replaced while it was read. Look again.")
+    return manifest, files
 
 
 def verify(session: Session, name: str, use: str) -> None:

@@ -221,7 +221,12 @@ class Bundle:
 
 def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
     """The files of the bundle as that version, manifest and digests included."""
+    from batchscore.model.card import card
+
     files = bundle.files()
+    # With the version as people will know it; a bundle that is only loaded has no use for a template engine.
+    numbered = bundle.manifest.model_copy(update={"version": version})
+    files["card.html"] = card(numbered, bundle.evaluation).encode()
     described = {name: File(sha256=_sha256(data), size=len(data)) for name, data in sorted(files.items())}
     manifest = bundle.manifest.model_copy(update={"version": version, "files": described}).sealed()
     return files | {MANIFEST: manifest.model_dump_json(indent=2).encode() + b"\n"}

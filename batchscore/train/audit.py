@@ -32,7 +32,7 @@ def audit(job: Job, rows: pl.DataFrame) -> list[Finding]:
     """
     bounds = job.training.audit if job.training else Audit()
     inputs = [name for name in rows.columns if name not in (*job.source.key, job.problem.target)]
-    found = [*_duplicates(rows.select(inputs)), *_columns(rows.select(inputs), bounds)]
+    found = [*_duplicates(rows.select(inputs), bounds), *_columns(rows.select(inputs), bounds)]
     if job.problem.target:
         found += _about_target(rows.select(inputs), rows[job.problem.target], job.problem.task == "regression", bounds)
     return sorted(found, key=lambda finding: not finding.suspect)
@@ -53,11 +53,12 @@ def refuse(found: Sequence[Finding], audit: Audit) -> None:
         )
 
 
-def _duplicates(inputs: pl.DataFrame) -> Iterator[Finding]:
+def _duplicates(inputs: pl.DataFrame, bounds: Audit) -> Iterator[Finding]:
     doubled = inputs.height - inputs.unique().height if inputs.width else 0
     if doubled:
         told = f"{doubled:,} of {inputs.height:,} rows are like another in all but the key"
-        yield _finding("duplicates", None, doubled / inputs.height, True, told)
+        share = doubled / inputs.height
+        yield _finding("duplicates", None, share, share >= bounds.duplicates, told)
 
 
 def _columns(inputs: pl.DataFrame, bounds: Audit) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from batchscore.model.evaluation import (
     Threshold,
 )
 from batchscore.model.predictor import Predictor
-from batchscore.problem import lower_is_better
+from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
 from batchscore.train.measure import defined, intervals, measured, of_predictions
 
@@ -146,9 +146,9 @@ def _gap(
         on, held_out = "cross-validation", fmean(folds.metrics[metric])
     else:
         on, held_out = "test", tested.value
-    lost = held_out - train[metric] if lower_is_better(metric) else train[metric] - held_out
+    lost = held_out - train[metric] if better(metric) == "lower" else train[metric] - held_out
     chance = (tested.high - tested.low) / 2 if tested.high is not None and tested.low is not None else 0.0
-    allowed = _GAP_OF_ERROR * abs(held_out) if lower_is_better(metric) else _GAP
+    allowed = _GAP_OF_ERROR * abs(held_out) if better(metric) == "lower" else _GAP
     verdict = "overfits" if lost > max(chance, allowed) else "fits"
     return Gap.model_validate(
         {"metric": metric, "train": train[metric], "held_out": held_out, "on": on, "verdict": verdict}
@@ -178,7 +178,7 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
     if some.target is None or not np.isfinite(whole):
         return
     rng = np.random.default_rng(0)
-    sign = -1 if lower_is_better(metric) else 1
+    sign = -1 if better(metric) == "lower" else 1
     found = []
     for name in some.features.columns:
         lost = []

@@ -23,7 +23,7 @@ from batchscore.cgroup import cores
 from batchscore.errors import TrainingError, UsageError, nearest
 from batchscore.model.evaluation import Candidate, CrossValidation, Curve, Point, Search
 from batchscore.model.predictor import Predictor, in_threads
-from batchscore.problem import lower_is_better
+from batchscore.problem import better
 from batchscore.recipe import Folds
 from batchscore.recipe import Search as How
 from batchscore.train.measure import measured, of_predictions
@@ -76,7 +76,7 @@ class Trial:
     @property
     def sign(self) -> int:
         """What turns the metric into one that is the better the higher it is."""
-        return -1 if lower_is_better(self.metric) else 1
+        return -1 if better(self.metric) == "lower" else 1
 
 
 def cross_validate(pipeline: Any, how: Folds, trial: Trial) -> CrossValidation:

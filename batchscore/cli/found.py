@@ -1,0 +1,47 @@
+"""The short form of what training found out about a model, for `models show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchscore.cli.render import Cell
+from batchscore.model.evaluation import Evaluation
+from batchscore.model.words import gap_told, interval_told, verdict
+from batchscore.rounding import digits_of, rounded
+
+__all__ = ["findings", "metric_rows"]
+
+_COLUMNS = 5
+
+
+def metric_rows(evaluation: Evaluation) -> list[dict[str, Cell]]:
+    """A row for each metric: on test rows with its interval, on training rows, and of each baseline."""
+    rows: list[dict[str, Cell]] = []
+    for metric, measured in evaluation.test.items():
+        others = {name: values.get(metric) for name, values in evaluation.baselines.items()}
+        digits = digits_of([measured.value, *others.values()])
+        rows.append(
+            {
+                "metric": metric,
+                "test": rounded(measured.value, digits),
+                "95 % interval": interval_told(measured, digits) or None,
+                "train": rounded(evaluation.train.get(metric), digits) or None,
+                **{name: rounded(value, digits) or None for name, value in others.items()},
+            }
+        )
+    return rows
+
+
+def findings(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
+    """What there is to know beside the metrics, as pairs of a name and a sentence."""
+    for baseline in evaluation.baselines:
+        yield f"beside {baseline}", verdict(evaluation, baseline)
+    if gap := gap_told(evaluation):
+        yield "gap", gap
+    if (threshold := evaluation.threshold) is not None:
+        yield "threshold", f"{rounded(threshold.value)}, by {threshold.by} on {threshold.rows:,} validation rows"
+    if first := evaluation.importance[:_COLUMNS]:
+        yield "most important", ", ".join(f"{one.column} {rounded(one.mean)}" for one in first)
+    for one in evaluation.audit:
+        if one.suspect:
+            yield "suspect", one.told

@@ -1,0 +1,44 @@
+"""What an evaluation comes to, in words."""
+
+from __future__ import annotations
+
+from batchscore.model.evaluation import Evaluation, Measured
+from batchscore.problem import better
+from batchscore.rounding import rounded
+
+__all__ = ["gap_told", "interval_told", "verdict"]
+
+_BASELINES = {"dummy": "a guess that ignores the columns", "linear": "the linear model"}
+_HELD_OUT = {"validation": "validation rows", "cross-validation": "held-out folds", "test": "test rows"}
+
+
+def verdict(evaluation: Evaluation, baseline: str) -> str:
+    """How the model compares with a baseline by the evaluation's metric, in words."""
+    other = _BASELINES.get(baseline, baseline)
+    measured, theirs = evaluation.test.get(evaluation.metric), evaluation.baselines[baseline].get(evaluation.metric)
+    way = better(evaluation.metric)
+    if measured is None or theirs is None or way is None:
+        return f"not comparable with {other}"
+    if measured.low is None or measured.high is None:
+        return f"too few rows to compare with {other}"
+    if measured.low <= theirs <= measured.high:
+        return f"no better than {other}: the interval covers its {rounded(theirs)}"
+    is_better = theirs < measured.low if way == "higher" else theirs > measured.high
+    return f"{'better' if is_better else 'worse'} than {other}, which has {rounded(theirs)}"
+
+
+def gap_told(evaluation: Evaluation) -> str:
+    """The gap of training against held-out rows and its verdict, in words; empty where there is none."""
+    if (gap := evaluation.gap) is None:
+        return ""
+    figures = f"{gap.metric} {rounded(gap.train)} on training rows, {rounded(gap.held_out)} on {_HELD_OUT[gap.on]}"
+    if gap.verdict == "overfits":
+        return f"Overfits: {figures}. The difference is more than chance, and more than it may be."
+    return f"Fits: {figures}. The difference is chance, or no more than it may be."
+
+
+def interval_told(measured: Measured, digits: int | None = None) -> str:
+    """The metric's interval with that many decimals; empty where there is none."""
+    if measured.low is None or measured.high is None:
+        return ""
+    return f"{rounded(measured.low, digits)} to {rounded(measured.high, digits)}"

@@ -1,0 +1,452 @@
+"""The model card: what it says of each kind of model, that nothing in it acts or is fetched, and how it looks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import cards
+import pytest
+from cards import CASES, Case
+from playwright.sync_api import Browser, Page, sync_playwright
+from toy import Project
+
+from batchscore.model.bundle import MANIFEST, File, Manifest, _sha256
+from batchscore.model.card import card
+from batchscore.model.evaluation import Evaluation, Measured
+from batchscore.model.words import gap_told, verdict
+from batchscore.problem import Success
+
+HOSTILE = "<script>alert('1')</script>\"&\u202e"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Tree(HTMLParser):
+    """What a page holds; refuses an element that is not closed, or closed twice."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """The words of the page, with single spaces."""
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(case: Case) -> str:
+    """The case's card."""
+    return card(case.manifest, case.evaluation)
+
+
+def said(case: Case) -> str:
+    """The words on the case's card."""
+    return Tree(page_of(case)).text
+
+
+def row(page: str, first: str) -> list[str]:
+    """The cells of the table row that begins with these words."""
+    for found in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL):
+        cells = [
+            " ".join(re.sub("<[^>]+>", "", cell).split()) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", found)
+        ]
+        if cells and cells[0] == first:
+            return cells
+    raise AssertionError(first)
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+class TestEveryTask:
+    def test_well_formed(self, make: Any) -> None:
+        """The page is whole HTML, and each picture in it whole XML."""
+        page = page_of(make())
+
+        assert Tree(page).tags[:2] == ["html", "head"]
+        for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+            ET.fromstring(svg)
+
+    def test_alone(self, make: Any) -> None:
+        """It has no script, and nothing that a browser would fetch; its policy forbids both."""
+        page = page_of(make())
+        tree = Tree(page)
+
+        assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(tree.tags)
+        assert not {"src", "href", "srcset", "xlink:href"} & {name for name, _ in tree.attributes}
+        assert not [name for name, _ in tree.attributes if name.startswith("on")]
+        assert not re.search(r"https?://|@import|url\(", page)
+        assert "default-src 'none'; style-src 'unsafe-inline'" in [value for _, value in tree.attributes]
+
+    def test_no_empty_heading(self, make: Any) -> None:
+        """What is not known has no heading, and no sentence with a hole in it."""
+        page = page_of(make())
+
+        assert not re.findall(r"</h2>\s*</section>", page)
+        assert not re.findall(r"\bNone\b|\bnan\b|Undefined", page)
+
+
+class TestContent:
+    def test_everything_of_a_classifier(self) -> None:
+        """The sections come in the order in which a reader decides."""
+        assert Tree(page_of(cards.binary())).headings == [
+            "Metrics", "Predictions", "Scores", "Importance", "Slices", "Cross-validation", "Search", "Curves",
+            "Audit of the data", "Data", "Limits", "Libraries",
+        ]  # fmt: skip
+
+    def test_the_little_of_an_anomaly(self) -> None:
+        """A model without labels has the sections that it can have."""
+        case = cards.anomaly()
+
+        assert Tree(page_of(case)).headings == ["Metrics", "Data", "Limits", "Libraries"]
+        assert "Nobody has labelled what is odd" in said(case)
+
+    def test_head(self) -> None:
+        """It begins with the version, the job, the rows and the objective."""
+        text = said(cards.binary())
+
+        begins = "trips version 3 Trained by job trips on 2024-06-02 03:04 UTC, on rows from 2024-01-01 00:00 UTC to"
+        assert begins in text
+        assert text.index(begins) < text.index("Say which trips are slow") < text.index("0.7312")
+        assert "54,321 rows" in text
+        assert "train 37,800, validation 8,100, test 8,100." in text
+
+    def test_bar(self) -> None:
+        """It tells whether the bar was met, by the metric of the bar; without a bar it tells nothing of one."""
+        assert "The bar, roc_auc at least 0.7, is met." in said(cards.binary())
+        assert "The bar, mae at most 10.0, is not met: it is 12.34." in said(cards.regression())
+        assert "The bar" not in said(cards.multiclass())
+
+    def test_bar_without_its_metric(self) -> None:
+        """A bar whose metric the test rows do not define is not met."""
+        case = cards.binary(test={"brier": Measured(value=0.1)}, metric="roc_auc")
+
+        text = said(case)
+
+        assert "is not met: the test rows do not define the metric." in text
+        assert "The test rows do not define roc_auc." in text
+
+    def test_metrics(self) -> None:
+        """A row of the table has a metric's value and interval, then other rows, then the baselines."""
+        page = page_of(cards.binary())
+
+        assert row(page, "metric")[1:] == ["test", "95&nbsp;% interval", "validation", "train", "dummy", "linear"]
+        assert row(page, "brier lower is better")[1:] == [
+            "0.1523", "0.1413 to 0.1643", "0.1510", "0.1410", "0.1722", "0.1544",
+        ]  # fmt: skip
+        assert row(page, "base_rate")[1:] == ["0.2211", "0.2101 to 0.2331", "", "", "", ""]
+
+    def test_rates(self) -> None:
+        """Recall is of the rows of a class, precision of those predicted to be of it."""
+        page = page_of(cards.binary())
+
+        assert row(page, "slow") == ["slow", "1,791", f"{1103 / 1791:.1%}", f"{1103 / (1103 + 1099):.1%}"]
+        assert row(page, "on time") == ["on time", "6,309", f"{5210 / 6309:.1%}", f"{5210 / (5210 + 688):.1%}"]
+
+    def test_threshold(self) -> None:
+        """The threshold is told with who chose it and on what, and what it makes of a score."""
+        text = said(cards.binary())
+
+        assert "The threshold is 0.3141 , chosen by F1 on 8,100 validation rows." in text
+        assert "The prediction is slow from a score of 0.3141 on, and on time below it." in text
+
+    def test_many_classes(self) -> None:
+        """Of more classes than a matrix can show there is a table, the least recalled first."""
+        page = page_of(cards.multiclass(50))
+
+        assert "Confusion matrix" not in page
+        assert "The 40 least recalled of 50 classes." in page
+        table = re.findall(r'<th scope="row">class \d+</th><td class="n">\d+</td><td class="n">([\d.]+)%', page)
+        assert len(table) == 40
+        assert table == sorted(table, key=float)
+
+    @pytest.mark.parametrize(
+        ("make", "order"), [(cards.binary, ["OO", "UA", "AA"]), (cards.regression, ["UA", "AA", "OO"])]
+    )
+    def test_slices(self, make: Any, order: list[str]) -> None:
+        """The worst slice is first, whichever way is worse; one without the metric is last; few rows are marked."""
+        page = page_of(make())
+
+        assert re.findall(r'<td class="name">(\w\w)</td>', page) == order
+        assert re.findall(r'<td class="n"><span class="faint">few</span> (\d+)</td>', page) in (["42"], ["9"])
+
+    def test_folds(self) -> None:
+        """Each fold has a row; mean and deviation are of the folds."""
+        page = page_of(cards.binary())
+
+        assert row(page, "2")[1:] == ["0.7420", "0.1490"]
+        assert row(page, "mean")[1:] == ["0.7326", "0.1514"]
+        assert row(page, "deviation")[1:] == ["0.0066", "0.0023"]
+
+    def test_one_fold(self) -> None:
+        """Leave-one-out has one value over all rows, and no mean of one."""
+        case = cards.binary(cross_validation={"by": "leave-one-out", "folds": 8, "metrics": {"roc_auc": (0.75,)}})
+
+        page = page_of(case)
+
+        assert row(page, "all")[1:] == ["0.7500"]
+        assert "deviation</th>" not in page
+
+    def test_suspects_first(self) -> None:
+        """What the audit suspects stands before what it merely saw."""
+        text = said(cards.binary())
+
+        assert text.index("Suspect: arrived alone tells slow") < text.index("carrier: 12.0 % are missing")
+
+    def test_search(self) -> None:
+        """The search tells its choice, its best settings, and which failed."""
+        page = page_of(cards.binary())
+
+        assert "24 settings tried" in page
+        assert row(page, "failed")[1] == "model__max_depth = -1, model__learning_rate = 0.1"
+
+    def test_limits(self) -> None:
+        """A reader is told what the score is, that it was not calibrated, and what the intervals take for granted."""
+        text = said(cards.binary())
+
+        assert "The score is the probability of slow" in text
+        assert "Scores were not calibrated" in text
+        assert "They take rows for independent" in text
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("linear", "told"),
+        [
+            (0.7265, "no better than the linear model: the interval covers its 0.7265"),
+            (0.7, "better than the linear model, which has 0.7000"),
+            (0.76, "worse than the linear model, which has 0.7600"),
+        ],
+    )
+    def test_higher_is_better(self, linear: float, told: str) -> None:
+        """The interval decides: over it, in it, or under it."""
+        assert verdict(cards.binary(baselines={"linear": {"roc_auc": linear}}).evaluation, "linear") == told
+
+    @pytest.mark.parametrize(("linear", "told"), [(11.0, "worse"), (13.0, "better"), (12.0, "no better")])
+    def test_lower_is_better(self, linear: float, told: str) -> None:
+        """For an error the sides are changed."""
+        evaluation = cards.regression().evaluation.model_copy(update={"baselines": {"linear": {"mae": linear}}})
+
+        assert verdict(evaluation, "linear").startswith(f"{told} than the linear model")
+
+    def test_too_few_rows(self) -> None:
+        """Without an interval nothing is claimed, and nothing where a baseline lacks the metric."""
+        few = cards.binary(test={"roc_auc": Measured(value=0.9)}).evaluation
+        lacking = cards.binary(baselines={"linear": {}}).evaluation
+
+        assert verdict(few, "linear") == "too few rows to compare with the linear model"
+        assert verdict(lacking, "linear") == "not comparable with the linear model"
+
+    def test_gap(self) -> None:
+        """The gap is told with both figures and its verdict; a task without labels has none."""
+        assert gap_told(cards.binary().evaluation).startswith(
+            "Overfits: roc_auc 0.7791 on training rows, 0.7330 on validation rows."
+        )
+        assert gap_told(cards.multiclass().evaluation).startswith("Fits: ")
+        assert gap_told(cards.clustering().evaluation) == ""
+
+
+def test_hostile_names() -> None:
+    """Markup in the names and values of the data is shown as it is, wherever it stands, and never is markup."""
+    case = cards.binary()
+    content = json.loads(case.evaluation.model_dump_json().replace("on time", "@").replace("carrier", "@"))
+    text = json.dumps(content | {"metric": "roc_auc"}).replace("lbfgs", "@").replace("halving", "@").replace("F1", "@")
+    evaluation = Evaluation.model_validate_json(text.replace("@", json.dumps(HOSTILE)[1:-1]))
+    problem = cards.problem(
+        "binary", objective=HOSTILE, target=HOSTILE, success=Success(metric="roc_auc", at_least=0.7)
+    )
+    manifest = cards.manifest(
+        problem, (HOSTILE, "slow"), name=HOSTILE, job=HOSTILE,
+        columns=({"name": HOSTILE, "type": "integer", "nullable": False, "nan": False},), libraries={HOSTILE: "1"},
+    )  # fmt: skip
+
+    page = card(manifest, evaluation)
+
+    assert "<script" not in page.lower()
+    assert {"script"}.isdisjoint(Tree(page).tags)
+    assert page.count("&lt;script&gt;") > 20
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ET.fromstring(svg)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Its sandbox is not for root; the pages are ours.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+OVERLAPS = """
+() => [...document.querySelectorAll("svg.chart")].flatMap(svg => {
+  const boxes = [...svg.querySelectorAll("text")].map(e => [e.firstChild.data, e.getBoundingClientRect()]);
+  return boxes.flatMap(([a, r], i) => boxes.slice(i + 1)
+    .filter(([_, q]) => r.left + 1 < q.right && q.left + 1 < r.right && r.top + 2 < q.bottom && q.top + 2 < r.bottom)
+    .map(([b]) => svg.querySelector("title").textContent + ": " + a + " / " + b));
+})
+"""
+OUTSIDE = """
+() => [...document.querySelectorAll("svg.chart")].flatMap(svg => {
+  const all = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text, circle, rect, polyline")].filter(e => {
+    const r = e.getBoundingClientRect();
+    return r.left < all.left - 1 || r.right > all.right + 1 || r.top < all.top - 1 || r.bottom > all.bottom + 1;
+  }).map(e => svg.querySelector("title").textContent + ": " + e.outerHTML);
+})
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+def test_in_a_browser(browser: Browser, make: Any, width: int, tmp_path: Path) -> None:
+    """Chromium complains of nothing and asks the network for nothing; nothing is cut off, overlaps or has no size."""
+    (tmp_path / "card.html").write_text(page_of(make()), "utf-8")
+    page: Page = browser.new_page(viewport={"width": width, "height": 800})
+    told: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "card.html").as_uri())
+
+    assert told == []
+    assert asked == [(tmp_path / "card.html").as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [chart.bounding_box() for chart in page.locator("svg.chart").all()]
+    assert boxes
+    assert all(box and box["width"] > 200 and box["height"] > 60 for box in boxes)
+    assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(OUTSIDE) == []
+    page.close()
+
+
+def test_chromium_would_tell(browser: Browser, tmp_path: Path) -> None:
+    """What a card forbids is refused by the browser too, and would be seen: a script and a picture from elsewhere."""
+    page_with = page_of(cards.anomaly()).replace("</main>", '<script>1</script><img src="http://127.0.0.1:9/"></main>')
+    (tmp_path / "card.html").write_text(page_with, "utf-8")
+    page = browser.new_page()
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.goto((tmp_path / "card.html").as_uri())
+
+    assert len([text for text in told if "Content Security Policy" in text]) == 2
+    page.close()
+
+
+def test_overlaps_would_be_seen(browser: Browser) -> None:
+    """What looks for texts over one another, and for what is cut off, finds them."""
+    page = browser.new_page()
+    page.set_content(
+        "<svg class='chart' width='200' height='99'><title>t</title><text x='9' y='50'>abc</text>"
+        "<text x='20' y='52'>def</text><text x='190' y='90'>outside</text></svg>"
+    )
+
+    assert page.evaluate(OVERLAPS) == ["t: abc / def"]
+    assert len(page.evaluate(OUTSIDE)) == 1
+    page.close()
+
+
+@pytest.fixture
+def carded(project: Project) -> Project:
+    """The project, whose version 1 has a card and what it is made of."""
+    folder = project.root / "var/registry/toy/1"
+    case = cards.binary()
+    more = {"card.html": page_of(case).encode(), "evaluation.json": case.evaluation.model_dump_json().encode()}
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    for name, content in more.items():
+        (folder / name).write_bytes(content)
+    files = {**manifest.files, **{name: File(sha256=_sha256(data), size=len(data)) for name, data in more.items()}}
+    sealed = manifest.model_copy(update={"files": files}).sealed()
+    (folder / MANIFEST).write_text(sealed.model_dump_json())
+    return project
+
+
+class TestCommands:
+    def test_card(self, carded: Project) -> None:
+        """`models card` writes the page beside the caller, or where it is told, and says where."""
+        page = page_of(cards.binary())
+
+        here = carded.call("models", "card", "toy")
+        there = carded.call("models", "card", "toy", "1", "--to", "there.html")
+
+        assert (here.code, here.out) == (0, "toy-1.html\n")
+        assert (there.code, there.out) == (0, "there.html\n")
+        assert (carded.root / "toy-1.html").read_text("utf-8") == page
+        assert (carded.root / "there.html").read_text("utf-8") == page
+
+    def test_to_standard_output(self, carded: Project) -> None:
+        """`--to -` prints the page and nothing else."""
+        assert carded.run("models", "card", "toy", "--to", "-").out == page_of(cards.binary())
+
+    def test_to_nowhere(self, carded: Project) -> None:
+        """A file that cannot be written is the caller's mistake."""
+        result = carded.call("models", "card", "toy", "--to", "nowhere/card.html")
+
+        assert result.code == 2
+        assert "nowhere/card.html cannot be written: No such file or directory. Give another file" in result.error
+
+    def test_changed_card(self, carded: Project) -> None:
+        """A card that was changed since training is not given out."""
+        path = carded.root / "var/registry/toy/1/card.html"
+        path.write_text(path.read_text("utf-8").replace("0.7312", "0.9312"))
+
+        result = carded.call("models", "card", "toy")
+
+        assert result.code == 10
+        assert "card.html was changed after it was written" in result.error
+        assert not (carded.root / "toy-1.html").exists()
+
+    def test_show(self, carded: Project) -> None:
+        """`models show` has the metrics with intervals and baselines, the gap, the threshold and the suspects."""
+        shown = carded.call("models", "show", "toy").out
+        lines = [re.split(r"  +", line.strip()) for line in shown.splitlines()]
+
+        assert ["metric", "test", "95 % interval", "train", "dummy", "linear"] in lines
+        assert ["roc_auc", "0.7312", "0.7202 to 0.7432", "0.7791", "0.5000", "0.7265"] in lines
+        assert ["base_rate", "0.2211", "0.2101 to 0.2331", "-", "-", "-"] in lines
+        assert ["beside linear", "no better than the linear model: the interval covers its 0.7265"] in lines
+        assert ["threshold", "0.3141, by F1 on 8,100 validation rows"] in lines
+        assert ["suspect", "arrived alone tells slow: AUC 0.990"] in lines
+        assert "gap " in shown
+        assert "most important  distance 0.1123, speed 0.0721, carrier 0.0311, " in shown
+
+    def test_show_as_json(self, carded: Project) -> None:
+        """`--format json` has the whole evaluation."""
+        shown = json.loads(carded.call("models", "show", "toy", "--format", "json").out)
+
+        assert Evaluation.model_validate(shown["evaluation"]) == cards.binary().evaluation
