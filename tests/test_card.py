@@ -241,28 +241,25 @@ class TestContent:
 
 class TestVerdict:
     @pytest.mark.parametrize(
-        ("linear", "told"),
-        [
-            (0.7265, "no better than the linear model: the interval covers its 0.7265"),
-            (0.7, "better than the linear model, which has 0.7000"),
-            (0.76, "worse than the linear model, which has 0.7600"),
-        ],
+        ("low", "high", "told"),
+        [(-0.01, 0.02, "no better"), (0.001, 0.02, "better"), (-0.02, -0.001, "worse"), (0.0, 0.02, "no better")],
     )
-    def test_higher_is_better(self, linear: float, told: str) -> None:
-        """The interval decides: over it, in it, or under it."""
-        assert verdict(cards.binary(baselines={"linear": {"roc_auc": linear}}).evaluation, "linear") == told
+    def test_paired(self, low: float, high: float, told: str) -> None:
+        """The interval of the difference decides: over 0, with 0 in it, or under 0."""
+        lead = {"linear": Measured(value=(low + high) / 2, low=low, high=high)}
 
-    @pytest.mark.parametrize(("linear", "told"), [(11.0, "worse"), (13.0, "better"), (12.0, "no better")])
-    def test_lower_is_better(self, linear: float, told: str) -> None:
-        """For an error the sides are changed."""
-        evaluation = cards.regression().evaluation.model_copy(update={"baselines": {"linear": {"mae": linear}}})
+        assert verdict(cards.binary(ahead=lead).evaluation, "linear").startswith(f"{told} than the linear model: ")
 
-        assert verdict(evaluation, "linear").startswith(f"{told} than the linear model")
+    def test_figures(self) -> None:
+        """What the baseline reaches is told, and how far the difference goes."""
+        told = "no better than the linear model: 0.7265 there, and between -0.0011 and 0.0105 better here"
+
+        assert verdict(cards.binary().evaluation, "linear") == told
 
     def test_too_few_rows(self) -> None:
         """Without an interval nothing is claimed, and nothing where a baseline lacks the metric."""
-        few = cards.binary(test={"roc_auc": Measured(value=0.9)}).evaluation
-        lacking = cards.binary(baselines={"linear": {}}).evaluation
+        few = cards.binary(ahead={"linear": Measured(value=0.1)}).evaluation
+        lacking = cards.binary(ahead={}).evaluation
 
         assert verdict(few, "linear") == "too few rows to compare with the linear model"
         assert verdict(lacking, "linear") == "not comparable with the linear model"
@@ -439,7 +436,10 @@ class TestCommands:
         assert ["metric", "test", "95 % interval", "train", "dummy", "linear"] in lines
         assert ["roc_auc", "0.7312", "0.7202 to 0.7432", "0.7791", "0.5000", "0.7265"] in lines
         assert ["base_rate", "0.2211", "0.2101 to 0.2331", "-", "-", "-"] in lines
-        assert ["beside linear", "no better than the linear model: the interval covers its 0.7265"] in lines
+        assert [
+            "beside linear",
+            "no better than the linear model: 0.7265 there, and between -0.0011 and 0.0105 better here",
+        ] in lines
         assert ["threshold", "0.3141, by F1 on 8,100 validation rows"] in lines
         assert ["suspect", "arrived alone tells slow: AUC 0.990"] in lines
         assert "gap " in shown

@@ -207,6 +207,8 @@ class Evaluation(_Record):
         train: The same on training rows, 20,000 of them at most.
         validation: The same on validation rows; empty without any.
         baselines: The same on test rows for simpler models, by their name.
+        ahead: By how much the model is better than each of them in `metric`, on the same resampled rows; above 0 it is
+            better, whichever way the metric goes.
         gap: Training against held-out rows; None for a task without labels.
         latency_us_per_row: Microseconds that features and pipeline take for a row of the test.
         audit: What the data look like.
@@ -231,6 +233,7 @@ class Evaluation(_Record):
     train: Mapping[str, float]
     validation: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]
+    ahead: Mapping[str, Measured]
     gap: Gap | None
     latency_us_per_row: float
     audit: tuple[Finding, ...]

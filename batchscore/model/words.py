@@ -15,16 +15,15 @@ _HELD_OUT = {"validation": "validation rows", "cross-validation": "held-out fold
 def verdict(evaluation: Evaluation, baseline: str) -> str:
     """How the model compares with a baseline by the evaluation's metric, in words."""
     other = _BASELINES.get(baseline, baseline)
-    measured, theirs = evaluation.test.get(evaluation.metric), evaluation.baselines[baseline].get(evaluation.metric)
-    way = better(evaluation.metric)
-    if measured is None or theirs is None or way is None:
+    lead, theirs = evaluation.ahead.get(baseline), evaluation.baselines[baseline].get(evaluation.metric)
+    if lead is None or theirs is None or better(evaluation.metric) is None:
         return f"not comparable with {other}"
-    if measured.low is None or measured.high is None:
+    if lead.low is None or lead.high is None:
         return f"too few rows to compare with {other}"
-    if measured.low <= theirs <= measured.high:
-        return f"no better than {other}: the interval covers its {rounded(theirs)}"
-    is_better = theirs < measured.low if way == "higher" else theirs > measured.high
-    return f"{'better' if is_better else 'worse'} than {other}, which has {rounded(theirs)}"
+    difference = f"{rounded(theirs)} there, and between {rounded(lead.low)} and {rounded(lead.high)} better here"
+    if lead.low <= 0 <= lead.high:
+        return f"no better than {other}: {difference}"
+    return f"{'better' if lead.low > 0 else 'worse'} than {other}: {difference}"
 
 
 def gap_told(evaluation: Evaluation) -> str:

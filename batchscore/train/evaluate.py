@@ -31,7 +31,7 @@ from batchscore.model.evaluation import (
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
-from batchscore.train.measure import defined, intervals, measured, of_predictions
+from batchscore.train.measure import ahead, defined, intervals, measured, of_predictions, resampled
 
 __all__ = ["evaluate"]
 
@@ -84,19 +84,28 @@ def evaluate(
     """
     predictions = predicted(predictor, test.rows)
     on_test = of_predictions(predictor, test.features, predictions, test.target)
-    blocks, resampled = _blocks(job, test.rows)
-    tested = intervals(predictor, on_test, predictions, test.target, blocks)
+    blocks, drawn_by = _blocks(job, test.rows)
+    drawn = resampled(predictor, predictions, test.target, blocks)
+    tested = intervals(on_test, drawn)
     on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
     on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
     metric = job.problem.metric
+    simpler, lead = {}, {}
+    for name, baseline in baselines.items():
+        theirs = predicted(baseline, test.rows)
+        simpler[name] = defined(of_predictions(baseline, test.features, theirs, test.target))
+        if metric in tested and metric in simpler[name]:
+            again = resampled(baseline, theirs, test.target, blocks)
+            lead[name] = ahead(metric, tested, drawn, simpler[name], again)
     measurements = Evaluation(
         metric=metric,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
         test=tested,
-        resampled=resampled,
+        resampled=drawn_by,
         train=on_train,
         validation=on_validation,
-        baselines={name: defined(_measured(each, test)) for name, each in baselines.items()},
+        baselines=simpler,
+        ahead=lead,
         gap=_gap(metric, on_train, on_validation, cross_validation, tested) if test.target is not None else None,
         latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
         audit=tuple(findings),

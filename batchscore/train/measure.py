@@ -12,9 +12,11 @@ import polars as pl
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import evaluate, metrics_of, silhouette
 from batchscore.model.predictor import Predictor
-from batchscore.problem import METRICS
+from batchscore.problem import METRICS, better
 
-__all__ = ["defined", "intervals", "measured", "of_predictions"]
+__all__ = ["Drawn", "ahead", "defined", "intervals", "measured", "of_predictions", "resampled"]
+
+Drawn = Mapping[str, npt.NDArray[np.float64]]
 
 RESAMPLES = 200
 _SILHOUETTE_ROWS = 5_000
@@ -62,32 +64,56 @@ def defined(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def intervals(
-    predictor: Predictor,
-    metrics: Mapping[str, float],
-    predictions: pl.DataFrame,
-    target: pl.Series | None,
-    blocks: npt.NDArray[np.int64] | None,
-) -> dict[str, Measured]:
-    """Each metric that is defined, with its 95 % interval by the bootstrap, the percentile one.
+def resampled(
+    predictor: Predictor, predictions: pl.DataFrame, target: pl.Series | None, blocks: npt.NDArray[np.int64] | None
+) -> Drawn:
+    """Each metric over 200 samples of the rows, drawn with replacement; the same ones at every call for the same rows.
 
-    Rows are drawn anew 200 times; with blocks, whole blocks are, because rows of a block are not independent. A
-    silhouette gets no interval.
-
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8.6 and 13.
+    With blocks, whole blocks are drawn, because rows of a block are not independent. A silhouette is not among them.
 
     Args:
         predictor: What gave the predictions.
-        metrics: Their metrics.
         predictions: `prediction` and the scores, shape `(rows, 1 + scores)`.
         target: Shape `(rows,)`; None for a task without one.
         blocks: The block of each row, from 0, shape `(rows,)`.
+
+    Returns:
+        Values by name, shape `(200,)`, NaN where a sample does not define the metric.
     """
     rng = np.random.default_rng(0)
     again = metrics_of(predictor.task, target, predictions, predictor.classes)
-    resampled = [again(_counts(rng, predictions.height, blocks)) for _ in range(RESAMPLES)]
-    drawn = {name: [each[name] for each in resampled if math.isfinite(each.get(name, math.nan))] for name in metrics}
-    return {name: _measured(value, drawn[name]) for name, value in defined(metrics).items()}
+    samples = [again(_counts(rng, predictions.height, blocks)) for _ in range(RESAMPLES)]
+    return {name: np.array([each[name] for each in samples]) for name in samples[0]}
+
+
+def intervals(metrics: Mapping[str, float], drawn: Drawn) -> dict[str, Measured]:
+    """Each metric that is defined, with its 95 % interval by the bootstrap, the percentile one.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+
+    Args:
+        metrics: On the rows as they are.
+        drawn: See `resampled`.
+    """
+    return {name: _measured(value, drawn.get(name, np.empty(0))) for name, value in defined(metrics).items()}
+
+
+def ahead(
+    metric: str, one: Mapping[str, Measured], drawn: Drawn, other: Mapping[str, float], theirs: Drawn
+) -> Measured:
+    """By how much one model is better than another on the same rows, above 0 for better whatever the metric.
+
+    Both are measured on the very same samples, so that what is hard for both is not taken for a difference.
+
+    Args:
+        metric: One that both define.
+        one: The one model's metrics.
+        drawn: The same, resampled.
+        other: The other's.
+        theirs: The same, resampled from the same rows.
+    """
+    sign = -1 if better(metric) == "lower" else 1
+    return _measured(sign * (one[metric].value - other[metric]), sign * (drawn[metric] - theirs[metric]))
 
 
 def _counts(rng: np.random.Generator, rows: int, blocks: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float64]:
@@ -97,8 +123,9 @@ def _counts(rng: np.random.Generator, rows: int, blocks: npt.NDArray[np.int64] |
     return times if blocks is None else times[blocks]
 
 
-def _measured(value: float, drawn: list[float]) -> Measured:
-    if len(drawn) < _FEWEST:
+def _measured(value: float, drawn: npt.NDArray[np.float64]) -> Measured:
+    there = drawn[np.isfinite(drawn)]
+    if len(there) < _FEWEST:
         return Measured(value=value)
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    low, high = np.quantile(there, [0.025, 0.975]).tolist()
     return Measured(value=value, low=low, high=high)
