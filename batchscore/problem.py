@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "Number", "Problem", "Success", "Table", "Task", "Whole"]
+__all__ = ["METRICS", "REASON", "Number", "Problem", "Success", "Table", "Task", "Whole"]
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -33,6 +33,9 @@ Attributes:
     r2: Share of the target's variance that is explained.
     median_error: Median absolute error, in the target's unit; lower is better.
 """
+
+REASON = "reason_"
+"""What the names of the columns begin with that say why a row has its score."""
 
 _LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
 # A fact of the labels is good neither way.
@@ -93,12 +96,21 @@ class Problem(Table):
         task: What kind of answer the pipeline gives.
         target: The column of the labels to predict.
         success: The bar for `train` to promote a version; without one every version passes.
+        explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
+            it, and how much. Not for a multiclass task.
     """
 
     objective: str
     task: Task
     target: str
     success: Success | None = None
+    explain_top: Annotated[Whole, Field(ge=0, le=20)] = 0
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if self.explain_top and self.task == "multiclass":
+            raise ValueError("explain_top explains one score a row, and a multiclass task has one for each class")
+        return self
 
     @model_validator(mode="after")
     def _measured(self) -> Self:

@@ -25,12 +25,16 @@ from batchscore.errors import TrainingError
 from batchscore.model.origins import origins
 from batchscore.model.shapley import DEEPEST, Floats, add_contributions
 from batchscore.model.trees import HistTrees, PlainTrees, trees_of
+from batchscore.problem import REASON
 from batchscore.schema import TypeName
 
 __all__ = ["TOLERANCE", "Explainer", "reason_types"]
 
 TOLERANCE = 1e-6
 """How far base and contributions may miss the model's answer, relative to the largest of the answers."""
+
+# Relative to the strongest contribution of the row.
+_NOTHING = 1e-12
 
 # These add up their trees in single precision.
 _SINGLE_PRECISION = 1e-4
@@ -40,7 +44,7 @@ def reason_types(top: int) -> dict[str, TypeName]:
     """The columns that `Explainer.reasons` gives, with their types, in order."""
     types: dict[str, TypeName] = {}
     for k in range(1, top + 1):
-        types |= {f"reason_{k}": "string", f"reason_{k}_value": "float"}
+        types |= {f"{REASON}{k}": "string", f"{REASON}{k}_value": "float"}
     return types
 
 
@@ -142,6 +146,8 @@ class Explainer:
             names than that.
         """
         contributions = self.contributions(features)
+        # What rounding leaves of nothing is nothing.
+        contributions[np.abs(contributions) <= _NOTHING * np.abs(contributions).max(axis=1, keepdims=True)] = 0.0
         # In single precision, so that what is a tie but for rounding is one.
         strength = np.abs(contributions).astype(np.float32)
         order = np.argsort(-strength, axis=1, kind="stable")[:, : self.top]

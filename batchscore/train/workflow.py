@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +18,11 @@ from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.layout import Layout
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
+from batchscore.model.explain import Explainer, reason_types
 from batchscore.model.features import Features, check_row_wise
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor, StageError, in_threads
+from batchscore.problem import REASON
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName, type_name
 from batchscore.sources import Source, read_frame
@@ -29,6 +32,9 @@ from batchscore.train.split import split
 __all__ = ["check_columns", "promotable", "train"]
 
 GOLDEN_ROWS = 200
+
+# What reasons are relative to: enough rows for the mean of a column, few enough to explain in a moment.
+_BACKGROUND_ROWS = 10_000
 
 Step = Callable[[str], None]
 
@@ -71,11 +77,13 @@ def train(job: Job, features: Features, query: str, rows: Source, labels: Source
     fit, test = split(labelled, job.training.split)  # type: ignore[union-attr]
     on_step(f"fitting on {fit.height:,} rows")
     with span("fit", {"batchscore.rows": fit.height}):
-        predictor = _predictor(job, features, _fit(job, features, fit), target_type)
+        predictor = _explained(job, _predictor(job, features, _fit(job, features, fit), target_type), fit)
     on_step(f"testing on {test.height:,} rows held out")
     held_out = schema.conform(test, "the rows held out")
     with span("test", {"batchscore.rows": test.height}):
         predictions = _predicted(predictor, held_out)
+        if predictor.explainer is not None:
+            predictor.explainer.check(features.transform(_some(held_out)))
     golden = held_out.gather_every(max(1, test.height // GOLDEN_ROWS)).head(GOLDEN_ROWS)
     return Bundle(
         manifest=Manifest(
@@ -198,6 +206,21 @@ def _predictor(job: Job, features: Features, pipeline: Any, target_type: TypeNam
     return Predictor(features, pipeline, task, classes, types | dict.fromkeys(names, "float"))
 
 
+def _explained(job: Job, predictor: Predictor, fit: pl.DataFrame) -> Predictor:
+    """The same with an explainer, where the job asks for reasons."""
+    top = job.problem.explain_top
+    if not top:
+        return predictor
+    background = predictor.features.transform(_some(fit.drop(job.problem.target)))
+    with in_threads():
+        explainer = Explainer.fitted(predictor.pipeline, background, top)
+    return replace(predictor, explainer=explainer, output_types={**predictor.output_types, **reason_types(top)})
+
+
+def _some(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.gather_every(max(1, rows.height // _BACKGROUND_ROWS)).head(_BACKGROUND_ROWS)
+
+
 def _target_type(job: Job, target: pl.Series) -> TypeName:
     name = type_name(target.dtype)
     allowed: tuple[TypeName, ...] = ("boolean", "integer", "string")
@@ -222,7 +245,7 @@ def _predicted(predictor: Predictor, rows: pl.DataFrame) -> pl.DataFrame:
         predictions = predictor.predict(rows)
     except StageError as error:
         raise TrainingError(f"the {error.stage} fails on the rows held out: {error}.") from error
-    for series in predictions.select(cs.float()):
+    for series in predictions.select(cs.float() - cs.starts_with(REASON)):
         if odd := series.len() - int(series.is_finite().sum()):
             raise TrainingError(f"the pipeline gives no finite {series.name} for {odd} of {rows.height} rows held out.")
     return predictions
