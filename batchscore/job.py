@@ -21,7 +21,7 @@ from pydantic import (
 
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
-from batchscore.problem import Number, Problem, Table, Whole
+from batchscore.problem import REASON, Number, Problem, Table, Whole
 from batchscore.recipe import Moment, Training
 
 __all__ = ["Job", "Publish", "Rows", "read_job"]
@@ -268,13 +268,14 @@ class Job(Table):
         passed = (*self.source.key, *self.output.carry)
         # Most databases take names that differ only in case for one.
         folded = [name.casefold() for name in passed]
+        reasons = {f"{REASON}{k}{end}" for k in range(1, self.problem.explain_top + 1) for end in ("", "_value")}
         for name, one in zip(passed, folded, strict=True):
             if passed.count(name) > 1:
                 raise ValueError(f"column {name} is named twice in source.key and output.carry")
             if folded.count(one) > 1:
                 alike = " and ".join(other for other in passed if other.casefold() == one)
                 raise ValueError(f"columns {alike} differ only in case; rename one at the source")
-            if one in RESERVED or one.startswith("score_"):
+            if one in RESERVED or one.startswith("score_") or one in reasons:
                 raise ValueError(f"column {name} has the name of a column batchscore writes; rename it at the source")
         if self.problem.target in passed:
             raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
+__all__ = ["METRICS", "REASON", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
 
 Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
@@ -67,6 +67,9 @@ Attributes:
     largest_cluster: Share of rows in the largest of them; good neither way.
     contamination: Share of rows that are called odd; good neither way.
 """
+
+REASON = "reason_"
+"""What the names of the columns begin with that say why a row has its score."""
 
 _UNLABELLED = ("clustering", "anomaly")
 _LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
@@ -139,6 +142,8 @@ class Problem(Table):
         success: The bar for `train` to promote a version; without one every version passes.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
             chunks of [limits] chunk_rows on the machine that trains.
+        explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
+            it, and how much. For binary tasks and regressions.
     """
 
     objective: str
@@ -146,6 +151,7 @@ class Problem(Table):
     target: str = Field(default="", validate_default=True)
     success: Success | None = None
     max_latency_us_per_row: Number | None = Field(default=None, gt=0)
+    explain_top: Annotated[Whole, Field(ge=0, le=20)] = 0
 
     @property
     def supervised(self) -> bool:
@@ -166,6 +172,12 @@ class Problem(Table):
         if task is not None and task not in _UNLABELLED and not target:
             raise PydanticCustomError("missing", "a task with labels has a target")
         return target
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if self.explain_top and self.task not in ("binary", "regression"):
+            raise ValueError(f"explain_top explains the one score of a binary task or a regression, not {self.task}")
+        return self
 
     @model_validator(mode="after")
     def _measured(self) -> Self:

@@ -281,6 +281,12 @@ def _output_table() -> Iterator[str]:
         ("the carried columns", "as read", "The columns of `[output] carry`."),
         ("`prediction`", "the target's; float for regression", ""),
         ("`score`, `score_<class>`", "float", "Classification only."),
+        ("`reason_<k>`", "string", "With `[problem] explain_top` only: the column that adds or takes the k-th most."),
+        (
+            "`reason_<k>_value`",
+            "float",
+            "What it adds, on the scale on which the model sums; NULL with too few columns.",
+        ),
         *((f"`{name}`", f"{type_}", stamp[name]) for name, type_ in tables.STAMP.items()),
     ]
     yield "In this order:"

@@ -118,11 +118,17 @@ def labels(rows: pl.DataFrame, target: pl.Series) -> pl.DataFrame:
     return rows.select("id", target.alias("slow"))
 
 
-def bundle(source: str = CLASSIFIER, task: str = "binary", target: pl.Series | None = None, n: int = 160) -> Bundle:
+def bundle(
+    source: str = CLASSIFIER,
+    task: str = "binary",
+    target: pl.Series | None = None,
+    n: int = 160,
+    explain_top: int = 0,
+) -> Bundle:
     """A bundle of that features text, as `train` makes it."""
     rows = trips(n)
     target = slow(rows) if target is None else target
-    trained = job(problem={"task": task})
+    trained = job(problem={"task": task, "explain_top": explain_top})
     return train(trained, Features.of(source, "jobs/trips.py"), SQL, Frame(rows), Frame(labels(rows, target)), _quiet)
 
 

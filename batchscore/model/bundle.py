@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pickle import PicklingError
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import joblib
 import polars as pl
@@ -30,10 +30,14 @@ from batchscore.problem import Problem
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName
 
+if TYPE_CHECKING:
+    from batchscore.model.explain import Explainer
+
 __all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
 
 FORMAT: Literal[2] = 2
 MANIFEST = "bundle.json"
+_EXPLAINER = "explain.json"
 _LIBRARIES = ("scikit-learn", "numpy", "polars", "joblib", "scipy")
 
 
@@ -155,16 +159,19 @@ class Bundle:
         _check_libraries(manifest, where)
         features = _features(files["features.py"], where)
         references = json.loads(files["reference.json"])
+        pipeline = _unpickle(files["pipeline.joblib"], where)
+        explainer = _explainer(pipeline, files.get(_EXPLAINER))
         return cls(
             manifest=manifest,
             schema=Schema.from_dicts(manifest.columns),
             predictor=Predictor(
                 features,
-                _unpickle(files["pipeline.joblib"], where),
+                pipeline,
                 manifest.problem.task,
                 manifest.classes,
                 manifest.output_types,
                 manifest.threshold,
+                explainer,
             ),
             query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),
@@ -208,7 +215,9 @@ class Bundle:
             TrainingError: The pipeline holds what cannot be pickled.
         """
         references = {"input": _referenced(self.input_reference), "output": _referenced(self.output_reference)}
-        return {
+        explainer = self.predictor.explainer
+        explained = {} if explainer is None else {_EXPLAINER: explainer.frozen().encode()}
+        return explained | {
             "rows.sql": self.query.encode(),
             "features.py": self.predictor.features.source.encode(),
             "pipeline.joblib": _pickle(self.predictor.pipeline),
@@ -264,6 +273,14 @@ def _check_libraries(manifest: Manifest, where: str) -> None:
 
 def _feature_version(version: str) -> list[str]:
     return version.split(".")[:2]
+
+
+def _explainer(pipeline: Any, frozen: bytes | None) -> Explainer | None:
+    if frozen is None:
+        return None
+    from batchscore.model.explain import Explainer
+
+    return Explainer.thawed(pipeline, frozen.decode())
 
 
 def _features(source: bytes, where: str) -> Features:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import numpy as np
@@ -13,8 +13,11 @@ import numpy.typing as npt
 import polars as pl
 
 from batchscore.model.features import Features
-from batchscore.problem import Task
+from batchscore.problem import REASON, Task
 from batchscore.schema import TypeName, dtype_of
+
+if TYPE_CHECKING:
+    from batchscore.model.explain import Explainer
 
 __all__ = ["Label", "Predictor", "Stage", "StageError", "in_threads"]
 
@@ -43,8 +46,10 @@ class Predictor:
         task: What kind of answer it gives.
         classes: The labels in the order of the pipeline's probabilities; empty for a task without classes.
         output_types: `prediction`, then `score` (binary, anomaly) or a `score_<class>` for each class (multiclass: the
-            class in lower case, with `_` for all but ASCII letters and digits), with their types, in order.
+            class in lower case, with `_` for all but ASCII letters and digits), then `reason_<k>` and
+            `reason_<k>_value` for each of the explainer's, with their types, in order.
         threshold: Binary: the score from which on the second class is predicted; None where the more probable one is.
+        explainer: What says why; None where the job does not ask.
     """
 
     features: Features
@@ -53,19 +58,24 @@ class Predictor:
     classes: tuple[Label, ...]
     output_types: Mapping[str, TypeName]
     threshold: float | None = None
+    explainer: Explainer | None = None
 
     def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """`prediction` and the scores, shape `(rows, 1 + scores)`, of at least one row: `predict_from` its features.
+        """`prediction`, the scores and the reasons, shape `(rows, output_types)`, of at least one row.
 
         Raises:
             StageError: The user's features or pipeline failed.
         """
         with _in_stage("features"):
             features = self.features.transform(rows)
-        return self.predict_from(features)
+        answers = self.predict_from(features)
+        if self.explainer is None:
+            return answers
+        with _in_stage("pipeline"), in_threads():
+            return answers.hstack(self.explainer.reasons(features))
 
     def predict_from(self, features: pl.DataFrame) -> pl.DataFrame:
-        """`prediction` and the scores, shape `(rows, 1 + scores)`, of rows that are features already.
+        """`prediction` and the scores, without reasons, shape `(rows, 1 + scores)`, of rows that are features already.
 
         - binary: the score is the probability of the second class, which is predicted from the threshold on; without
           one the class with the higher probability is, the first where both tie.
@@ -107,7 +117,7 @@ class Predictor:
             chosen = (probabilities[:, 1] >= self.threshold).astype(np.int64)
         labels = pl.Series("prediction", self.classes, dtype=dtype_of(self.output_types["prediction"]))
         columns = probabilities.T[1:] if self.task == "binary" else probabilities.T
-        names = [name for name in self.output_types if name != "prediction"]
+        names = [name for name in self.output_types if name != "prediction" and not name.startswith(REASON)]
         scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
         return pl.DataFrame([labels.gather(chosen), *scores])
 

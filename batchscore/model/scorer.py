@@ -17,6 +17,7 @@ import polars.selectors as cs
 from batchscore.errors import GoldenRowsDiffer, TooManyRejects
 from batchscore.model.bundle import Bundle
 from batchscore.model.predictor import Stage, StageError
+from batchscore.problem import REASON
 from batchscore.profile import Profile
 from batchscore.schema import Reason, dtype_of
 
@@ -114,7 +115,7 @@ def check_golden(bundle: Bundle) -> None:
     except StageError as error:
         raise GoldenRowsDiffer(f"{bundle}: its golden rows fail here in {error.stage} ({error}). {remedy}") from error
     for then in bundle.golden_predictions.iter_columns():
-        differ = _differ(then, now[then.name])
+        differ = _differ(then, now[then.name], _size(bundle.golden_predictions, then.name))
         if differ.any():
             row = int(np.flatnonzero(differ)[0])
             raise GoldenRowsDiffer(
@@ -123,10 +124,16 @@ def check_golden(bundle: Bundle) -> None:
             )
 
 
-def _differ(then: pl.Series, now: pl.Series) -> npt.NDArray[np.bool_]:
+def _size(then: pl.DataFrame, name: str) -> pl.Series | float:
+    """What a column's rounding is relative to beside its own values: for a reason the row's strongest one."""
+    return then[f"{REASON}1_value"].abs().fill_null(0.0) if name.startswith(REASON) else 0.0
+
+
+def _differ(then: pl.Series, now: pl.Series, size: pl.Series | float) -> npt.NDArray[np.bool_]:
     if then.dtype == pl.Float64():
-        close: npt.NDArray[np.bool_] = np.isclose(now.to_numpy(), then.to_numpy(), rtol=GOLDEN_TOLERANCE, atol=0.0)
-        return ~close
+        slack = GOLDEN_TOLERANCE * np.asarray(size)
+        close = np.isclose(now.to_numpy(), then.to_numpy(), rtol=GOLDEN_TOLERANCE, atol=slack, equal_nan=True)
+        return np.asarray(~close)
     return np.asarray(~then.eq_missing(now))
 
 
@@ -163,7 +170,8 @@ def _bisected(
 
 def _finite(predicted: pl.DataFrame, failures: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Move rows whose prediction or score is NaN, infinite or NULL over to the failures."""
-    values = cs.exclude("row")
+    # There may be fewer reasons than were asked for.
+    values = cs.exclude("row") - cs.starts_with(REASON)
     sound = predicted.select(
         pl.all_horizontal(values.is_not_null(), (values & cs.float()).is_finite(), pl.lit(True))
     ).to_series()

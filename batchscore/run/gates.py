@@ -9,6 +9,7 @@ from statistics import median
 from batchscore.drift import compare
 from batchscore.job import Publish
 from batchscore.ledger import Totals
+from batchscore.problem import REASON
 from batchscore.profile import Profile
 
 __all__ = ["times", "tripped"]
@@ -30,8 +31,8 @@ def tripped(gates: Publish, totals: Totals, earlier: Sequence[int], outputs: Pro
     return [
         *_rows(gates, totals.rows_read, earlier),
         *_rejects(gates, totals),
-        *_scores(gates, outputs),
-        *_shift(gates, outputs, reference),
+        *_scores(gates, _answers(outputs)),
+        *_shift(gates, _answers(outputs), reference),
     ]
 
 
@@ -54,6 +55,12 @@ def _rows(gates: Publish, rows: int, earlier: Sequence[int]) -> Iterator[str]:
 def _rejects(gates: Publish, totals: Totals) -> Iterator[str]:
     if gates.rejects is not None and totals.rejects > times(gates.rejects, totals.rows_read):
         yield f"rejects: {totals.rejects:,} of {totals.rows_read:,} rows are more than {gates.rejects} of them"
+
+
+def _answers(outputs: Profile) -> Profile:
+    """Predictions and scores, without the reasons for them."""
+    columns = {name: column for name, column in outputs.columns.items() if not name.startswith(REASON)}
+    return Profile(columns, {name: outputs.layouts[name] for name in columns})
 
 
 def _scores(gates: Publish, outputs: Profile) -> Iterator[str]:

@@ -20,6 +20,7 @@ from batchscore.job import Job
 from batchscore.model import evaluation
 from batchscore.model.features import Features
 from batchscore.model.predictor import Predictor, StageError, in_threads
+from batchscore.problem import REASON
 from batchscore.recipe import Threshold
 from batchscore.schema import TypeName, type_name
 from batchscore.train.baseline import baselines
@@ -173,7 +174,7 @@ def predicted(predictor: Predictor, rows: pl.DataFrame) -> pl.DataFrame:
         predictions = predictor.predict(rows)
     except StageError as error:
         raise TrainingError(f"the {error.stage} fails on the rows held out: {error}.") from error
-    for series in predictions.select(cs.float()):
+    for series in predictions.select(cs.float() - cs.starts_with(REASON)):
         if odd := series.len() - int(series.is_finite().sum()):
             raise TrainingError(f"the pipeline gives no finite {series.name} for {odd} of {rows.height} rows held out.")
     return predictions

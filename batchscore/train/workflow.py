@@ -15,8 +15,9 @@ from batchscore.layout import Layout
 from batchscore.logs import Event, log
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
 from batchscore.model.evaluation import Evaluation, Finding, Threshold
+from batchscore.model.explain import Explainer, reason_types
 from batchscore.model.features import Features, check_row_wise
-from batchscore.model.predictor import Predictor
+from batchscore.model.predictor import Predictor, in_threads
 from batchscore.profile import Profile
 from batchscore.schema import Schema
 from batchscore.sources import Source
@@ -41,6 +42,9 @@ from batchscore.train.split import Parts, split
 __all__ = ["promotable", "train"]
 
 GOLDEN_ROWS = 200
+
+# What reasons are relative to: enough rows for the mean of a column, few enough to explain in a moment.
+_BACKGROUND_ROWS = 10_000
 
 Step = Callable[[str], None]
 
@@ -101,6 +105,7 @@ def train(
         predictor = fitted(tried.predictor, train)
         simpler = baselines_of(predictor, train)
     predictor, chosen = _choose(job, predictor, validation)
+    predictor = _explained(job, predictor, train, test)
     on_step(f"testing on {len(test):,} rows held out")
     with span("test", {"batchscore.rows": len(test)}):
         evaluation, predictions = evaluate(
@@ -203,6 +208,17 @@ def _manifest(
         libraries=libraries_here(),
         files={},
     )
+
+
+def _explained(job: Job, predictor: Predictor, train: Part, test: Part) -> Predictor:
+    """The predictor with what says why, where the job asks for reasons; that they add up is seen on test rows too."""
+    top = job.problem.explain_top
+    if not top:
+        return predictor
+    with in_threads():
+        explainer = Explainer.fitted(predictor.pipeline, train.some(_BACKGROUND_ROWS).features, top)
+        explainer.check(test.some(_BACKGROUND_ROWS).features)
+    return replace(predictor, explainer=explainer, output_types={**predictor.output_types, **reason_types(top)})
 
 
 def _output_layout(job: Job, series: pl.Series) -> Layout:
