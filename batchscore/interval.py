@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, timedelta
@@ -10,12 +11,28 @@ from zoneinfo import ZoneInfo
 
 from batchscore.errors import UsageError
 
-__all__ = ["Calendar", "Every", "Interval"]
+__all__ = ["Calendar", "Every", "Interval", "age_of"]
 
 Every = Literal["hour", "day", "week", "month"]
 
 # No zone's calendar hour is shorter than this, so stepping by it never jumps over a boundary.
 _SHORTEST_HOUR = timedelta(minutes=15)
+
+
+def age_of(text: str, where: str) -> timedelta:
+    """The length of time that is written `90d`, `12h` or `4w`.
+
+    Args:
+        text: The text.
+        where: What it was given as, for the message.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = re.fullmatch(r"(\d{1,9})([hdw])", text)
+    if not match:
+        raise UsageError(f"{where} {text!r} is no age. Write a number and h, d or w: 90d.")
+    return timedelta(hours=int(match[1]) * {"h": 1, "d": 24, "w": 168}[match[2]])
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -22,7 +22,7 @@ from pydantic import (
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
 from batchscore.problem import REASON, Number, Problem, Table, Whole
-from batchscore.recipe import Moment, Training
+from batchscore.recipe import Moment, Retrain, Training
 
 __all__ = ["Job", "Publish", "Rows", "read_job"]
 
@@ -32,6 +32,7 @@ Name = Annotated[str, StringConstraints(pattern=_NAME)]
 TableName = Annotated[str, StringConstraints(pattern=_TABLE_NAME)]
 _IN_WORDS = {
     _NAME: "want lower case letters, digits and underscores, a letter first, 48 at most",
+    r"^\d{1,9}[hdw]$": "want a number and h, d or w, such as 30d",
     _TABLE_NAME: "want table or schema.table, each of letters, digits and underscores, no digit first, 63 at most",
 }
 
@@ -212,6 +213,7 @@ class Job(Table):
     interval: Cut
     labels: Rows | None = None
     training: Training | None = None
+    retrain: Retrain = Retrain()
     model: Model
     output: Output
     limits: Limits = Limits()
@@ -242,6 +244,15 @@ class Job(Table):
             parts = "no [training] or no [labels]. Add both" if self.problem.supervised else "no [training]. Add it"
             raise UsageError(f"job {self.name} cannot be trained: its file has {parts}.")
         return Interval(self.calendar.instant(self.training.from_), self.calendar.instant(self.training.to))
+
+    def window_until(self, end: datetime) -> Interval:
+        """The training rows' window, moved so that it ends at that instant.
+
+        Raises:
+            UsageError: See `training_window`.
+        """
+        first = self.training_window()
+        return Interval(end - (first.end - first.start), end)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "REASON", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
+__all__ = ["METRICS", "REASON", "Age", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
 
 Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
@@ -86,6 +86,8 @@ def better(metric: str) -> Literal["higher", "lower"] | None:
 # pydantic would take "1000" for a number, and true for 1.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# A number of hours, days or weeks.
+Age = Annotated[str, StringConstraints(pattern=r"^\d{1,9}[hdw]$")]
 # As scikit-learn takes it.
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
@@ -142,6 +144,7 @@ class Problem(Table):
         success: The bar for `train` to promote a version; without one every version passes.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
             chunks of [limits] chunk_rows on the machine that trains.
+        retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.
         explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
             it, and how much. For binary tasks and regressions.
     """
@@ -151,6 +154,7 @@ class Problem(Table):
     target: str = Field(default="", validate_default=True)
     success: Success | None = None
     max_latency_us_per_row: Number | None = Field(default=None, gt=0)
+    retrain_every: Age | None = None
     explain_top: Annotated[Whole, Field(ge=0, le=20)] = 0
 
     @property

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from batchscore.problem import Number, Seed, Table, Whole
+from batchscore.problem import Age, Number, Seed, Table, Whole
 
-__all__ = ["Audit", "Check", "Folds", "Moment", "Search", "Split", "Threshold", "Training"]
+__all__ = ["Audit", "Check", "Condition", "Folds", "Moment", "Retrain", "Search", "Split", "Threshold", "Training"]
 
 Check = Literal["duplicates", "missing", "constant", "outliers", "imbalance", "leak", "null_pattern"]
+
+
+_AGE = re.compile(r"\d{1,9}[hdw]")
 
 
 def _no_number(value: object) -> object:
@@ -200,3 +205,62 @@ class Training(Table):
             more = " (or cross_validation)" if "search" in wanting else ""
             raise ValueError(f"{wanting[0]} is chosen on validation rows: give split a share of validation{more}")
         return self
+
+
+class Retrain(Table):
+    """What `retrain` goes by, and when the version that it trains takes the place of the one in use.
+
+    Attributes:
+        reasons: Each may lead to a training: `drifted`, `degraded`, `older-than=7d`, `new-labels=10000`; see `--if`.
+            Without them it is the age of `[problem] retrain_every`.
+        over: Drift and metrics are those of so many of the last intervals that the version in use has scored.
+        margin: By how much the new version must be better in the metric, on the same rows.
+        cooldown: How long after a training there is no other.
+    """
+
+    reasons: tuple[str, ...] = ()
+    over: Whole = Field(default=7, ge=1)
+    margin: Number = Field(default=0.0, ge=0)
+    cooldown: Age = "1d"
+
+    @field_validator("reasons")
+    @classmethod
+    def _known(cls, reasons: tuple[str, ...]) -> tuple[str, ...]:
+        for reason in reasons:
+            Condition.parse(reason)
+        return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of `retrain --if`.
+
+    Attributes:
+        name: Which.
+        bound: The age or the number of labels that it goes by; empty for the others.
+    """
+
+    name: Literal["drifted", "degraded", "older-than", "new-labels"]
+    bound: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """What `drifted`, `degraded`, `older-than=7d` or `new-labels=10000` says.
+
+        Raises:
+            ValueError: It is none of them.
+        """
+        name, _, bound = text.strip().partition("=")
+        match name, bound:
+            case ("drifted" | "degraded") as plain, "":
+                return cls(plain)
+            case "older-than", _ if _AGE.fullmatch(bound):
+                return cls("older-than", bound)
+            case "new-labels", _ if bound.isdecimal() and int(bound):
+                return cls("new-labels", bound)
+        raise ValueError(
+            f"{text!r} is no reason to retrain. Known are drifted, degraded, older-than=7d and new-labels=10000."
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.bound}" if self.bound else self.name

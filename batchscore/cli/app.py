@@ -167,6 +167,33 @@ def train(
 
 
 @app.command()
+def retrain(
+    context: typer.Context,
+    job: JobName,
+    conditions: Annotated[
+        str | None,
+        typer.Option(
+            "--if",
+            metavar="REASONS",
+            help="drifted, degraded, older-than=7d, new-labels=10000: any of them is enough. [[retrain] reasons]",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Where the rows to learn from end. [the last interval that is over]"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell whether there is a reason, and do nothing.")] = False,
+) -> None:
+    """Train JOB anew where there is a reason to, and use the new version where it is better on the same rows.
+
+    Exits with 0 whether it trained or not, and promoted or not; it says which, and why.
+    """
+    from batchscore.cli.retrain import retrain
+
+    say(retrain(_session(context), job, conditions, to, dry_run=dry_run))
+
+
+@app.command()
 def plan(
     context: typer.Context,
     job: JobName,

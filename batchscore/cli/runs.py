@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of, runs_of
 from batchscore.database import Database
 from batchscore.errors import BundleCorrupt, UsageError
-from batchscore.interval import Calendar, Interval
+from batchscore.interval import Calendar, Interval, age_of
 from batchscore.job import Job, read_job
 from batchscore.ledger import Owner, Run, Totals
 from batchscore.logs import Event, log
@@ -210,12 +209,8 @@ def prune(session: Session, age: str, *, dry_run: bool) -> str:
         UsageError: The age cannot be read.
         WarehouseError: There is no such file.
     """
-    match = re.fullmatch(r"(\d+)([hdw])", age)
-    if not match:
-        raise UsageError(f"--older-than {age!r} is no age. Write a number and h, d or w: 90d.")
-    hours = int(match[1]) * {"h": 1, "d": 24, "w": 168}[match[2]]
     try:
-        before = session.now - timedelta(hours=hours)
+        before = session.now - age_of(age, "--older-than")
     except OverflowError:
         raise UsageError(f"--older-than {age!r} is before all calendars. Write less: 90d.") from None
     with _there(session, read_only=dry_run) as warehouse:

@@ -22,6 +22,7 @@ from batchscore.ledger.chunks import (
 )
 from batchscore.ledger.leases import Lease, Owner, acquire, check, clock, keep_others_out, release, renew
 from batchscore.ledger.retention import abandoned, forget_old, forget_work, stages_in_use
+from batchscore.ledger.retrains import last_retrained, record_retrain, retrained_for
 from batchscore.ledger.runs import (
     Run,
     begin,
@@ -38,7 +39,7 @@ from batchscore.ledger.runs import (
     users_of_table,
 )
 from batchscore.ledger.seen import drift_of, profiles_of, runs_without_drift, save_drift
-from batchscore.ledger.tables import CHUNKS, DRIFT, LEASES, METADATA, PROFILES, REJECTS, RUNS
+from batchscore.ledger.tables import CHUNKS, DRIFT, LEASES, METADATA, PROFILES, REJECTS, RETRAINS, RUNS
 
 __all__ = [
     "CHUNKS",
@@ -47,6 +48,7 @@ __all__ = [
     "METADATA",
     "PROFILES",
     "REJECTS",
+    "RETRAINS",
     "RUNS",
     "Lease",
     "Owner",
@@ -71,17 +73,20 @@ __all__ = [
     "history",
     "hold_back",
     "keep_others_out",
+    "last_retrained",
     "output_tables",
     "profiles_of",
     "progress",
     "publish",
     "published",
     "published_last",
+    "record_retrain",
     "reject_reasons",
     "rejects_kept",
     "rejects_of",
     "release",
     "renew",
+    "retrained_for",
     "rows_of_last",
     "run_id_of",
     "runs_without_drift",

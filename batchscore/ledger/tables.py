@@ -18,6 +18,7 @@ __all__ = [
     "METADATA",
     "PROFILES",
     "REJECTS",
+    "RETRAINS",
     "RUNS",
     "insert_new",
 ]
@@ -226,6 +227,47 @@ Attributes:
     verdict: `moved`, `steady` or `not enough data`.
     row_count: What the value is measured over: rows, or rows with a value.
     reference_count: The same in the reference.
+"""
+
+
+RETRAINS = sa.Table(
+    "batchscore_retrains",
+    METADATA,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("window_end", Instant, primary_key=True),
+    sa.Column("reason", sa.String(32), primary_key=True),
+    sa.Column("decision", sa.String(16), nullable=False),
+    sa.Column("told", TEXT, nullable=False),
+    sa.Column("champion_version", sa.BigInteger, nullable=False),
+    sa.Column("challenger_version", sa.BigInteger, nullable=False),
+    sa.Column("metric", sa.String(32), nullable=False),
+    sa.Column("champion", sa.Double),
+    sa.Column("challenger", sa.Double),
+    sa.Column("ahead", sa.Double),
+    sa.Column("ahead_low", sa.Double),
+    sa.Column("ahead_high", sa.Double),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("decided_at", Instant, nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row for each reason for which `retrain` trained a version.
+
+Attributes:
+    job: The job's name.
+    window_end: The first instant behind the rows that it was trained and tested on.
+    reason: `drifted`, `degraded`, `older-than` or `new-labels`.
+    decision: `promoted`, or `kept` where the version in use stays.
+    told: The decision in words.
+    champion_version: The version that was in use.
+    challenger_version: The version that was trained.
+    metric: What they were compared by.
+    champion: Its value for the one in use, on the test rows of the other; NULL where it has none.
+    challenger: Its value for the new one, on the same rows.
+    ahead: By how much the new one is better, above 0 whichever way the metric goes.
+    ahead_low: Where the 95 % interval of that begins.
+    ahead_high: Where it ends.
+    row_count: Test rows.
+    decided_at: When that was.
 """
 
 

@@ -206,7 +206,7 @@ class Evaluation(_Record):
         resampled: What the intervals of `test` draw anew: `rows`, or the name of what keeps rows together.
         train: The same on training rows, 20,000 of them at most.
         validation: The same on validation rows; empty without any.
-        baselines: The same on test rows for simpler models, by their name.
+        baselines: The same on test rows for simpler models, and for the version that was in use (`champion`).
         ahead: By how much the model is better than each of them in `metric`, on the same resampled rows; above 0 it is
             better, whichever way the metric goes.
         gap: Training against held-out rows; None for a task without labels.

@@ -8,7 +8,11 @@ from batchscore.rounding import rounded
 
 __all__ = ["gap_told", "interval_told", "verdict"]
 
-_BASELINES = {"dummy": "a guess that ignores the columns", "linear": "the linear model"}
+_BASELINES = {
+    "dummy": "a guess that ignores the columns",
+    "linear": "the linear model",
+    "champion": "the version in use",
+}
 _HELD_OUT = {"validation": "validation rows", "cross-validation": "held-out folds", "test": "test rows"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -36,14 +37,29 @@ class Performance:
 
 
 def performance(
-    tx: sa.Connection, job: Job, bundle: Bundle, output: Output, labels: Source, window: Interval
+    tx: sa.Connection,
+    job: Job,
+    bundle: Bundle,
+    output: Output,
+    labels: Source,
+    window: Interval,
+    runs: Collection[str] | None = None,
 ) -> Performance:
     """Join the published predictions of a window with their labels by key, and measure.
 
     Rows without a label (not known yet, or never: a cancelled flight) count as predictions and are left out of the
     metrics.
+
+    Args:
+        tx: An open transaction on the warehouse.
+        job: The job.
+        bundle: What scored them.
+        output: The output table.
+        labels: The job's labels.
+        window: The intervals that start in it.
+        runs: The ids of the runs whose rows count; all where None.
     """
-    published = _published(tx, output, window)
+    published = _published(tx, output, window, runs)
     key = Schema(tuple(bundle.schema[name] for name in job.source.key))
     known = read_frame(labels, window, key=key.names, columns={**key.types, job.problem.target: None})
     keys = key.conform(known, labels.where)
@@ -56,9 +72,11 @@ def performance(
     return Performance(window, published.height, joined.height, metrics)
 
 
-def _published(tx: sa.Connection, output: Output, window: Interval) -> pl.DataFrame:
+def _published(tx: sa.Connection, output: Output, window: Interval, runs: Collection[str] | None) -> pl.DataFrame:
     table = output.sql_table()
     started = sa.and_(table.c.interval_start >= window.start, table.c.interval_start < window.end)
+    if runs is not None:
+        started = sa.and_(started, table.c.run_id.in_(runs))
     rows = tx.execute(sa.select(*(table.c[column.name] for column in output.columns)).where(started)).all()
     schema = {column.name: dtype_of(column.type) for column in output.columns}
     return pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import polars as pl
 from sklearn import metrics as sk
 
+from batchscore.errors import TrainingError
 from batchscore.job import Job
+from batchscore.logs import Event, log
 from batchscore.model.evaluation import (
     Bin,
     Calibration,
@@ -66,7 +68,7 @@ def evaluate(
     Args:
         job: The job; it has `[training]`.
         predictor: Fitted on the training rows, its threshold and calibration chosen on the validation rows.
-        baselines: Simpler models, by name.
+        baselines: Simpler models, and the version in use, by name.
         train: What it was fitted on.
         validation: What anything was chosen on; may be empty.
         test: What nothing was fitted or chosen on.
@@ -92,7 +94,12 @@ def evaluate(
     metric = job.problem.metric
     simpler, lead = {}, {}
     for name, baseline in baselines.items():
-        theirs = predicted(baseline, test.rows)
+        try:
+            theirs = predicted(baseline, test.rows)
+        except TrainingError as error:
+            # Another model's failure is no fault of this one.
+            log.warning(Event.BASELINE_FAILED, baseline=name, error=str(error))
+            continue
         simpler[name] = defined(of_predictions(baseline, test.features, theirs, test.target))
         if metric in tested and metric in simpler[name]:
             again = resampled(baseline, theirs, test.target, blocks)

@@ -57,6 +57,8 @@ def train(
     labels: Source | None,
     on_step: Step,
     asked: Asked | None = None,
+    champion: Bundle | None = None,
+    window: Interval | None = None,
 ) -> Bundle:
     """Fit the job's pipeline on its training window, choose on validation rows, and test on the rows held out.
 
@@ -71,6 +73,8 @@ def train(
         labels: The key and the target, one row for each row whose label is known; None for a task without labels.
         on_step: Told in words what is being done.
         asked: Which curves are wanted.
+        champion: The version in use, to be measured on the same test rows.
+        window: Which rows to learn from; `[training]` says it where None.
 
     Returns:
         The bundle, fitted on the training rows, as version 0: the registry numbers it.
@@ -80,7 +84,7 @@ def train(
         TrainingError: The rows, the features or the pipeline cannot give a bundle, or the audit refuses them.
         SchemaMismatch, KeyViolation: See `read_frame`.
     """
-    window = job.training_window()
+    window = window or job.training_window()
     on_step(f"reading rows of {window}")
     with span("read"):
         given = read_rows(job, rows, window)
@@ -103,7 +107,9 @@ def train(
     on_step(f"fitting on {len(train):,} rows")
     with span("fit", {"batchscore.rows": len(train)}):
         predictor = fitted(tried.predictor, train)
-        simpler = baselines_of(predictor, train)
+        others = baselines_of(predictor, train)
+    if champion is not None and _takes(champion, schema):
+        others["champion"] = replace(champion.predictor, explainer=None)
     predictor, chosen = _choose(job, predictor, validation)
     predictor = _explained(job, predictor, train, test)
     on_step(f"testing on {len(test):,} rows held out")
@@ -111,7 +117,7 @@ def train(
         evaluation, predictions = evaluate(
             job,
             predictor,
-            simpler,
+            others,
             train,
             validation,
             test,
@@ -133,6 +139,11 @@ def train(
         golden_predictions=predicted(predictor, golden),
         evaluation=evaluation,
     )
+
+
+def _takes(champion: Bundle, schema: Schema) -> bool:
+    """Whether the rows have what another version reads."""
+    return all(schema.types.get(name) == type_ for name, type_ in champion.schema.types.items())
 
 
 def _split(job: Job, labelled: pl.DataFrame) -> Parts:

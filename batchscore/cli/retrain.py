@@ -1,0 +1,216 @@
+"""`batchscore retrain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from batchscore import ledger
+from batchscore.cli.render import step
+from batchscore.cli.session import Session, runs_of
+from batchscore.errors import UsageError
+from batchscore.interval import Interval, age_of
+from batchscore.job import Job
+from batchscore.ledger import Owner, Run
+from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
+from batchscore.model.scorer import check_golden
+from batchscore.monitor.due import Reason, degraded, drifted, new_labels, older_than
+from batchscore.recipe import Condition
+from batchscore.run.execute import output_of
+from batchscore.run.lease import leased
+from batchscore.train.workflow import promotable, train
+from batchscore.warehouse import Warehouse
+
+__all__ = ["retrain"]
+
+CHALLENGER = "challenger"
+
+
+def retrain(session: Session, name: str, conditions: str | None, to: str | None, *, dry_run: bool) -> str:
+    """Train a challenger when there is a reason to, and promote it when it is better than the version in use.
+
+    Args:
+        session: The session.
+        name: The job.
+        conditions: Those of `--if`; the job's own where None.
+        to: Where the rows to learn from end; the last interval that is over where None.
+        dry_run: Only tell whether there is a reason.
+
+    Returns:
+        What was decided, in words.
+
+    Raises:
+        IntervalLeased: Another process is at it.
+        BatchscoreError: See `train`.
+    """
+    job = session.job(name)
+    asked = _conditions(job, conditions)
+    end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
+    window = job.window_until(end)
+    champion = session.bundle(job)
+    with session.warehouse() as warehouse:
+        session.patience().persist(lambda: warehouse.create(ledger.METADATA))
+        reasons = list(_reasons(session, job, champion, warehouse, asked, end))
+        for reason in reasons:
+            log.info(Event.RETRAIN_REASON, reason=reason.name, holds=reason.holds, told=reason.told)
+        due = [reason for reason in reasons if reason.holds]
+        if not due:
+            return _decided("not due", "; ".join(reason.told for reason in reasons))
+        if wait := _wait(session, job, warehouse, end, due):
+            return _decided("waiting", wait)
+        why = "; ".join(reason.told for reason in due)
+        if dry_run:
+            return _decided("due", f"{why}. It would train on rows of {window}")
+        step(f"due: {why}")
+        owner, seconds = Owner.here(), session.settings.lease_seconds
+        with leased(warehouse, f"retrain:{job.name}", window, owner, seconds):
+            if wait := _wait(session, job, warehouse, end, due):
+                return _decided("waiting", wait)
+            return _challenge(session, job, champion, warehouse, window, due)
+
+
+def _conditions(job: Job, given: str | None) -> list[Condition]:
+    if given is not None:
+        try:
+            return [Condition.parse(text) for text in given.split(",")]
+        except ValueError as error:
+            raise UsageError(f"--if: {error}") from None
+    conditions = [Condition.parse(text) for text in job.retrain.reasons]
+    if not conditions and job.problem.retrain_every:
+        conditions = [Condition("older-than", job.problem.retrain_every)]
+    if not conditions:
+        raise UsageError(
+            f"job {job.name} does not say when to train anew. Give --if drifted,degraded,older-than=7d,"
+            "new-labels=10000 (one of them or several), or write [retrain] reasons in its file."
+        )
+    return conditions
+
+
+def _reasons(
+    session: Session,
+    job: Job,
+    champion: Bundle,
+    warehouse: Warehouse,
+    conditions: Sequence[Condition],
+    end: datetime,
+) -> Iterator[Reason]:
+    runs = _last_runs(warehouse, job, champion)
+    for condition in conditions:
+        if condition.name in ("degraded", "new-labels") and not job.problem.supervised:
+            raise UsageError(f"--if {condition.name}: a {job.problem.task} task has no labels to go by.")
+        match condition.name:
+            case "older-than":
+                yield older_than(champion, age_of(condition.bound, "older-than"), session.now)
+            case "new-labels":
+                yield new_labels(job, champion, session.labels(job), end, int(condition.bound))
+            case "drifted":
+                with warehouse.begin("the ledger") as tx:
+                    yield drifted(tx.connection, champion, runs)
+            case "degraded":
+                with warehouse.begin("the output table") as tx:
+                    output = output_of(job, champion)
+                    yield degraded(tx.connection, job, champion, output, session.labels(job), runs)
+
+
+def _last_runs(warehouse: Warehouse, job: Job, champion: Bundle) -> list[Run]:
+    history = runs_of(warehouse, job)
+    scored = [run for run in history if run.status == "published" and run.bundle_digest == champion.digest]
+    return scored[-job.retrain.over :]
+
+
+def _wait(session: Session, job: Job, warehouse: Warehouse, end: datetime, due: Sequence[Reason]) -> str | None:
+    """Why nothing is trained although it is due, in words."""
+    with warehouse.begin("the ledger") as tx:
+        done = ledger.retrained_for(tx.connection, job.name, end)
+        last = ledger.last_retrained(tx.connection, job.name)
+    if not [reason for reason in due if reason.name not in done]:
+        return f"trained for this already, on rows up to {end:%Y-%m-%d %H:%MZ}: {', '.join(sorted(done))}"
+    if last is not None and session.now < (until := last + age_of(job.retrain.cooldown, "cooldown")):
+        return f"it was trained at {last:%Y-%m-%d %H:%MZ}, and the cooldown lasts until {until:%Y-%m-%d %H:%MZ}"
+    return None
+
+
+def _challenge(
+    session: Session, job: Job, champion: Bundle, warehouse: Warehouse, window: Interval, due: Sequence[Reason]
+) -> str:
+    """Train, register as challenger, decide, and keep the decision."""
+    registry = session.registry
+    made = train(
+        job,
+        session.features(job),
+        session.query(job),
+        session.source(job, job.source),
+        session.labels(job) if job.problem.supervised else None,
+        on_step=step,
+        champion=champion,
+        window=window,
+    )
+    version = registry.register(made)
+    challenger = registry.load(made.name, version)
+    check_golden(challenger)
+    log.info(Event.BUNDLE_WRITTEN, model=challenger.name, version=version, digest=challenger.digest)
+    registry.promote(challenger.name, version, CHALLENGER)
+    missed = _missed(job, champion, challenger)
+    if not missed:
+        registry.promote(challenger.name, version, str(job.model.use))
+        log.info(Event.BUNDLE_PROMOTED, model=challenger.name, version=version, alias=job.model.use)
+    decision = "kept" if missed else "promoted"
+    told = f"{challenger} {missed or 'takes the place of version'} {'' if missed else champion.version}".rstrip()
+    _record(job, champion, challenger, warehouse, window, due, decision, told)
+    return _decided(decision, told)
+
+
+def _missed(job: Job, champion: Bundle, challenger: Bundle) -> str | None:
+    """Why the challenger does not take the champion's place, in words."""
+    if str(job.model.use).isdecimal():
+        return f"is {CHALLENGER}; the job uses version {job.model.use}, whatever is better"
+    if below := promotable(job, challenger):
+        return f"is {CHALLENGER} only: {below}"
+    metric, lead = job.problem.metric, challenger.evaluation.ahead.get("champion")
+    if lead is None:
+        return (
+            f"is {CHALLENGER} only: it cannot be compared with {champion} on the same rows. To use it all the same: "
+            f"batchscore models promote {challenger.name} {challenger.version}"
+        )
+    if lead.value <= job.retrain.margin:
+        return (
+            f"is {CHALLENGER} only: by {metric} it is {lead.value:.4f} better than {champion} on the same rows, and "
+            f"must be more than {job.retrain.margin:g} better"
+        )
+    return None
+
+
+def _record(
+    job: Job,
+    champion: Bundle,
+    challenger: Bundle,
+    warehouse: Warehouse,
+    window: Interval,
+    due: Sequence[Reason],
+    decision: str,
+    told: str,
+) -> None:
+    evaluation, metric = challenger.evaluation, job.problem.metric
+    lead = evaluation.ahead.get("champion")
+    facts = {
+        "decision": decision,
+        "told": f"{told} ({'; '.join(reason.told for reason in due)})",
+        "champion_version": champion.version,
+        "challenger_version": challenger.version,
+        "metric": metric,
+        "champion": evaluation.baselines.get("champion", {}).get(metric),
+        "challenger": challenger.manifest.metrics.get(metric),
+        "ahead": lead.value if lead else None,
+        "ahead_low": lead.low if lead else None,
+        "ahead_high": lead.high if lead else None,
+        "row_count": evaluation.rows["test"],
+        "decided_at": datetime.now(UTC),
+    }
+    with warehouse.begin("the ledger") as tx:
+        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+
+
+def _decided(decision: str, told: str) -> str:
+    log.info(Event.RETRAIN_DECIDED, decision=decision, told=told)
+    return f"{decision}: {told}"

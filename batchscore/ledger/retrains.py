@@ -1,0 +1,36 @@
+"""Retrainings: which reason led to which version, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchscore.ledger.tables import RETRAINS, insert_new
+
+__all__ = ["last_retrained", "record_retrain", "retrained_for"]
+
+
+def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> set[str]:
+    """The reasons for which the job was trained again on rows up to that instant."""
+    c = RETRAINS.c
+    query = sa.select(c.reason).where(c.job == job, c.window_end == window_end)
+    return set(tx.execute(query).scalars())
+
+
+def last_retrained(tx: sa.Connection, job: str) -> datetime | None:
+    """When the job was last trained again; None where it never was."""
+    c = RETRAINS.c
+    # Ordered here and not MAX: SQLite has no type for what a function gives.
+    query = sa.select(c.decided_at).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
+    return tx.execute(query).scalar_one_or_none()
+
+
+def record_retrain(
+    tx: sa.Connection, job: str, window_end: datetime, reasons: Sequence[str], facts: Mapping[str, Any]
+) -> None:
+    """Keep what became of a training, a row of `batchscore_retrains` for each reason; `facts` are its other columns."""
+    for reason in reasons:
+        insert_new(tx, RETRAINS, {"job": job, "window_end": window_end, "reason": reason, **facts})

@@ -1,0 +1,101 @@
+"""Whether there is a reason to train anew: what a condition of `retrain` finds in the ledger and among the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from batchscore.interval import Interval
+from batchscore.job import Job
+from batchscore.ledger import Run
+from batchscore.model.bundle import Bundle
+from batchscore.monitor.performance import performance
+from batchscore.monitor.watch import compare_with_training
+from batchscore.problem import better
+from batchscore.sources import Source, read_frame
+from batchscore.warehouse import Output
+
+__all__ = ["Reason", "degraded", "drifted", "new_labels", "older_than"]
+
+# Fewer labelled rows say little of a metric.
+_FEWEST_ROWS = 200
+# Of the columns by importance: what moves in one that the model hardly reads is no reason to train.
+_MOST_IMPORTANT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A condition, whether it holds, and its figures in words."""
+
+    name: str
+    holds: bool
+    told: str
+
+
+def older_than(bundle: Bundle, age: timedelta, now: datetime) -> Reason:
+    """Whether the version was made longer ago than that."""
+    made = datetime.fromisoformat(bundle.manifest.created_at)
+    old = now - made
+    told = f"{bundle} is {old.days} day(s) and {old.seconds // 3600} hour(s) old, and {_days(age)} is the bound"
+    return Reason("older-than", old >= age, told)
+
+
+def new_labels(job: Job, bundle: Bundle, labels: Source, end: datetime, at_least: int) -> Reason:
+    """Whether so many labels are known, up to `end`, of rows behind those that the version learned from."""
+    since = datetime.fromisoformat(bundle.manifest.training.end)
+    count = 0
+    if since < end:
+        wanted = dict.fromkeys((*job.source.key, job.problem.target))
+        known = read_frame(labels, Interval(since, end), key=job.source.key, columns=wanted)
+        count = known.height - known[job.problem.target].null_count()
+    told = f"{count:,} labels since {since:%Y-%m-%d %H:%MZ}, and {at_least:,} are the bound"
+    return Reason("new-labels", count >= at_least, told)
+
+
+def drifted(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> Reason:
+    """Whether predictions, scores or the most important columns have moved against training over these runs, merged."""
+    compared, found = compare_with_training(tx, bundle, runs)
+    if not compared:
+        return Reason("drifted", False, f"no published run of {bundle} to look at")
+    important = {each.column for each in bundle.evaluation.importance[:_MOST_IMPORTANT]}
+    moved = {
+        drift.column
+        for role, drift in found
+        if drift.verdict == "moved" and (role == "output" or drift.column in important)
+    }
+    over = f"over the last {len(compared)} run(s) of {bundle}"
+    if not moved:
+        return Reason("drifted", False, f"neither predictions nor the most important columns have moved {over}")
+    return Reason("drifted", True, f"{', '.join(sorted(moved))} moved {over}")
+
+
+def degraded(
+    tx: sa.Connection, job: Job, bundle: Bundle, output: Output, labels: Source, runs: Sequence[Run]
+) -> Reason:
+    """Whether the metric over these runs is beyond the worse end of the interval that it had at training.
+
+    At least 200 of their rows must have a label.
+    """
+    metric = job.problem.metric
+    trained = bundle.evaluation.test.get(metric)
+    if not runs or trained is None:
+        return Reason("degraded", False, f"no published run of {bundle} to look at, or no {metric} at training")
+    window = Interval(runs[0].interval.start, runs[-1].interval.end)
+    seen = performance(tx, job, bundle, output, labels, window, {run.run_id for run in runs})
+    over = f"over the last {len(runs)} run(s) of {bundle}"
+    value = seen.metrics.get(metric)
+    if value is None or seen.labelled < _FEWEST_ROWS:
+        told = f"{seen.labelled:,} of {seen.predictions:,} rows have a label {over}, too few for {metric}"
+        return Reason("degraded", False, told)
+    lower = better(metric) == "lower"
+    bound = (trained.high if lower else trained.low) or trained.value
+    holds = value > bound if lower else value < bound
+    told = f"{metric} is {value:.4f} on {seen.labelled:,} labelled rows {over}, and {bound:.4f} is the bound"
+    return Reason("degraded", holds, told)
+
+
+def _days(age: timedelta) -> str:
+    return f"{age.days} day(s)" if not age.seconds else f"{age.days * 24 + age.seconds // 3600} hour(s)"
