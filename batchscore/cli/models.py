@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import typer
 
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
-from batchscore.cli.session import Session
-from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
+from batchscore.cli.session import Session, tell_unsigned
+from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle, Manifest
 from batchscore.model.scorer import check_golden
+from batchscore.model.trust import write_keys
+from batchscore.model.unpickle import names_in
 
-__all__ = ["list_", "promote", "show_model", "verify"]
+__all__ = ["keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_AGE = re.compile(r"(\d{1,6})([dh])")
 
 
 def list_(session: Session, format_: Format) -> None:
@@ -34,7 +39,7 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    empty = f"{registry.root} holds no model. Train one: batchscore train <job>"
+    empty = f"{registry} holds no model. Train one: batchscore train <job>"
     show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
     for failure in failures:
         typer.echo(f"error: {redacted(str(failure))}", err=True)
@@ -61,7 +66,8 @@ def _told_aliases(aliases: Mapping[str, int] | BatchscoreError, version: int) ->
 
 def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
     if isinstance(manifest, BatchscoreError):
-        status = "corrupt" if isinstance(manifest, BundleCorrupt) else "unreadable"
+        told: dict[type[BatchscoreError], str] = {BundleCorrupt: "corrupt", BundleUntrusted: "untrusted"}
+        status = told.get(type(manifest), "unreadable")
         return {"status": status} | dict.fromkeys(("task", "metrics", "trained_rows", "created_at", "digest"))
     return {
         "status": "ok",
@@ -74,8 +80,9 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
-    """Print what a version says of itself."""
-    manifest = session.registry.manifest(name, session.registry.resolve(name, use))
+    """Print what a version says of itself, and how the model's aliases have moved."""
+    registry = session.registry
+    manifest = registry.manifest(name, registry.resolve(name, use))
     if format_ is Format.json:
         print(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
@@ -101,16 +108,41 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     ]
     print()
     show(columns, Format.table, title="input columns")
+    moves: list[dict[str, Cell]] = [
+        {
+            "alias": move.alias,
+            "from": move.before,
+            "to": move.after,
+            "at": instant(datetime.fromisoformat(move.at)),
+            "by": move.by,
+            "how": "rollback" if move.back else "promote",
+        }
+        for move in registry.history(name)
+    ]
+    if moves:
+        print()
+        show(moves, Format.table, title="aliases, as they moved")
 
 
 def verify(session: Session, name: str, use: str) -> None:
-    """Check digests, load, and score the golden rows."""
-    version = session.registry.resolve(name, use)
-    bundle: Bundle = session.registry.load(name, version)
+    """Check signature and digests, list what the pipeline is made of, load it, and score the golden rows."""
+    registry = session.registry
+    version = registry.resolve(name, use)
+    registry.manifest(name, version)
+    names = names_in(registry.read(name, version)["pipeline.joblib"], f"{name} version {version}")
+    say(f"{name} version {version} names {', '.join(names)}")
+    bundle: Bundle = registry.load(name, version)
     check_golden(bundle)
     log.info(
-        Event.BUNDLE_LOADED, model=name, version=version, digest=bundle.digest, golden_rows=bundle.golden_rows.height
+        Event.BUNDLE_LOADED,
+        model=name,
+        version=version,
+        digest=bundle.digest,
+        golden_rows=bundle.golden_rows.height,
+        names=names,
+        signed_by=bundle.signed_by,
     )
+    tell_unsigned(registry, bundle)
     say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
 
 
@@ -127,3 +159,48 @@ def promote(session: Session, name: str, version: int, alias: str) -> None:
     log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias)
     if on_terminal():
         say(f"{name} version {version} is now {alias}")
+
+
+def roll_back(session: Session, name: str, alias: str) -> None:
+    """Move an alias back to the version it stood for before, when that is sound."""
+    registry = session.registry
+    left = registry.resolve(name, alias)
+    version = registry.before(name, alias)
+    registry.manifest(name, version)
+    registry.roll_back(name, alias, version)
+    log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias, rolled_back_from=left)
+    if on_terminal():
+        say(f"{name} version {version} is {alias} again, in the place of version {left}")
+
+
+def prune(session: Session, name: str, keep: int, older_than: str | None, *, dry_run: bool) -> None:
+    """Remove old versions that no alias stands for or goes back to.
+
+    Raises:
+        UsageError: `older_than` is no number of days or hours.
+    """
+    registry = session.registry
+    chosen = registry.prunable(name, keep, _age(older_than), session.now)
+    removed = chosen if dry_run else registry.prune(name, chosen)
+    log.info(Event.BUNDLES_PRUNED, model=name, versions=removed, dry_run=dry_run)
+    if on_terminal():
+        listed = ", ".join(map(str, removed)) or "none"
+        say(f"{name}: {'would remove' if dry_run else 'removed'} {len(removed)} version(s): {listed}")
+
+
+def _age(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    if not (match := _AGE.fullmatch(text)):
+        raise UsageError(f"--older-than wants days or hours, such as 90d or 36h; it is {text!r}.")
+    return timedelta(**{"days" if match[2] == "d" else "hours": int(match[1])})
+
+
+def keygen(folder: Path) -> None:
+    """Write a pair of keys, and say what to set."""
+    private, public, key = write_keys(folder)
+    print(
+        f"key {key}\n"
+        f"{private}: signs. Keep it where you train, and nowhere else: BATCHSCORE_SIGNING_KEY_FILE={private}\n"
+        f"{public}: verifies. Set it where you score and where you train: BATCHSCORE_VERIFY_KEYS_FILE={public}"
+    )
