@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     signing_key: SecretStr | None = None
     verify_keys: str | None = None
     allow_unsigned: bool | None = None
-    allowed_modules: str = ""
+    allowed_modules: str | None = None
     jobs_dir: Path = Path("jobs")
     sql_dir: Path = Path("sql")
     lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)

@@ -58,7 +58,7 @@ class Trust:
         verify_keys: str | None = None,
         signing_key: str | None = None,
         allow_unsigned: bool | None = None,
-        modules: str = "",
+        modules: str | None = None,
     ) -> Self:
         """The trust that the settings of these names ask for.
 
@@ -78,7 +78,7 @@ class Trust:
                 f"signing_key is {own}, which is not among verify_keys ({', '.join(keys)}): what it signs would be "
                 "refused. Add its public key to them."
             )
-        allowed = tuple(name.strip() for name in modules.split(",") if name.strip())
+        allowed = tuple(name.strip() for name in (modules or "").split(",") if name.strip())
         return cls(keys, not keys if allow_unsigned is None else allow_unsigned, allowed, signer)
 
     def sign(self, manifest: bytes) -> dict[str, bytes]:
