@@ -121,6 +121,10 @@ FITTED = [
     ),
     lambda: make_pipeline(OrdinalEncoder(), TargetEncoder(), SVC()),
     lambda: HistGradientBoostingClassifier(max_iter=5, early_stopping=True),
+    lambda: make_pipeline(
+        KBinsDiscretizer(3, encode="ordinal", quantile_method="averaged_inverted_cdf"),
+        HistGradientBoostingClassifier(max_iter=5, categorical_features=[0]),
+    ),
     lambda: HistGradientBoostingRegressor(max_iter=5, loss="quantile", quantile=0.5),
     lambda: GradientBoostingClassifier(n_estimators=5),
     lambda: RandomForestClassifier(5),

@@ -203,10 +203,13 @@ class Session:
 
 def tell_unsigned(registry: Registry, bundle: Bundle) -> None:
     """Log that no signature of the bundle was looked at, if none was."""
-    if bundle.signed_by is None:
-        # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
-        tell = log.warning if registry.trust.keys else log.info
-        tell(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+    if bundle.signed_by is not None:
+        return
+    # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
+    if registry.trust.keys:
+        log.warning(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+    else:
+        log.info(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
 
 
 def secrets_of(settings: Settings) -> list[str]:

@@ -52,6 +52,8 @@ _FUNCTIONS = {
     "numpy.ma.core": "_mareconstruct",
     "scipy._lib.array_api_compat.numpy._aliases": "asarray",
     "sklearn.cluster._kmeans": "_kmeans_single_elkan _kmeans_single_lloyd",
+    # Boosting keeps it for categories.
+    "sklearn.utils.validation": "check_array",
     "sklearn.neighbors._ball_tree": "newObj",
     "sklearn.neighbors._kd_tree": "newObj",
     "numpy.random._pickle": "__bit_generator_ctor __generator_ctor __randomstate_ctor",
