@@ -43,8 +43,8 @@ class Settings(BaseSettings):
         verify_keys: The public keys, in PEM and one behind the other, of which one must have signed a bundle.
         allow_unsigned: Whether bundles without a signature are loaded. Not set: as long as `verify_keys` is not set.
             A signature that is wrong, or by another key, is never let in.
-        allowed_modules: Modules and packages, with commas between them, whose classes and functions a pipeline may be
-            made of, beside scikit-learn, numpy, scipy, LightGBM, XGBoost and the features module.
+        allowed_modules: Packages, modules or single names of them, with commas between, whose classes and functions a
+            pipeline may be made of, beside scikit-learn, numpy, scipy, LightGBM, XGBoost and the features module.
         jobs_dir: The folder of `<job>.toml` and `<job>.py`.
         sql_dir: The folder that the job's SQL paths are relative to.
         lease_seconds: How long an interval stays taken when its process dies and another machine wants it.

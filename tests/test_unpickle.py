@@ -377,6 +377,16 @@ class TestPlanted:
         with pytest.raises(BundleUntrusted, match=r"their_library\.system"):
             load(b"\x80\x04ctheir_library\nsystem\n.", "their_library")
 
-    def test_datasets_do_no_harm(self) -> None:
+    def test_single_name(self) -> None:
+        """Of a library that is allowed in part the message names the function alone, and to allow that allows no more."""
+        data = dumped(FunctionTransformer(np.vander))
+
+        with pytest.raises(BundleUntrusted, match=r"ALLOWED_MODULES=numpy\.vander\."):
+            load(data)
+        assert np.vander is load(data, "numpy.vander").func
+        with pytest.raises(BundleUntrusted, match=r"names numpy\.load,"):
+            load(b"\x80\x04cnumpy\nload\n.", "numpy.vander")
+
+    def test_names_are_there(self) -> None:
         """The functions that this page refuses are there: a name that a release has moved would test nothing."""
         assert all(map(callable, (posix.system, sklearn.datasets.load_files, np.frompyfunc, np.savetxt, np.memmap)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import sys
 from collections.abc import Callable, Collection
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, NoReturn
@@ -45,7 +46,7 @@ _CLASSES = {
 # Functions, by the module that defines them: how arrays and generators are put together, and what pipelines compute.
 _FUNCTIONS = {
     "copyreg": "_reconstructor",
-    "numpy": "all amax amin any around average clip cumsum diff digitize interp mean median nan_to_num nanmean "
+    "numpy": "all amax amin any around asarray average clip cumsum diff digitize interp mean median nan_to_num nanmean "
     "nanmedian percentile prod quantile ravel reshape round searchsorted sort squeeze std sum var where",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
@@ -155,10 +156,12 @@ class _Policy:
         return found
 
     def _known(self, module: str) -> bool:
-        if _NEVER & set(module.split(".")) and not _within(module, self.modules):
+        # A package of the operator's list, or the module of a single name in it.
+        if any(_within(module, (each,)) or each.startswith(f"{module}.") for each in self.modules):
+            return True
+        if _NEVER & set(module.split(".")):
             return False
-        listed = (*_CLASSES, *_FUNCTIONS)
-        return module == self.own or module in listed or _within(module, (*_PACKAGES, "numpy", *self.modules))
+        return module == self.own or module in (*_CLASSES, *_FUNCTIONS) or _within(module, (*_PACKAGES, "numpy"))
 
     def _allowed(self, found: Any, module: str) -> bool:
         # Where it was defined counts, and not where it was found.
@@ -168,7 +171,7 @@ class _Policy:
             return _within(module, ("numpy", "scipy.special"))
         if not isinstance(found, type) and not _is_function(found):
             return False
-        if home == self.own or _within(home, self.modules):
+        if home == self.own or _within(f"{home}.{name}", self.modules):
             return True
         if _NEVER & set(home.split(".")):
             return False
@@ -186,11 +189,14 @@ class _Policy:
         )
 
     def _refuse(self, module: str, name: str) -> NoReturn:
-        package = module.partition(".")[0]
+        # Of a library that is allowed in part, or of Python's own, all would be too much.
+        top = module.partition(".")[0]
+        narrow = top in sys.stdlib_module_names or top in ("numpy", "scipy", "sklearn")
         raise BundleUntrusted(
             f"{self.where}: its pipeline names {module}.{name}, which is not allowed, so it was not loaded. If it is "
-            f"yours, allow its package where you train and where you score: BATCHSCORE_ALLOWED_MODULES={package}. If "
-            "you do not know it, find out who wrote the bundle.",
+            "yours, allow it where you train and where you score: "
+            f"BATCHSCORE_ALLOWED_MODULES={f'{module}.{name}' if narrow else top}. If you do not know it, find out who "
+            "wrote the bundle.",
             module=module,
             name=name,
         )
