@@ -5,6 +5,7 @@
     ├── BundleError            10   the model version cannot be trusted or used here
     │   ├── BundleNotFound
     │   ├── BundleCorrupt
+    │   ├── BundleUntrusted
     │   ├── BundleIncompatible
     │   ├── GoldenRowsDiffer
     │   └── SourceChanged
@@ -38,6 +39,7 @@ __all__ = [
     "BundleError",
     "BundleIncompatible",
     "BundleNotFound",
+    "BundleUntrusted",
     "GateTripped",
     "GoldenRowsDiffer",
     "InputError",
@@ -97,6 +99,10 @@ class BundleNotFound(BundleError):
 
 class BundleCorrupt(BundleError):
     """The bytes of a bundle are not those that were written."""
+
+
+class BundleUntrusted(BundleError):
+    """No key that the operator trusts has signed the bundle, or its pipeline names what none may."""
 
 
 class BundleIncompatible(BundleError):

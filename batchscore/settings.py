@@ -37,7 +37,14 @@ class Settings(BaseSettings):
     Attributes:
         warehouse_url: SQLAlchemy URL of the database that takes predictions and ledger.
         source_url: SQLAlchemy URL of the database that the job's SQL reads; the warehouse's when unset.
-        registry_url: The folder of bundles.
+        registry_url: The folder of bundles, or `s3://bucket/prefix`, which needs the extra `s3`; its credentials,
+            region and endpoint are those of the variables `AWS_…`.
+        signing_key: The private key, in PEM, that signs each bundle that `train` registers; `models keygen` makes one.
+        verify_keys: The public keys, in PEM and one behind the other, of which one must have signed a bundle.
+        allow_unsigned: Whether bundles without a signature are loaded. Not set: as long as `verify_keys` is not set.
+            A signature that is wrong, or by another key, is never let in.
+        allowed_modules: Packages, modules or single names of them, with commas between, whose classes and functions a
+            pipeline may be made of, beside scikit-learn, numpy, scipy, LightGBM, XGBoost and the features module.
         jobs_dir: The folder of `<job>.toml` and `<job>.py`.
         sql_dir: The folder that the job's SQL paths are relative to.
         lease_seconds: How long an interval stays taken when its process dies and another machine wants it.
@@ -53,6 +60,10 @@ class Settings(BaseSettings):
     warehouse_url: SecretStr | None = None
     source_url: SecretStr | None = None
     registry_url: str = "var/registry"
+    signing_key: SecretStr | None = None
+    verify_keys: str | None = None
+    allow_unsigned: bool | None = None
+    allowed_modules: str | None = None
     jobs_dir: Path = Path("jobs")
     sql_dir: Path = Path("sql")
     lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import toy
 from disk import Disk
+from s3 import bucket_at, serving
 from toy import Project
 
 from batchscore import ledger
@@ -154,6 +155,21 @@ def mariadb_url(mariadb_server: sa.URL) -> Iterator[str]:
     yield mariadb_server.set(database=DATABASE).render_as_string(hide_password=False)
     with engine.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {DATABASE}")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an object store of this session's own that speaks S3's protocol."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+
+    with serving(DomainDispatcherApplication(create_backend_app)) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty registry in a bucket of its own, with the environment that leads to it."""
+    return bucket_at(s3_server, monkeypatch)
 
 
 @pytest.fixture(scope="session")

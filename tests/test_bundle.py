@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from sklearn.preprocessing import FunctionTransformer
 
-from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError
+from batchscore.errors import BundleCorrupt, BundleIncompatible, BundleUntrusted, TrainingError
 from batchscore.model.bundle import Bundle, File, Manifest, libraries_changed, libraries_here, pack
-from batchscore.model.features import Features
+from batchscore.model.features import Features, module_name
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden, score
 from tests.models import CLASSIFIER, REGRESSOR, SQL, bundle, slow, trips
@@ -40,6 +40,17 @@ NAMES = [
     "reference.json",
     "rows.sql",
 ]
+
+
+SINGER = """
+class Singer:
+    def __init__(self, path):
+        self.path = path
+
+    def __setstate__(self, state):
+        from pathlib import Path
+        Path(state["path"]).write_text("sang")
+"""
 
 
 class Canary:
@@ -83,8 +94,16 @@ def canaries(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def trapped(files: dict[str, bytes], canaries: list[Path]) -> dict[str, bytes]:
     """Files with sound digests, whose features and pipeline each leave a trace when they are run."""
-    source = f"from pathlib import Path\nPath({str(canaries[0])!r}).write_text('sang')\n" + CLASSIFIER
-    return resealed(files | {"features.py": source.encode(), "pipeline.joblib": pickled(Canary(canaries[1]))})
+    source = f"from pathlib import Path\nPath({str(canaries[0])!r}).write_text('sang')\n" + SINGER + CLASSIFIER
+    # A class of the features module is what a pipeline may hold, and its state is set as its author wrote.
+    own = ModuleType(module_name(source))
+    exec(SINGER, own.__dict__)
+    sys.modules[own.__name__] = own
+    try:
+        pipeline = pickled(own.Singer(str(canaries[1])))
+    finally:
+        del sys.modules[own.__name__]
+    return resealed(files | {"features.py": source.encode(), "pipeline.joblib": pipeline})
 
 
 def pickled(thing: object) -> bytes:
@@ -251,6 +270,14 @@ class TestTampering:
 
         assert not any(canary.exists() for canary in canaries)
 
+    def test_pipeline_that_reaches_out(self, trapped: dict[str, bytes], canaries: list[Path], tmp_path: Path) -> None:
+        """A pipeline that calls what none needs is refused though all digests agree, and not even the features run."""
+        planted = resealed(trapped | {"pipeline.joblib": pickled(Canary(tmp_path / "ran"))})
+
+        with pytest.raises(BundleUntrusted, match=r"^here: its pipeline names pathlib\.[\w.]+, which is not allowed"):
+            Bundle.load(planted, "here")
+        assert not any(canary.exists() for canary in (*canaries, tmp_path / "ran"))
+
     def test_added_file(self, trapped: dict[str, bytes], canaries: list[Path]) -> None:
         """A file that the manifest does not list is refused by its name, and nothing has run."""
         with pytest.raises(BundleCorrupt, match=r"added or are gone: sitecustomize\.py"):
@@ -336,7 +363,7 @@ class TestTampering:
 
     def test_loads_what_was_verified(self, made: Bundle, tmp_path: Path) -> None:
         """A bundle is loaded from the bytes that were verified: what happens on disk meanwhile does not reach it."""
-        registry = Registry(tmp_path)
+        registry = Registry.at(tmp_path)
         registry.register(made)
         read = registry.read("trips", 1)
         canary = tmp_path / "ran"
@@ -409,7 +436,7 @@ class TestLibraries:
             del library.Booster
 
         with pytest.raises(BundleIncompatible, match=r"needs what is not installed here: .*vanished_library"):
-            Bundle.load(changed, "here")
+            Bundle.load(changed, "here", ["vanished_library"])
 
     def test_features_need_more(self, files: dict[str, bytes]) -> None:
         """Features that import what is not installed here are incompatible as well: the job's file is not at fault."""

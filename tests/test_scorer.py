@@ -486,11 +486,11 @@ class TestGolden:
 
     def test_fresh_process(self, sound: Bundle, tmp_path: Path) -> None:
         """A registered bundle reproduces its golden rows in another process, and gives the scores it gives here."""
-        Registry(tmp_path).register(sound)
+        Registry.at(tmp_path).register(sound)
         script = (
             "import sys; from pathlib import Path; from batchscore.model.registry import Registry; "
             "from batchscore.model.scorer import check_golden, score; "
-            "bundle = Registry(Path(sys.argv[1])).load('trips', 1); check_golden(bundle); "
+            "bundle = Registry.at(sys.argv[1]).load('trips', 1); check_golden(bundle); "
             "print(score(bundle, bundle.golden_rows).predictions['score'].to_list())"
         )
         command = [sys.executable, "-c", script, tmp_path]

@@ -16,7 +16,8 @@ from batchscore.settings import Settings, load_settings, unknown_variables
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
 PLACES = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir", "pushgateway_url")
-PUBLIC = (*PLACES, "lease_seconds", "retry_seconds", "log_format")
+KEYS = ("signing_key", "verify_keys", "allowed_modules")
+PUBLIC = (*PLACES, *KEYS, "allow_unsigned", "lease_seconds", "retry_seconds", "log_format")
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,8 @@ class TestPrecedence:
     @pytest.mark.parametrize("name", PUBLIC)
     def test_every_setting_can_be_given_on_every_level(self, levels, level, name):
         """A value given on one level alone is in force, and only its own origin changes."""
-        value = {"log_format": "json", "lease_seconds": "7.5", "retry_seconds": "7.5"}.get(name, "sqlite:///x")
+        special = {"log_format": "json", "lease_seconds": "7.5", "retry_seconds": "7.5", "allow_unsigned": "True"}
+        value = special.get(name, "sqlite:///x")
         origin = levels.give(level, name, value)
 
         settings = levels.load()

@@ -94,7 +94,9 @@ def main(
     context: typer.Context,
     jobs_dir: Annotated[Path | None, typer.Option(help="Folder of JOB.toml and JOB.py. [jobs]")] = None,
     sql_dir: Annotated[Path | None, typer.Option(help="Folder that SQL paths are relative to. [sql]")] = None,
-    registry_url: Annotated[str | None, typer.Option(help="Folder of bundles. [var/registry]")] = None,
+    registry_url: Annotated[
+        str | None, typer.Option(help="Folder of bundles, or s3://bucket/prefix. [var/registry]")
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "ecs", "console"] | None,
         typer.Option(help="auto: progress and tables on a terminal, JSON lines elsewhere. [auto]"),
@@ -350,7 +352,7 @@ def models_verify(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
 ) -> None:
-    """Check the digests of a version, load it, and score its golden rows here."""
+    """Check a version's signature and digests, list what its pipeline names, load it, score its golden rows here."""
     from batchscore.cli.models import verify
 
     verify(_session(context), name, use)
@@ -367,6 +369,44 @@ def models_promote(
     from batchscore.cli.models import promote
 
     promote(_session(context), name, version, alias)
+
+
+@models_app.command("rollback")
+def models_rollback(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+) -> None:
+    """Point an alias at the version it stood for before; said again, at the one before that."""
+    from batchscore.cli.models import roll_back
+
+    roll_back(_session(context), name, alias)
+
+
+@models_app.command("prune")
+def models_prune(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    keep: Annotated[int, typer.Option(min=1, help="The newest so many stay.")],
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only what was trained so long ago: 90d, 36h.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+) -> None:
+    """Remove old versions, but for those that an alias stands for or would go back to."""
+    from batchscore.cli.models import prune
+
+    prune(_session(context), name, keep, older_than, dry_run=dry_run)
+
+
+@models_app.command("keygen")
+def models_keygen(
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write them into.")] = Path("keys"),
+) -> None:
+    """Make a pair of keys: one signs the bundles that train registers, the other verifies them."""
+    from batchscore.cli.models import keygen
+
+    keygen(to)
 
 
 @runs_app.command("list")

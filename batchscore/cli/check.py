@@ -20,6 +20,7 @@ from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, Wa
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
+from batchscore.model.trust import Trust
 from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
@@ -105,6 +106,9 @@ def _settings(settings: Settings, findings: _Findings) -> None:
             continue
         if name.endswith("_url") and value is not None and name != "registry_url":
             value = Database.at(value.get_secret_value())
+        if name == "verify_keys" and value is not None:
+            findings.look(name, partial(Trust.of, value), partial(_told_keys, origin))
+            continue
         findings.tell(name, "ok", "not set" if value is None else f"{value} (from {origin})")
     for variable in settings_module.unknown_variables():
         findings.tell(variable, "unknown", "no setting has this name, so it changes nothing")
@@ -128,6 +132,10 @@ def _query(session: Session, job: Job, bundle: Bundle, accept_sql: str | None, f
     changed = findings.look("query", change, lambda changed: f"as {bundle} was trained with" if not changed else "")
     if changed:
         findings.rows[-1] |= {"status": "accepted", "detail": f"{accept_sql}\n{changed}"}
+
+
+def _told_keys(origin: str, trust: Trust) -> str:
+    return f"{', '.join(trust.keys)} (from {origin})"
 
 
 def _to_sample(job: Job, planned: Sequence[Planned]) -> Interval:

@@ -101,13 +101,13 @@ def _compared(tx: sa.Connection, registry: Registry, runs: Sequence[Run]) -> Ite
         try:
             bundle = registry.load(name, version)
         except BundleNotFound:
-            yield _Comparison(scored, [], [], f"{registry.root} no longer holds that version")
+            yield _Comparison(scored, [], [], f"{registry} no longer holds that version")
             continue
         except BundleIncompatible as error:
             yield _Comparison(scored, [], [], str(error))
             continue
         if bundle.digest != digest:
-            yield _Comparison(scored, [], [], f"{bundle} in {registry.root} is another one than scored them")
+            yield _Comparison(scored, [], [], f"{bundle} in {registry} is another one than scored them")
             continue
         compared, found = compare_with_training(tx, bundle, scored)
         lost = len(scored) - len(compared)

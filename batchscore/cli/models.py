@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -13,17 +14,20 @@ import typer
 
 from batchscore.cli.found import findings, metric_rows
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
-from batchscore.cli.session import Session
-from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
+from batchscore.cli.session import Session, tell_unsigned
+from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle, Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
+from batchscore.model.trust import write_keys
+from batchscore.model.unpickle import names_in
 
-__all__ = ["list_", "promote", "show_model", "verify", "write_card"]
+__all__ = ["keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_AGE = re.compile(r"(\d{1,6})([dh])")
 
 
 def list_(session: Session, format_: Format) -> None:
@@ -38,7 +42,7 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    empty = f"{registry.root} holds no model. Train one: batchscore train <job>"
+    empty = f"{registry} holds no model. Train one: batchscore train <job>"
     show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
     for failure in failures:
         typer.echo(f"error: {redacted(str(failure))}", err=True)
@@ -65,7 +69,8 @@ def _told_aliases(aliases: Mapping[str, int] | BatchscoreError, version: int) ->
 
 def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
     if isinstance(manifest, BatchscoreError):
-        status = "corrupt" if isinstance(manifest, BundleCorrupt) else "unreadable"
+        told: dict[type[BatchscoreError], str] = {BundleCorrupt: "corrupt", BundleUntrusted: "untrusted"}
+        status = told.get(type(manifest), "unreadable")
         return {"status": status} | dict.fromkeys(("task", "metrics", "trained_rows", "created_at", "digest"))
     return {
         "status": "ok",
@@ -78,7 +83,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
-    """Print what a version says of itself, and in short what training found out about it."""
+    """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
     manifest, files = _verified(session, name, use)
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     if format_ is Format.json:
@@ -111,6 +116,20 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     show(metric_rows(evaluation), Format.table, title="metrics", empty="the test rows define none")
     print()
     show([{"what": what, "told": told} for what, told in findings(evaluation)], Format.table, title="findings")
+    moves: list[dict[str, Cell]] = [
+        {
+            "alias": move.alias,
+            "from": move.before,
+            "to": move.after,
+            "at": instant(datetime.fromisoformat(move.at)),
+            "by": move.by,
+            "how": "rollback" if move.back else "promote",
+        }
+        for move in session.registry.history(name)
+    ]
+    if moves:
+        print()
+        show(moves, Format.table, title="aliases, as they moved")
 
 
 def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
@@ -142,13 +161,24 @@ def _verified(session: Session, name: str, use: str) -> tuple[Manifest, dict[str
 
 
 def verify(session: Session, name: str, use: str) -> None:
-    """Check digests, load, and score the golden rows."""
-    version = session.registry.resolve(name, use)
-    bundle: Bundle = session.registry.load(name, version)
+    """Check signature and digests, list what the pipeline is made of, load it, and score the golden rows."""
+    registry = session.registry
+    version = registry.resolve(name, use)
+    registry.manifest(name, version)
+    names = names_in(registry.read(name, version)["pipeline.joblib"], f"{name} version {version}")
+    say(f"{name} version {version} names {', '.join(names)}")
+    bundle: Bundle = registry.load(name, version)
     check_golden(bundle)
     log.info(
-        Event.BUNDLE_LOADED, model=name, version=version, digest=bundle.digest, golden_rows=bundle.golden_rows.height
+        Event.BUNDLE_LOADED,
+        model=name,
+        version=version,
+        digest=bundle.digest,
+        golden_rows=bundle.golden_rows.height,
+        names=names,
+        signed_by=bundle.signed_by,
     )
+    tell_unsigned(registry, bundle)
     say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
 
 
@@ -165,3 +195,48 @@ def promote(session: Session, name: str, version: int, alias: str) -> None:
     log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias)
     if on_terminal():
         say(f"{name} version {version} is now {alias}")
+
+
+def roll_back(session: Session, name: str, alias: str) -> None:
+    """Move an alias back to the version it stood for before, when that is sound."""
+    registry = session.registry
+    left = registry.resolve(name, alias)
+    version = registry.before(name, alias)
+    registry.manifest(name, version)
+    registry.roll_back(name, alias, version)
+    log.info(Event.BUNDLE_PROMOTED, model=name, version=version, alias=alias, rolled_back_from=left)
+    if on_terminal():
+        say(f"{name} version {version} is {alias} again, in the place of version {left}")
+
+
+def prune(session: Session, name: str, keep: int, older_than: str | None, *, dry_run: bool) -> None:
+    """Remove old versions that no alias stands for or goes back to.
+
+    Raises:
+        UsageError: `older_than` is no number of days or hours.
+    """
+    registry = session.registry
+    chosen = registry.prunable(name, keep, _age(older_than), session.now)
+    removed = chosen if dry_run else registry.prune(name, chosen)
+    log.info(Event.BUNDLES_PRUNED, model=name, versions=removed, dry_run=dry_run)
+    if on_terminal():
+        listed = ", ".join(map(str, removed)) or "none"
+        say(f"{name}: {'would remove' if dry_run else 'removed'} {len(removed)} version(s): {listed}")
+
+
+def _age(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    if not (match := _AGE.fullmatch(text)):
+        raise UsageError(f"--older-than wants days or hours, such as 90d or 36h; it is {text!r}.")
+    return timedelta(**{"days" if match[2] == "d" else "hours": int(match[1])})
+
+
+def keygen(folder: Path) -> None:
+    """Write a pair of keys, and say what to set."""
+    private, public, key = write_keys(folder)
+    print(
+        f"key {key}\n"
+        f"{private}: signs. Keep it where you train, and nowhere else: BATCHSCORE_SIGNING_KEY_FILE={private}\n"
+        f"{public}: verifies. Set it where you score and where you train: BATCHSCORE_VERIFY_KEYS_FILE={public}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,17 +24,19 @@ from batchscore.model.bundle import Bundle, libraries_changed
 from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
+from batchscore.model.trust import Trust
 from batchscore.run.execute import Scoring, prepare
 from batchscore.run.retry import Patience
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
 
-__all__ = ["Session", "history_of", "runs_of", "secrets_of"]
+__all__ = ["Session", "history_of", "runs_of", "secrets_of", "tell_unsigned"]
 
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
 _COPIES = 16
+_AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,12 @@ class Session:
     @cached_property
     def registry(self) -> Registry:
         """Where bundles live."""
-        return Registry.at(self.settings.registry_url)
+        settings = self.settings
+        signing_key = settings.signing_key.get_secret_value() if settings.signing_key else None
+        return Registry.at(
+            settings.registry_url,
+            Trust.of(settings.verify_keys, signing_key, settings.allow_unsigned, settings.allowed_modules),
+        )
 
     def job(self, name: str) -> Job:
         """The job of that name, which every log line carries from now on."""
@@ -116,9 +124,11 @@ class Session:
 
     def bundle(self, job: Job) -> Bundle:
         """The bundle the job uses, verified, with its golden rows scored here."""
-        bundle = self.registry.load(job.model.name, job.model.use)
+        registry = self.registry
+        bundle = self.patience().persist(lambda: registry.load(job.model.name, job.model.use))
         check_golden(bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
+        tell_unsigned(registry, bundle)
         if changed := libraries_changed(bundle.manifest):
             log.warning(Event.BUNDLE_LIBRARIES, model=bundle.name, version=bundle.version, libraries=changed)
         path = self.features_path(job)
@@ -191,9 +201,24 @@ class Session:
         return "\n".join(f"  {line}" for line in lines)
 
 
+def tell_unsigned(registry: Registry, bundle: Bundle) -> None:
+    """Log that no signature of the bundle was looked at, if none was."""
+    if bundle.signed_by is not None:
+        return
+    # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
+    if registry.trust.keys:
+        log.warning(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+    else:
+        log.info(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+
+
 def secrets_of(settings: Settings) -> list[str]:
-    """Every password in the settings, in each of its spellings."""
-    return [secret for url in settings.urls() for secret in Database.at(url).secrets()]
+    """Every secret in the settings, and in the environment for a registry in S3, in each of its spellings."""
+    passwords = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
+    key = settings.signing_key.get_secret_value() if settings.signing_key else ""
+    # Line by line: a message may hold one of them.
+    lines = [line for line in key.splitlines() if line and not line.startswith("-----")]
+    return [*passwords, *lines, *(os.environ.get(name, "") for name in _AWS_SECRETS)]
 
 
 def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:

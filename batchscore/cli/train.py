@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchscore import stop
 from batchscore.cli.render import Cell, Format, on_terminal, show, step
-from batchscore.cli.session import Session
+from batchscore.cli.session import Session, tell_unsigned
 from batchscore.errors import GateTripped
 from batchscore.logs import Event, log
 from batchscore.model.scorer import check_golden
@@ -25,6 +25,8 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
+    # Before an hour of training: a key that is none is told here.
+    registry = session.registry
     stop.roll_back()
     rows = session.source(job, job.source)
     if rows.caution:
@@ -38,11 +40,13 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         on_step=step,
         asked=asked,
     )
-    version = session.registry.register(bundle)
+    patience = session.patience()
+    version = patience.persist(lambda: registry.register(bundle))
     # What was written is what will score: read it back, and see that it gives what it gave.
-    stored = session.registry.load(bundle.name, version)
+    stored = patience.persist(lambda: registry.load(bundle.name, version))
     check_golden(stored)
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
+    tell_unsigned(registry, stored)
     if on_terminal():
         metrics: list[dict[str, Cell]] = [
             {"metric": name, "held out": value} for name, value in stored.manifest.metrics.items()
@@ -59,8 +63,8 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
     told = f"{stored} is registered: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
     if str(job.model.use).isdecimal():
         return f"{told}; the job uses version {job.model.use}"
-    if promote or job.model.use not in session.registry.aliases(stored.name):
-        session.registry.promote(stored.name, version, str(job.model.use))
+    if promote or job.model.use not in registry.aliases(stored.name):
+        registry.promote(stored.name, version, str(job.model.use))
         log.info(Event.BUNDLE_PROMOTED, model=stored.name, version=version, alias=job.model.use)
         return f"{told}; it is now {job.model.use}"
     return f"{told}; {job.model.use} stays. To use it: batchscore models promote {stored.name} {version}"

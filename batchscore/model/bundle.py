@@ -11,7 +11,8 @@ import io
 import json
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pickle import PicklingError
@@ -23,9 +24,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
 from batchscore.layout import Layout
+from batchscore.model import unpickle
 from batchscore.model.evaluation import Evaluation
-from batchscore.model.features import Features
+from batchscore.model.features import Features, module_name
 from batchscore.model.predictor import Label, Predictor
+from batchscore.model.trust import SIGNATURE
 from batchscore.problem import Problem
 from batchscore.profile import Profile
 from batchscore.schema import Schema, TypeName
@@ -33,7 +36,7 @@ from batchscore.schema import Schema, TypeName
 if TYPE_CHECKING:
     from batchscore.model.explain import Explainer
 
-__all__ = ["FORMAT", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
+__all__ = ["FORMAT", "MANIFEST", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
 
 FORMAT: Literal[2] = 2
 MANIFEST = "bundle.json"
@@ -110,7 +113,7 @@ class Manifest(_Table):
             raise BundleCorrupt(f"{where}: {MANIFEST} is not a manifest of format {FORMAT}. {remedy}") from error
         if manifest.digest != manifest.computed_digest():
             raise BundleCorrupt(f"{where}: {MANIFEST} was changed after it was written. {remedy}")
-        present = files.keys() - {MANIFEST}
+        present = files.keys() - {MANIFEST, SIGNATURE}
         if present != manifest.files.keys():
             odd = sorted(present ^ manifest.files.keys())
             raise BundleCorrupt(f"{where}: files were added or are gone: {', '.join(odd)}. {remedy}")
@@ -134,6 +137,7 @@ class Bundle:
         golden_rows: Conforming rows, shape `(rows, columns)`.
         golden_predictions: `prediction` and the scores they had at training.
         evaluation: What training found out about it.
+        signed_by: The id of the trusted key that signed it; None where no signature was looked at.
     """
 
     manifest: Manifest
@@ -145,28 +149,40 @@ class Bundle:
     golden_rows: pl.DataFrame
     golden_predictions: pl.DataFrame
     evaluation: Evaluation
+    signed_by: str | None = None
 
     @classmethod
-    def load(cls, files: Mapping[str, bytes], where: str) -> Self:
+    def load(cls, files: Mapping[str, bytes], where: str, modules: Collection[str] = ()) -> Self:
         """Verify the files, check the libraries, and only then unpickle from those very bytes.
+
+        Args:
+            files: Every file of the bundle; whose they are, `Trust.check` has said.
+            where: What they are, for messages.
+            modules: Modules and packages that the pipeline may name, beside those that `unpickle` knows.
 
         Raises:
             BundleCorrupt: The bytes are not those that were written.
+            BundleUntrusted: The pipeline names what none may.
             BundleIncompatible: The scikit-learn here is not the one that fitted the pipeline, or something else that
                 the features or the pipeline need is not installed.
         """
         manifest = Manifest.verified(files, where)
         _check_libraries(manifest, where)
+        with _installed_here(where):
+            pipeline = unpickle.checked(
+                files["pipeline.joblib"], where, module_name(files["features.py"].decode()), modules
+            )
         features = _features(files["features.py"], where)
+        with _installed_here(where):
+            fitted = pipeline()
         references = json.loads(files["reference.json"])
-        pipeline = _unpickle(files["pipeline.joblib"], where)
-        explainer = _explainer(pipeline, files.get(_EXPLAINER))
+        explainer = _explainer(fitted, files.get(_EXPLAINER))
         return cls(
             manifest=manifest,
             schema=Schema.from_dicts(manifest.columns),
             predictor=Predictor(
                 features,
-                pipeline,
+                fitted,
                 manifest.problem.task,
                 manifest.classes,
                 manifest.output_types,
@@ -303,12 +319,14 @@ def _pickle(pipeline: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _unpickle(data: bytes, where: str) -> Any:
+@contextmanager
+def _installed_here(where: str) -> Iterator[None]:
+    """A block that loads the pipeline, or imports what it is made of."""
     try:
         with warnings.catch_warnings():
-            # The versions were compared above, and golden rows gate what a patch release may change.
+            # The versions were compared before, and golden rows gate what a patch release may change.
             warnings.filterwarnings("ignore", module="sklearn")
-            return joblib.load(io.BytesIO(data))
+            yield
     except (ImportError, AttributeError) as error:
         raise BundleIncompatible(
             f"{where}: its pipeline needs what is not installed here: {error}. "

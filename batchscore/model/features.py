@@ -14,7 +14,7 @@ import polars as pl
 
 from batchscore.errors import TrainingError, UsageError
 
-__all__ = ["Features", "check_row_wise"]
+__all__ = ["Features", "check_row_wise", "module_name"]
 
 # Enough rows to meet the rare values that make a transform stumble, few enough to stay quick.
 _ROW_WISE_SAMPLE = 10_000
@@ -42,7 +42,7 @@ class Features:
         Raises:
             UsageError: It does not run, or lacks one of the two.
         """
-        name = f"batchscore_features_{digest_of(source)[:16]}"
+        name = module_name(source)
         module = sys.modules.get(name)
         if module is None:
             module = ModuleType(name)
@@ -103,6 +103,11 @@ class Features:
         if result.height != rows.height:
             raise ValueError(f"features() gave {result.height} rows for {rows.height}")
         return result
+
+
+def module_name(source: str) -> str:
+    """What the module of that text is called among the imported ones."""
+    return f"batchscore_features_{digest_of(source)[:16]}"
 
 
 def digest_of(text: str) -> str:

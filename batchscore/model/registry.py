@@ -1,58 +1,55 @@
-"""Where bundles live: a folder `<name>/<version>/`, written whole, never changed, with aliases beside the versions."""
+"""Where bundles live: `<name>/<version>/`, written whole, never changed, with aliases beside the versions."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import json
+import getpass
 import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from batchscore.errors import BundleCorrupt, BundleNotFound, UsageError, WarehouseError, nearest
-from batchscore.model.bundle import Bundle, Manifest, pack
+from batchscore.errors import BundleCorrupt, BundleNotFound, UsageError, nearest
+from batchscore.model.aliases import Aliases, Move
+from batchscore.model.bundle import MANIFEST, Bundle, Manifest, pack
+from batchscore.model.store import ALIASES, Store, open_store
+from batchscore.model.trust import SIGNATURE, Trust
 
 __all__ = ["Registry"]
-
-_ALIASES = "aliases.json"
-_LOCK = ".aliases.lock"
-_VERSION = re.compile("[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A registry in a folder."""
+    """A registry in a folder or in an object store.
 
-    root: Path
+    Attributes:
+        store: Where its files are.
+        trust: What a bundle must be signed with and made of to be loaded.
+    """
+
+    store: Store
+    trust: Trust = field(default_factory=Trust)
 
     @classmethod
-    def at(cls, url: str) -> Registry:
-        """The registry of a path or `file://` URL.
+    def at(cls, url: str | Path, trust: Trust | None = None) -> Registry:
+        """The registry of a path, a `file://` or an `s3://bucket/prefix` URL.
 
         Raises:
             UsageError: Any other URL.
         """
-        if "://" not in url:
-            return cls(Path(url))
-        parts = urlsplit(url)
-        if parts.scheme != "file":
-            raise UsageError(f"registry_url: {parts.scheme}:// is not supported. Give a folder, or file:///path.")
-        return cls(Path(unquote(parts.path)))
+        return cls(open_store(url), trust or Trust())
+
+    def __str__(self) -> str:
+        return self.store.where()
 
     def names(self) -> list[str]:
         """The models it holds."""
-        return sorted(path.name for path in _folders(self.root) if self.versions(path.name))
+        return [name for name in self.store.names() if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model, oldest first; none when it is unknown."""
-        return sorted(int(path.name) for path in _folders(self.root / name) if _VERSION.fullmatch(path.name))
+        return self.store.versions(name)
 
     def aliases(self, name: str) -> dict[str, int]:
         """The model's aliases.
@@ -61,17 +58,24 @@ class Registry:
             BundleCorrupt: The alias file is not one.
             WarehouseError: It cannot be read.
         """
-        path = self.root / name / _ALIASES
+        return self._parsed(name, self.store.aliases(name)).aliases
+
+    def history(self, name: str) -> tuple[Move, ...]:
+        """The last moves of the model's aliases, oldest first.
+
+        Raises:
+            BundleCorrupt, WarehouseError: See `aliases`.
+        """
+        return self._parsed(name, self.store.aliases(name)).history
+
+    def _parsed(self, name: str, text: bytes | None) -> Aliases:
         try:
-            return {str(alias): int(version) for alias, version in json.loads(path.read_text("utf-8")).items()}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, AttributeError, TypeError) as error:
+            return Aliases.parsed(text)
+        except ValueError as error:
             raise BundleCorrupt(
-                f"{path} is not an alias file. Remove it, and set each alias again with `batchscore models promote`."
+                f"{self.store.where(name, ALIASES)} is not an alias file. Remove it, and set each alias again with "
+                "`batchscore models promote`."
             ) from error
-        except OSError as error:
-            raise _unreadable(path, error) from error
 
     def resolve(self, name: str, use: str | int) -> int:
         """The version that an alias, or a number, stands for.
@@ -81,12 +85,7 @@ class Registry:
         """
         versions, aliases = self.versions(name), self.aliases(name)
         if not versions:
-            known = self.names()
-            guess = f" Did you mean {near}?" if (near := nearest(name, known)) else ""
-            raise BundleNotFound(
-                f"{self.root} holds no model {name!r}.{guess} Train it: batchscore train <job>."
-                + (f" It holds: {', '.join(known)}." if known else "")
-            )
+            raise self._unknown(name)
         numbered = str(use).isdecimal()
         version = int(use) if numbered else aliases.get(str(use))
         if version in versions:
@@ -102,6 +101,14 @@ class Registry:
             )
         )
 
+    def _unknown(self, name: str) -> BundleNotFound:
+        known = self.names()
+        guess = f" Did you mean {near}?" if (near := nearest(name, known)) else ""
+        return BundleNotFound(
+            f"{self} holds no model {name!r}.{guess} Train it: batchscore train <job>."
+            + (f" It holds: {', '.join(known)}." if known else "")
+        )
+
     def read(self, name: str, version: int) -> dict[str, bytes]:
         """Every file of a version, unverified.
 
@@ -110,28 +117,20 @@ class Registry:
             BundleCorrupt: A folder lies among its files.
             WarehouseError: A file cannot be read.
         """
-        folder = self.root / name / str(version)
-        try:
-            paths = sorted(folder.iterdir())
-            if folders := [path.name for path in paths if path.is_dir()]:
-                raise BundleCorrupt(
-                    f"{name} version {version}: files were added: {folders[0]}/. Take it out of {folder}, or retrain."
-                )
-            return {path.name: path.read_bytes() for path in paths}
-        except FileNotFoundError:
-            raise BundleNotFound(f"{folder} is not there. See: batchscore models list.") from None
-        except OSError as error:
-            raise _unreadable(folder, error) from error
+        return self.store.read(name, version)
 
     def manifest(self, name: str, version: int) -> Manifest:
-        """What a version says of itself, verified with all its files.
+        """What a version says of itself, verified with all its files and its signature.
 
         Raises:
             BundleNotFound: There is no such version.
             BundleCorrupt: The bytes are not those that were written, or they are another version's.
+            BundleUntrusted: No key that is trusted signed it.
             WarehouseError: A file cannot be read.
         """
-        manifest = Manifest.verified(self.read(name, version), f"{name} version {version}")
+        files, where = self.read(name, version), f"{name} version {version}"
+        self._trusted(files, where)
+        manifest = Manifest.verified(files, where)
         self._refuse_other(manifest, name, version)
         return manifest
 
@@ -141,112 +140,154 @@ class Registry:
         Raises:
             BundleNotFound: There is none.
             BundleCorrupt: See `manifest`.
+            BundleUntrusted: See `manifest`; or its pipeline names what none may.
             BundleIncompatible: See `Bundle.load`.
             WarehouseError: A file cannot be read.
         """
         version = self.resolve(name, use)
-        bundle = Bundle.load(self.read(name, version), f"{name} version {version}")
+        files, where = self.read(name, version), f"{name} version {version}"
+        signed_by = self._trusted(files, where)
+        bundle = Bundle.load(files, where, self.trust.modules)
         self._refuse_other(bundle.manifest, name, version)
-        return bundle
+        return replace(bundle, signed_by=signed_by)
+
+    def _trusted(self, files: dict[str, bytes], where: str) -> str | None:
+        return self.trust.check(files.get(MANIFEST, b""), files.get(SIGNATURE), where)
 
     def _refuse_other(self, manifest: Manifest, name: str, version: int) -> None:
         if (manifest.name, manifest.version) != (name, version):
             raise BundleCorrupt(
-                f"{self.root / name / str(version)} holds {manifest.name} version {manifest.version}: a version was "
-                "copied or renamed by hand. Remove the folder; to use a version under another name, promote it to an "
+                f"{self.store.where(name, version)} holds {manifest.name} version {manifest.version}: a version was "
+                "copied or renamed by hand. Remove it; to use a version under another name, promote it to an "
                 "alias or train again under that name."
             )
 
     def register(self, bundle: Bundle) -> int:
-        """Write the bundle as the next version, whole or not at all.
+        """Write the bundle as the next version, whole or not at all, signed where a key is set.
 
         Returns:
             The version; two that register at once get two.
 
         Raises:
-            WarehouseError: The folder cannot be written.
+            WarehouseError: The place cannot be written.
         """
-        home = self.root / bundle.name
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            while True:
-                version = max(self.versions(bundle.name), default=0) + 1
-                if _write_folder(home, str(version), pack(bundle, version)):
-                    return version
-        except OSError as error:
-            raise WarehouseError(f"{home} cannot be written: {error.strerror}. Nothing was registered.") from error
+        return self.store.add(bundle.name, lambda version: self._signed(pack(bundle, version)))
+
+    def _signed(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        return files | self.trust.sign(files[MANIFEST])
 
     def promote(self, name: str, version: int, alias: str) -> None:
-        """Point an alias at a version; two that promote at once wait for one another.
+        """Point an alias at a version; two that promote at once lose nothing of each other.
 
         Raises:
             BundleNotFound: There is no such version.
-            WarehouseError: The folder cannot be written.
+            WarehouseError: The place cannot be written.
         """
         self.resolve(name, version)
-        path = self.root / name / _ALIASES
-        try:
-            with _locked(path.with_name(_LOCK)):
-                aliases = self.aliases(name) | {alias: version}
-                _replace(path, json.dumps(aliases, indent=2, sort_keys=True) + "\n")
-        except OSError as error:
-            raise WarehouseError(f"{path} cannot be written: {error.strerror}. No alias was changed.") from error
+
+        def moved(aliases: Aliases) -> Aliases:
+            self._refuse_pruned(name, version, aliases)
+            return aliases.moved(alias, version, _now(), _who())
+
+        self._change(name, moved)
+
+    def before(self, name: str, alias: str) -> int:
+        """The version that an alias stood for before it was moved to the one that it stands for.
+
+        Raises:
+            BundleNotFound: There is no such alias, it never stood for another, or that version is gone.
+        """
+        self.resolve(name, alias)
+        before = self._parsed(name, self.store.aliases(name)).before(alias)
+        if before is None:
+            raise BundleNotFound(
+                f"{alias} of model {name!r} has stood for no other version, as far as its history goes. Point it at "
+                f"one: batchscore models promote {name} <version> --alias {alias}."
+            )
+        return self.resolve(name, before)
+
+    def roll_back(self, name: str, alias: str, version: int) -> None:
+        """Move an alias back to the version that `before` gave.
+
+        Raises:
+            UsageError: Somebody has moved it meanwhile.
+            WarehouseError: The place cannot be written.
+        """
+
+        def moved(aliases: Aliases) -> Aliases:
+            if aliases.before(alias) != version:
+                raise UsageError(f"{alias} of model {name!r} was moved meanwhile. See: batchscore models list.")
+            self._refuse_pruned(name, version, aliases)
+            return aliases.moved(alias, version, _now(), _who(), back=True)
+
+        self._change(name, moved)
+
+    def prunable(self, name: str, keep: int, older_than: timedelta | None, now: datetime) -> list[int]:
+        """The versions that may go: none of the newest `keep`, none that an alias stands for or would go back to.
+
+        Args:
+            name: The model.
+            keep: How many of the newest to keep, at least one: the highest number is never free to be given again.
+            older_than: Only versions whose training is longer ago.
+            now: The instant to count from.
+
+        Raises:
+            BundleNotFound: There is no such model.
+            BundleCorrupt, BundleUntrusted: A version's age cannot be told.
+        """
+        versions = self.versions(name)
+        if not versions:
+            raise self._unknown(name)
+        needed = self._parsed(name, self.store.aliases(name)).needed()
+        old = [version for version in versions[:-keep] if version not in needed]
+        if older_than is None:
+            return old
+        return [each for each in old if datetime.fromisoformat(self.manifest(name, each).created_at) < now - older_than]
+
+    def prune(self, name: str, versions: list[int]) -> list[int]:
+        """Remove versions, but for those that an alias needs by now.
+
+        They are marked in the alias file first, so that none of them is promoted while it goes.
+
+        Returns:
+            Those that were removed.
+
+        Raises:
+            WarehouseError: The place cannot be written; what is marked and left, the next call removes.
+        """
+        removed: list[int] = []
+
+        def marked(aliases: Aliases) -> Aliases:
+            removed[:] = [version for version in versions if version not in aliases.needed()]
+            return aliases.without(removed)
+
+        if versions:
+            self._change(name, marked)
+        for version in removed:
+            self.store.remove(name, version)
+        return removed
+
+    def _change(self, name: str, change: Callable[[Aliases], Aliases]) -> None:
+        def changed(text: bytes | None) -> bytes:
+            before = self._parsed(name, text)
+            after = change(before)
+            return text if text is not None and after == before else after.to_bytes()
+
+        self.store.change_aliases(name, changed)
+
+    def _refuse_pruned(self, name: str, version: int, aliases: Aliases) -> None:
+        if version in aliases.pruned:
+            raise BundleNotFound(f"{name} version {version} is being pruned, and cannot be promoted any more.")
 
 
-def _folders(root: Path) -> list[Path]:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _who() -> str:
     try:
-        return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    except OSError as error:
-        raise _unreadable(root, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> WarehouseError:
-    return WarehouseError(f"{path} cannot be read: {error.strerror}. Check its permissions.")
-
-
-def _write_folder(home: Path, name: str, files: Mapping[str, bytes]) -> bool:
-    """Write the files aside and rename; False when the name was taken meanwhile."""
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home))
-    try:
-        for file, data in files.items():
-            with (aside / file).open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-        # mkdtemp keeps others out; a scoring job may run as another user.
-        aside.chmod(0o755)
-        aside.rename(home / name)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    else:
-        return True
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of that file, which stays: to remove it would let a third process in beside one that waits."""
-    # Opened for writing, because over NFS a lock that others respect needs that.
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(aside).unlink()
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user often has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

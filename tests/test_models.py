@@ -1,0 +1,120 @@
+"""`batchscore models`, and every command on a registry that is in S3 or asks for signatures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import toy
+from toy import Project, Result
+
+
+class TestModels:
+    """`models rollback`, `prune` and `keygen`, and bundles that must be signed."""
+
+    def test_rollback(self, project: Project) -> None:
+        """The alias goes back to what it was before, and the history says so."""
+        assert project.call("train", "toy", "--promote").code == 0
+        back = project.call("models", "rollback", "toy")
+
+        assert (0, 1, 2) == (back.code, *(back.events[-1][name] for name in ("version", "rolled_back_from")))
+        assert [1] == [each["version"] for each in project.call("models", "verify", "toy").named("bundle.loaded")]
+        shown = project.call("models", "show", "toy")
+        assert ["promote", "promote", "rollback"] == re.findall(r"\b(promote|rollback)\b", shown.out)
+        again = project.call("models", "rollback", "toy")
+        assert (10, True) == (again.code, "has stood for no other version" in again.error)
+
+    def test_prune(self, project: Project) -> None:
+        """What may go is told, and goes only without --dry-run; an age that is none is refused."""
+        for _ in range(2):
+            assert project.call("train", "toy").code == 0
+        told = project.call("models", "prune", "toy", "--keep", "1", "--dry-run")
+        assert ([2], True) == tuple(told.events[-1][name] for name in ("versions", "dry_run"))
+        assert [2] == project.call("models", "prune", "toy", "--keep", "1").events[-1]["versions"]
+        listed = json.loads(project.call("models", "list", "--format", "json").out)
+
+        assert [1, 3] == [each["version"] for each in listed]
+        assert 2 == project.call("models", "prune", "toy", "--keep", "1", "--older-than", "1y").code
+        assert [] == project.call("models", "prune", "toy", "--keep", "1", "--older-than", "90d").events[-1]["versions"]
+
+    def test_signed(self, project: Project) -> None:
+        """What is trained with the key is scored where it is asked for; what is not signed stops there."""
+        made = project.call("models", "keygen")
+        private, public = "keys/signing_key.pem", "keys/verify_keys.pem"
+        assert (0, True) == (made.code, f"BATCHSCORE_SIGNING_KEY_FILE={private}" in made.out)
+        refused = project.call("score", "toy", BATCHSCORE_VERIFY_KEYS_FILE=public)
+        assert (10, True) == (refused.code, "toy version 1 is not signed" in refused.error)
+        let_in = project.call(
+            "models", "verify", "toy", BATCHSCORE_VERIFY_KEYS_FILE=public, BATCHSCORE_ALLOW_UNSIGNED="true"
+        )
+        assert (0, ["warning"]) == (let_in.code, [each["level"] for each in let_in.named("bundle.unsigned")])
+
+        keys = {"BATCHSCORE_SIGNING_KEY_FILE": private, "BATCHSCORE_VERIFY_KEYS_FILE": public}
+        trained = project.call("train", "toy", "--promote", **keys)
+        scored = project.call("score", "toy", BATCHSCORE_VERIFY_KEYS_FILE=public)
+        checked = project.call("check", "toy", "--format", "json", **keys)
+
+        assert (0, 0) == (trained.code, scored.code)
+        assert [] == scored.named("bundle.unsigned") == trained.named("bundle.unsigned")
+        statuses = [
+            each["status"] for each in json.loads(project.call("models", "list", "--format", "json", **keys).out)
+        ]
+        assert ["untrusted", "ok"] == statuses
+        secret = (project.root / private).read_text().splitlines()[1]
+        assert secret not in checked.out + trained.out + trained.err
+        assert json.loads(checked.out) != []
+
+    def test_unsigned_is_logged(self, project: Project) -> None:
+        """Without keys every load is told in a line that is no warning."""
+        scored = project.call("score", "toy")
+
+        assert ["info"] == [each["level"] for each in scored.named("bundle.unsigned")]
+
+    def test_lists_names(self, project: Project) -> None:
+        """`verify` lists what the pipeline names, and the guard's setting lets more in."""
+        names = project.call("models", "verify", "toy").named("bundle.loaded")[0]["names"]
+
+        assert "sklearn.pipeline.Pipeline" in names
+        assert any(re.fullmatch(r"batchscore_features_\w+\.log1p", name) for name in names)
+
+
+class TestS3:
+    """Every command on a registry in S3."""
+
+    def test_whole_life(self, tmp_path: Path, trained: Project, s3_url: str) -> None:
+        """Trained, promoted, scored, looked at, rolled back and pruned, as in a folder; the secret is never told."""
+        project = toy.unscored(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb", trained)
+        told = []
+
+        def call(*args: str) -> Result:
+            result = project.call("--registry-url", s3_url, *args)
+            told.append(result.out + result.err)
+            return result
+
+        assert [0, 0] == [call("train", "toy", *more).code for more in ((), ("--promote",))]
+        scored = call("score", "toy")
+        details = {each["check"]: each["detail"] for each in json.loads(call("check", "toy", "--format", "json").out)}
+        listed = json.loads(call("models", "list", "--format", "json").out)
+        assert 0 == scored.code
+        assert {2} == {row[-1] for row in project.table()}
+        assert f"{s3_url} (from --registry-url)" == details["registry_url"]
+        assert [(1, ""), (2, "champion")] == [(each["version"], each["aliases"]) for each in listed]
+        assert [0, 0, 0] == [call("models", *verb, "toy").code for verb in (["show"], ["verify"], ["rollback"])]
+        assert 0 == call("models", "promote", "toy", "2").code
+        assert 0 == call("drift", "toy").code
+        assert "canary-of-s3" not in "".join(told)
+
+    def test_gone(self, project: Project, s3_url: str) -> None:
+        """A bucket that is not there stops a run with 12, and one that does not answer with 20."""
+        gone = project.call("score", "toy", BATCHSCORE_REGISTRY_URL="s3://no-such-bucket/x")
+        silent = project.call(
+            "score",
+            "toy",
+            BATCHSCORE_REGISTRY_URL=s3_url,
+            BATCHSCORE_RETRY_SECONDS="0",
+            AWS_ENDPOINT_URL="http://127.0.0.1:1",
+        )
+
+        assert (12, True) == (gone.code, "NoSuchBucket. Make the bucket" in gone.error)
+        assert (20, True) == (silent.code, "check AWS_ENDPOINT_URL and the network" in silent.error)
