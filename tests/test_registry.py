@@ -48,9 +48,10 @@ PROMOTE_MANY = START + (
 )
 # Root may do everything, so it becomes somebody else; it imports all there is before, for Python may be root's own.
 AS_NOBODY = START + (
-    # What packing imports late, before the files of the interpreter itself may be out of reach.
-    "import os; import batchscore.model.card; from batchscore.errors import BatchscoreError\n"
+    "import os; from batchscore.errors import BatchscoreError; from batchscore.model.bundle import pack\n"
     "bundle = Registry.at(sys.argv[3]).load('trips', 1)\n"
+    # What packing imports late, while the interpreter's own files are sure to be in reach.
+    "pack(bundle, 1)\n"
     "os.getuid() or os.setuid(int(sys.argv[2]))\n"
     "registry = Registry.at(sys.argv[1])\n"
     "for call in sys.argv[4:]:\n"

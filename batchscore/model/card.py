@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.resources import files
 from itertools import zip_longest
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -41,7 +41,7 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
     problem = manifest.problem
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(fixed=rounded, share=_share, instant=_instant)
-    template = page.from_string(files("batchscore.model").joinpath("card.html").read_text("utf-8"))
+    template = page.from_string(Path(__file__).with_name("card.html").read_text("utf-8"))
     return template.render(
         manifest=manifest,
         evaluation=evaluation,
