@@ -246,13 +246,13 @@ class Job(Table):
         return Interval(self.calendar.instant(self.training.from_), self.calendar.instant(self.training.to))
 
     def window_until(self, end: datetime) -> Interval:
-        """The training rows' window, moved so that it ends at that instant.
+        """The training rows' window, moved so that it ends at that instant; it begins with an interval.
 
         Raises:
             UsageError: See `training_window`.
         """
         first = self.training_window()
-        return Interval(end - (first.end - first.start), end)
+        return Interval(self.calendar.containing(end - (first.end - first.start)).start, end)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:

@@ -121,7 +121,7 @@ class Event(StrEnum):
     RETRAIN_REASON = "retrain.reason"
     """A condition of `retrain`: whether it holds, and by what figures."""
     RETRAIN_DECIDED = "retrain.decided"
-    """What `retrain` did, and why: `not due`, `waiting`, `due` (with `--dry-run`), `promoted` or `kept`."""
+    """What `retrain` did, and why: `first`, `not due`, `waiting`, `due` (`--dry-run`), `promoted` or `kept`."""
     COMMAND_FAILED = "command.failed"
     """What ended the command, with its exit code; the last line, but for spans that could not be sent."""
     TRACES_OFF = "traces.off"

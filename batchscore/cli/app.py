@@ -188,7 +188,8 @@ def retrain(
 ) -> None:
     """Train JOB anew where there is a reason to, and use the new version where it is better on the same rows.
 
-    Exits with 0 whether it trained or not, and promoted or not; it says which, and why.
+    Exits with 0 whether it trained or not, and promoted or not; it says which, and why. Where there is no model yet, it
+    trains the first.
     """
     from batchscore.cli.retrain import retrain
 

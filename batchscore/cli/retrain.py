@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from batchscore import ledger
 from batchscore.cli.render import step
 from batchscore.cli.session import Session, runs_of
+from batchscore.cli.train import train as train_first
 from batchscore.errors import UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.job import Job
@@ -30,6 +31,8 @@ CHALLENGER = "challenger"
 def retrain(session: Session, name: str, conditions: str | None, to: str | None, *, dry_run: bool) -> str:
     """Train a challenger when there is a reason to, and promote it when it is better than the version in use.
 
+    Where there is no model yet it trains the first, as `train` does.
+
     Args:
         session: The session.
         name: The job.
@@ -42,32 +45,44 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
 
     Raises:
         IntervalLeased: Another process is at it.
+        GateTripped: There was no model yet, and the first misses the job's bar.
         BatchscoreError: See `train`.
     """
     job = session.job(name)
     asked = _conditions(job, conditions)
     end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
+    if not session.registry.versions(job.model.name):
+        if dry_run:
+            return _decided("due", "there is no model yet. It would train the first, on the window of [training]")
+        return _decided("first", train_first(session, name, promote=False))
     window = job.window_until(end)
-    champion = session.bundle(job)
     with session.warehouse() as warehouse:
         session.patience().persist(lambda: warehouse.create(ledger.METADATA))
-        reasons = list(_reasons(session, job, champion, warehouse, asked, end))
-        for reason in reasons:
-            log.info(Event.RETRAIN_REASON, reason=reason.name, holds=reason.holds, told=reason.told)
-        due = [reason for reason in reasons if reason.holds]
-        if not due:
-            return _decided("not due", "; ".join(reason.told for reason in reasons))
-        if wait := _wait(session, job, warehouse, end, due):
-            return _decided("waiting", wait)
-        why = "; ".join(reason.told for reason in due)
-        if dry_run:
-            return _decided("due", f"{why}. It would train on rows of {window}")
-        step(f"due: {why}")
-        owner, seconds = Owner.here(), session.settings.lease_seconds
-        with leased(warehouse, f"retrain:{job.name}", window, owner, seconds):
-            if wait := _wait(session, job, warehouse, end, due):
-                return _decided("waiting", wait)
-            return _challenge(session, job, champion, warehouse, window, due)
+        return _retrain(session, job, warehouse, asked, end, dry_run=dry_run)
+
+
+def _retrain(
+    session: Session, job: Job, warehouse: Warehouse, asked: Sequence[Condition], end: datetime, *, dry_run: bool
+) -> str:
+    window = job.window_until(end)
+    champion = session.bundle(job)
+    reasons = list(_reasons(session, job, champion, warehouse, asked, end))
+    for reason in reasons:
+        log.info(Event.RETRAIN_REASON, reason=reason.name, holds=reason.holds, told=reason.told)
+    due = [reason for reason in reasons if reason.holds]
+    if not due:
+        return _decided("not due", "; ".join(reason.told for reason in reasons))
+    if wait := _wait(session, job, warehouse, end, due):
+        return _decided("waiting", wait)
+    why = "; ".join(reason.told for reason in due)
+    if dry_run:
+        return _decided("due", f"{why}. It would train on rows of {window}")
+    step(f"due: {why}")
+    owner, seconds = Owner.here(), session.settings.lease_seconds
+    with leased(warehouse, f"retrain:{job.name}", window, owner, seconds):
+        # Another process may have been at it while this one looked.
+        wait = _wait(session, job, warehouse, end, due)
+        return _decided("waiting", wait) if wait else _challenge(session, job, champion, warehouse, window, due)
 
 
 def _conditions(job: Job, given: str | None) -> list[Condition]:
@@ -175,8 +190,8 @@ def _missed(job: Job, champion: Bundle, challenger: Bundle) -> str | None:
         )
     if lead.value <= job.retrain.margin:
         return (
-            f"is {CHALLENGER} only: by {metric} it is {lead.value:.4f} better than {champion} on the same rows, and "
-            f"must be more than {job.retrain.margin:g} better"
+            f"is {CHALLENGER} only: by {metric} it is {abs(lead.value):.4f} {'worse' if lead.value < 0 else 'better'} "
+            f"than {champion} on the same rows, and must be more than {job.retrain.margin:g} better"
         )
     return None
 

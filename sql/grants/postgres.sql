@@ -14,5 +14,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     :"schema".batchscore_leases,
     :"schema".batchscore_profiles,
     :"schema".batchscore_rejects,
-    :"schema".batchscore_drift
+    :"schema".batchscore_drift,
+    :"schema".batchscore_retrains
     TO :"role";

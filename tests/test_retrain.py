@@ -1,0 +1,321 @@
+"""`retrain`: when it trains, what it compares, when it promotes, and what the ledger keeps of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from toy import Project, Result
+
+from batchscore.database import Database
+from batchscore.interval import Interval
+from batchscore.ledger import Owner
+from batchscore.run.lease import leased
+from batchscore.warehouse import open_warehouse
+
+# Four days behind the rows that the first version learned from, of a hundred labels each.
+TO = ("--to", "2024-02-05")
+FULL = 'return rows.select("a", pl.col("b").fill_null(-1.0), "c")'
+# Without the column that tells most.
+POOR = 'return rows.select(pl.lit(1.0).alias("a"), pl.col("b").fill_null(-1.0), "c")'
+
+
+@pytest.fixture(scope="module")
+def poorly_trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose champion lacks the best column, and whose features file has it again; never changed."""
+    root = tmp_path_factory.mktemp("poor")
+    project = Project.at(root, f"duckdb:///{root}/warehouse.duckdb")
+    toy.load(project.url, toy.rows())
+    project.edit("jobs/toy.py", (FULL, POOR))
+    assert project.call("train", "toy").code == 0
+    project.edit("jobs/toy.py", (POOR, FULL))
+    return project
+
+
+@pytest.fixture
+def poor(poorly_trained: Project, tmp_path: Path) -> Project:
+    """A copy of it, to be spoilt."""
+    shutil.copytree(poorly_trained.root, tmp_path / "poor")
+    return Project(tmp_path / "poor", f"duckdb:///{tmp_path}/poor/warehouse.duckdb")
+
+
+def aliases(project: Project) -> dict[str, int]:
+    """Which version each alias stands for."""
+    listed = json.loads(project.call("models", "list", "--format", "json").out)
+    return {alias: row["version"] for row in listed for alias in row["aliases"].split(", ") if alias}
+
+
+def decided(result: Result) -> tuple[str, str]:
+    """The decision of a command that ended well, and its words."""
+    assert result.code == 0, result.out
+    (event,) = result.named("retrain.decided")
+    return event["decision"], event["told"]
+
+
+def kept(project: Project, columns: str = "reason, decision, champion_version, challenger_version") -> list[Any]:
+    """What the ledger has of retrainings."""
+    return toy.query(project.url, f"SELECT {columns} FROM batchscore_retrains ORDER BY decided_at, reason")
+
+
+class TestDecision:
+    """What becomes of a challenger."""
+
+    def test_a_better_one_is_promoted(self, poor: Project) -> None:
+        """One that is better on the same rows takes the champion's place, was trained up to --to, and the ledger says so."""
+        decision, told = decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "promoted"
+        assert told == "toy version 2 takes the place of version 1"
+        assert aliases(poor) == {"champion": 2, "challenger": 2}
+        assert kept(poor) == [("new-labels", "promoted", 1, 2)]
+        training = json.loads(poor.call("models", "show", "toy", "--format", "json").out)["training"]
+        # As long as [training] says, and up to where it was told.
+        assert (training["start"], training["end"]) == ("2024-01-05T00:00:00+00:00", "2024-02-05T00:00:00+00:00")
+
+    def test_the_figures_are_of_the_same_rows(self, poor: Project) -> None:
+        """What the ledger has of the champion is what that version scores on the challenger's own test rows."""
+        decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+        ((champion, challenger, ahead, low, high, rows),) = kept(
+            poor, "champion, challenger, ahead, ahead_low, ahead_high, row_count"
+        )
+        evaluation = json.loads(poor.call("models", "show", "toy", "2", "--format", "json").out)["evaluation"]
+
+        assert rows == evaluation["rows"]["test"] == 775
+        assert champion == evaluation["baselines"]["champion"]["roc_auc"]
+        assert challenger == evaluation["test"]["roc_auc"]["value"]
+        assert ahead == pytest.approx(challenger - champion)
+        assert 0 < low < ahead < high
+
+    @pytest.mark.parametrize(
+        ("edit", "told"),
+        [
+            (('[model]\n', '[retrain]\nmargin = 0.9\n\n[model]\n'), "better than toy version 1 on the same rows, and must be more than 0.9 better"),
+            (("at_least = 0.6", "at_least = 0.99"), "on held-out rows, want roc_auc at least 0.99"),
+            (("at_least = 0.6 }", "at_least = 0.6 }\nmax_latency_us_per_row = 0.001"), "µs, want at most 0.001"),
+            (('name = "toy"\n\n[output]', 'name = "toy"\nuse = 1\n\n[output]'), "the job uses version 1, whatever is better"),
+        ],
+    )  # fmt: skip
+    def test_what_keeps_the_champion(self, poor: Project, edit: tuple[str, str], told: str) -> None:
+        """Below the margin or a bar, or where the job names a number, the new version is challenger, and no more."""
+        poor.edit("jobs/toy.toml", edit)
+        decision, words = decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert told in words
+        assert aliases(poor) == {"champion": 1, "challenger": 2}
+        assert kept(poor) == [("new-labels", "kept", 1, 2)]
+
+    def test_a_worse_one_is_kept_out(self, project: Project) -> None:
+        """A challenger that lost a column is told by how much it is worse, and does not replace a good champion."""
+        project.edit("jobs/toy.py", (FULL, POOR))
+        decision, told = decided(project.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert "worse than toy version 1 on the same rows" in told
+        assert aliases(project) == {"champion": 1, "challenger": 2}
+
+    def test_a_champion_that_reads_other_columns(self, poor: Project) -> None:
+        """A champion that needs a column which the query no longer gives cannot be compared, and stays."""
+        poor.edit("sql/toy/rows.sql", ("id, ts, day, a, b, c", "id, ts, day, a, b, c AS d"))
+        poor.edit("jobs/toy.py", ('"c")', 'pl.col("d").alias("c"))'))
+        decision, told = decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert "cannot be compared with toy version 1 on the same rows" in told
+        assert "batchscore models promote toy 2" in told
+
+    def test_the_first(self, tmp_path: Path) -> None:
+        """Where there is no model, it trains the first on the window of [training], and writes nothing elsewhere."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        toy.load(project.url, toy.rows())
+        dry = decided(project.call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
+        decision, told = decided(project.call("retrain", "toy", "--if", "drifted", *TO))
+
+        assert dry[0] == "due"
+        assert decision == "first"
+        assert told.startswith("toy version 1 is registered: roc_auc 0.")
+        assert aliases(project) == {"champion": 1}
+        assert toy.tables(project.url) == ["toy"]
+
+
+class TestOnce:
+    """How often it trains."""
+
+    def test_a_reason_counts_once_for_a_window(self, poor: Project) -> None:
+        """The same reason does not train on the same window again, whatever the cooldown."""
+        poor.edit("jobs/toy.toml", ("[model]\n", '[retrain]\nmargin = 0.9\ncooldown = "0h"\n\n[model]\n'))
+        command = ("retrain", "toy", "--if", "new-labels=400", *TO)
+        decided(poor.call(*command))
+        decision, told = decided(poor.call(*command))
+
+        assert decision == "waiting"
+        assert "trained for this already, on rows up to 2024-02-05 00:00Z: new-labels" in told
+        assert aliases(poor)["challenger"] == 2
+        # Another window is another matter.
+        assert decided(poor.call("retrain", "toy", "--if", "new-labels=300", "--to", "2024-02-04"))[0] == "kept"
+
+    def test_cooldown(self, poor: Project) -> None:
+        """Within the cooldown another reason waits too, and is told until when."""
+        poor.edit("jobs/toy.toml", ("[model]\n", "[retrain]\nmargin = 0.9\n\n[model]\n"))
+        decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+        decision, told = decided(poor.call("retrain", "toy", "--if", "older-than=0h", *TO))
+
+        assert decision == "waiting"
+        assert "the cooldown lasts until" in told
+        assert len(kept(poor)) == 1
+
+    def test_two_at_once(self, poor: Project) -> None:
+        """While another process has the retraining, this one trains nothing and exits with 21."""
+        window = Interval(datetime(2024, 1, 5, tzinfo=UTC), datetime(2024, 2, 5, tzinfo=UTC))
+        other = Owner("elsewhere", 1, "x:1", "token")
+        url = f"sqlite:///{poor.root}/ledger.sqlite"
+        toy.load(url, toy.rows())
+        project = Project(poor.root, url)
+        decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
+        with open_warehouse(Database.at(url)) as warehouse, leased(warehouse, "retrain:toy", window, other, 60.0):
+            result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+
+        assert result.code == 21
+        assert aliases(project) == {"champion": 1}
+
+    def test_a_failure_is_tried_again(self, poor: Project) -> None:
+        """A training that failed leaves no decision behind: the next one trains."""
+        poor.edit(
+            "jobs/toy.py", ("HistGradientBoostingClassifier(max_iter=20", "HistGradientBoostingClassifier(max_iter=-1")
+        )
+        assert poor.call("retrain", "toy", "--if", "new-labels=400", *TO).code == 11
+        poor.edit("jobs/toy.py", ("max_iter=-1", "max_iter=20"))
+
+        assert kept(poor) == []
+        assert decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))[0] == "promoted"
+
+
+def scored(project: Project, change: str | None = None) -> Project:
+    """The project with four days published, after a change of the rows that they are of."""
+    if change:
+        toy.execute(project.url, f"UPDATE toy SET {change} WHERE ts >= '2024-02-01'")
+    result = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-05")
+    assert result.code == 0, result.out
+    return project
+
+
+class TestReasons:
+    """What a reason goes by."""
+
+    @pytest.mark.parametrize(
+        ("condition", "told"),
+        [
+            ("new-labels=401", "400 labels since 2024-02-01 00:00Z, and 401 are the bound"),
+            ("older-than=1d", "toy version 1 is 0 day(s) and 0 hour(s) old, and 1 day(s) is the bound"),
+            ("drifted", "no published run of toy version 1 to look at"),
+            ("degraded", "no published run of toy version 1 to look at"),
+        ],
+    )
+    def test_none(self, project: Project, condition: str, told: str) -> None:
+        """Short of its bound a reason does not hold: nothing is trained, and the figures say why."""
+        result = project.call("retrain", "toy", "--if", condition, *TO)
+
+        assert decided(result)[0] == "not due"
+        assert told in decided(result)[1]
+        assert aliases(project) == {"champion": 1}
+
+    def test_labels_count_where_they_are_known(self, project: Project) -> None:
+        """A row whose label is NULL is not counted, and none before the end of the champion's own window is."""
+        toy.execute(project.url, "UPDATE toy SET y = NULL WHERE ts >= '2024-02-04'")
+
+        assert decided(project.call("retrain", "toy", "--if", "new-labels=301", *TO))[0] == "not due"
+        assert decided(project.call("retrain", "toy", "--if", "new-labels=300", *TO, "--dry-run"))[0] == "due"
+
+    def test_steady_runs(self, project: Project) -> None:
+        """Runs that look as training did are neither drift nor loss, and the metric is told with its bound."""
+        result = scored(project).call("retrain", "toy", "--if", "drifted,degraded", *TO)
+        decision, told = decided(result)
+
+        assert decision == "not due"
+        assert "on 400 labelled rows over the last 4 run(s) of toy version 1, and" in told
+        assert [event["holds"] for event in result.named("retrain.reason")] == [False, False]
+
+    def test_drifted(self, project: Project) -> None:
+        """What moved in an important column is a reason, by the column's name."""
+        decision, told = decided(
+            scored(project, "a = a + 5").call("retrain", "toy", "--if", "drifted", *TO, "--dry-run")
+        )
+
+        assert decision == "due"
+        assert "a, " in told
+        assert "moved over the last 4 run(s) of toy version 1" in told
+
+    def test_degraded(self, project: Project) -> None:
+        """Labels that turned round are a reason, with the metric and its bound; one --if that holds is enough."""
+        decision, told = decided(
+            scored(project, "y = NOT y").call("retrain", "toy", "--if", "drifted,degraded", *TO, "--dry-run")
+        )
+
+        assert decision == "due"
+        assert "roc_auc is 0." in told
+        assert "is the bound" in told
+
+    def test_only_the_last_runs_count(self, project: Project) -> None:
+        """`over` says how many runs are looked at: what was wrong before is past."""
+        project.edit("jobs/toy.toml", ("[model]\n", "[retrain]\nover = 2\n\n[model]\n"))
+        toy.execute(project.url, "UPDATE toy SET a = a + 5 WHERE ts >= '2024-02-01' AND ts < '2024-02-03'")
+        decision, told = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO))
+
+        assert decision == "not due"
+        assert "over the last 2 run(s)" in told
+
+    def test_dry_run(self, poor: Project) -> None:
+        """--dry-run tells the reason and the window, and trains and records nothing."""
+        decision, told = decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO, "--dry-run"))
+
+        assert decision == "due"
+        assert "It would train on rows of [2024-01-05T00:00Z, 2024-02-05T00:00Z)" in told
+        assert aliases(poor) == {"champion": 1}
+        assert kept(poor) == []
+
+    def test_of_the_job(self, poor: Project) -> None:
+        """Without --if the job's own reasons count, and without those the age of [problem] retrain_every."""
+        assert "write [retrain] reasons in its file" in poor.call("retrain", "toy", *TO).error
+        poor.edit("jobs/toy.toml", ('target = "y"\n', 'target = "y"\nretrain_every = "30d"\n'))
+        assert "30 day(s) is the bound" in decided(poor.call("retrain", "toy", *TO))[1]
+        poor.edit("jobs/toy.toml", ("[model]\n", '[retrain]\nreasons = ["new-labels=500"]\n\n[model]\n'))
+        assert "500 are the bound" in decided(poor.call("retrain", "toy", *TO))[1]
+
+
+class TestRefusals:
+    """What is asked wrongly."""
+
+    @pytest.mark.parametrize(
+        "text", ["drift", "older-than", "older-than=7", "new-labels=0", "new-labels=many", "drifted=1", ""]
+    )
+    def test_conditions(self, project: Project, text: str) -> None:
+        """A reason that is none is refused with those that there are, on the command line and in the job file."""
+        known = "Known are drifted, degraded, older-than=7d and new-labels=10000."
+        result = project.call("retrain", "toy", "--if", text, *TO)
+
+        assert result.code == 2
+        assert f"--if: '{text}' is no reason to retrain. {known}" in result.error
+        project.edit("jobs/toy.toml", ("[model]\n", f'[retrain]\nreasons = ["{text}"]\n\n[model]\n'))
+        assert known in project.call("retrain", "toy", *TO).error
+
+    def test_a_first_that_misses_the_bar(self, tmp_path: Path) -> None:
+        """A first version below the job's bar is registered and not promoted, and exits with 31, as `train` does."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        toy.load(project.url, toy.rows())
+        project.edit("jobs/toy.toml", ("at_least = 0.6", "at_least = 0.99"))
+        result = project.call("retrain", "toy", "--if", "drifted", *TO)
+
+        assert result.code == 31
+        assert aliases(project) == {}
+
+    def test_inside_an_interval(self, project: Project) -> None:
+        """--to is where an interval starts."""
+        result = project.call("retrain", "toy", "--if", "drifted", "--to", "2024-02-05T06:00")
+
+        assert result.code == 2
+        assert "does not start an interval" in result.error
