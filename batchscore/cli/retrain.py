@@ -55,7 +55,6 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
         if dry_run:
             return _decided("due", "there is no model yet. It would train the first, on the window of [training]")
         return _decided("first", train_first(session, name, promote=False))
-    window = job.window_until(end)
     with session.warehouse() as warehouse:
         session.patience().persist(lambda: warehouse.create(ledger.METADATA))
         return _retrain(session, job, warehouse, asked, end, dry_run=dry_run)
