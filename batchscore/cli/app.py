@@ -347,6 +347,25 @@ def models_card(
     write_card(_session(context, looks=True), name, use, to)
 
 
+@models_app.command("compare")
+def models_compare(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    one: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")],
+    other: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")],
+    from_: From = None,
+    to: To = None,
+    format_: AsFormat = Format.table,
+) -> None:
+    """Measure two versions on the same rows with labels: without dates, on all behind those they learned from.
+
+    `better by` is how much better the second is, with its 95 % interval: above 0 it is, whichever way the metric goes.
+    """
+    from batchscore.cli.models import compare
+
+    compare(_session(context, looks=True), name, (one, other), (from_, to), format_)
+
+
 @models_app.command("verify")
 def models_verify(
     context: typer.Context,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from contextlib import redirect_stdout
+from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -16,18 +16,19 @@ from batchscore.cli.found import findings, metric_rows
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session, tell_unsigned
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
+from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle, Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import write_keys
 from batchscore.model.unpickle import names_in
+from batchscore.train import compare as comparing
 
-__all__ = ["keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
+__all__ = ["compare", "keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_AGE = re.compile(r"(\d{1,6})([dh])")
 
 
 def list_(session: Session, format_: Format) -> None:
@@ -160,6 +161,45 @@ def _verified(session: Session, name: str, use: str) -> tuple[Manifest, dict[str
     return manifest, files
 
 
+def compare(
+    session: Session, name: str, uses: tuple[str, str], window: tuple[str | None, str | None], format_: Format
+) -> None:
+    """Print the metrics of two versions on the same rows, by default those behind what either learned from.
+
+    Raises:
+        UsageError: The window holds no interval, or the versions' job cannot be compared on labels.
+    """
+    one, other = (session.registry.load(name, use) for use in uses)
+    job = session.job(other.manifest.job)
+    if not job.problem.supervised:
+        raise UsageError(f"a {job.problem.task} task has no labels to compare versions by.")
+    first, last = job.calendar.window(*window)
+    learned = max(datetime.fromisoformat(each.manifest.training.end) for each in (one, other))
+    begin, end = first or learned, last or job.calendar.containing(session.now).start
+    if begin >= end:
+        raise UsageError(f"there is no row between {instant(begin)} and {instant(end)}: give --from and --to.")
+    # What the features module inside a bundle prints is not the answer.
+    with redirect_stdout(sys.stderr):
+        found = comparing.compare(
+            job, one, other, session.source(job, job.source), session.labels(job), Interval(begin, end)
+        )
+    rows: list[dict[str, Cell]] = [
+        {
+            "metric": metric,
+            f"version {one.version}": found.one[metric].value if metric in found.one else None,
+            f"version {other.version}": measured.value,
+            "better by": lead.value if (lead := found.ahead.get(metric)) else None,
+            "low": lead.low if lead else None,
+            "high": lead.high if lead else None,
+        }
+        for metric, measured in found.other.items()
+    ]
+    title = f"{found.rows:,} rows with a label, from {instant(begin)} to {instant(end)}"
+    show(rows, format_, title=title)
+    if format_ is Format.table and begin < learned:
+        print(f"Versions of rows up to {instant(learned)} have learned from some of these: that flatters them.")
+
+
 def verify(session: Session, name: str, use: str) -> None:
     """Check signature and digests, list what the pipeline is made of, load it, and score the golden rows."""
     registry = session.registry
@@ -213,23 +253,17 @@ def prune(session: Session, name: str, keep: int, older_than: str | None, *, dry
     """Remove old versions that no alias stands for or goes back to.
 
     Raises:
-        UsageError: `older_than` is no number of days or hours.
+        UsageError: `older_than` is no age.
     """
     registry = session.registry
-    chosen = registry.prunable(name, keep, _age(older_than), session.now)
+    chosen = registry.prunable(
+        name, keep, None if older_than is None else age_of(older_than, "--older-than"), session.now
+    )
     removed = chosen if dry_run else registry.prune(name, chosen)
     log.info(Event.BUNDLES_PRUNED, model=name, versions=removed, dry_run=dry_run)
     if on_terminal():
         listed = ", ".join(map(str, removed)) or "none"
         say(f"{name}: {'would remove' if dry_run else 'removed'} {len(removed)} version(s): {listed}")
-
-
-def _age(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    if not (match := _AGE.fullmatch(text)):
-        raise UsageError(f"--older-than wants days or hours, such as 90d or 36h; it is {text!r}.")
-    return timedelta(**{"days" if match[2] == "d" else "hours": int(match[1])})
 
 
 def keygen(folder: Path) -> None:

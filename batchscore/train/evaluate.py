@@ -35,7 +35,7 @@ from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
 from batchscore.train.measure import ahead, defined, intervals, measured, of_predictions, resampled
 
-__all__ = ["evaluate"]
+__all__ = ["blocks_of", "evaluate"]
 
 _TRAIN_ROWS = 20_000
 _IMPORTANCE_ROWS, _REPEATS = 2_000, 5
@@ -86,7 +86,7 @@ def evaluate(
     """
     predictions = predicted(predictor, test.rows)
     on_test = of_predictions(predictor, test.features, predictions, test.target)
-    blocks, drawn_by = _blocks(job, test.rows)
+    blocks, drawn_by = blocks_of(job, test.rows)
     drawn = resampled(predictor, predictions, test.target, blocks)
     tested = intervals(on_test, drawn)
     on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
@@ -131,7 +131,7 @@ def _measured(predictor: Predictor, part: Part) -> dict[str, float]:
     return measured(predictor, part.features, part.target)
 
 
-def _blocks(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
+def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
     """What keeps test rows together: a group, or the interval that a time lies in; None where rows stand alone."""
     split = job.training.split if job.training else None
     if split is None or split.column is None:
