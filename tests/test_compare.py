@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import toy
 from sklearn import metrics as sk
@@ -46,6 +47,16 @@ def test_rows_behind_both(two: Project) -> None:
     # Lower is better: the difference is above 0 for the better one all the same.
     assert found["brier"]["better by"] == pytest.approx(found["brier"]["version 1"] - found["brier"]["version 2"])
     assert found["base_rate"]["better by"] is None
+
+
+def test_rows_that_a_run_would_reject(two: Project) -> None:
+    """A row with a NULL that training never saw is left out, as a run would reject it."""
+    url = f"duckdb:///{two.root}/holes.duckdb"
+    toy.load(url, toy.rows().with_columns(a=pl.when(pl.col("id") % 5 > 0).then("a")))
+    result = Project(two.root, url).call("models", "compare", "toy", "1", "2")
+
+    assert result.code == 0
+    assert "400 rows with a label" in result.out
 
 
 def test_the_other_way_round(two: Project) -> None:

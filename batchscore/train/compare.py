@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from batchscore.errors import UsageError
+import polars as pl
+
+from batchscore.errors import TrainingError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
@@ -26,7 +28,7 @@ class Comparison:
     """Metrics of two versions on the same rows.
 
     Attributes:
-        rows: How many rows with a label there were.
+        rows: How many rows with a label there were, that both take.
         one: The one's metrics, with their intervals.
         other: The other's.
         ahead: By how much the other is better than the one, metric by metric; above 0 it is, whichever way the metric
@@ -42,6 +44,8 @@ class Comparison:
 def compare(job: Job, one: Bundle, other: Bundle, rows: Source, labels: Source, window: Interval) -> Comparison:
     """Score the rows of a window with both versions, each by its own features, and measure.
 
+    A row that a run of either would reject for what its columns hold is left out.
+
     Raises:
         UsageError: They do not answer the same question.
         TrainingError: The window has no row with a label, or a version fails on one.
@@ -52,6 +56,11 @@ def compare(job: Job, one: Bundle, other: Bundle, rows: Source, labels: Source, 
         raise UsageError(f"{one} and {other} do not predict the same, and cannot be compared.")
     given = read_rows(job, rows, window)
     labelled = with_labels(job, labels, window, Schema.of(given), given)
+    for bundle in (one, other):
+        odd = bundle.schema.surprises(bundle.schema.conform(labelled, rows.where))["row"]
+        labelled = labelled.filter(~pl.int_range(labelled.height, dtype=pl.UInt32, eager=True).is_in(odd.implode()))
+    if labelled.is_empty():
+        raise TrainingError(f"{rows.where} gives no row for {window} with a label that both versions take.")
     target = labelled[job.problem.target]
     blocks, _ = blocks_of(job, labelled)
     found = []
