@@ -55,6 +55,8 @@ _LOOSE = (
     (re.compile(r"\b\d+(?= (?:more|complete) interval)"), "<count>"),
     (re.compile(r"\b\d+\.\d+\.\d+\b"), "<version>"),
     (re.compile(r'(?<="seconds": )[\d.]+|\b\d+ s\b'), "<seconds>"),
+    # Who moved an alias, and where.
+    (re.compile(r"(?<=\s)[\w.-]+@[\w.-]+(?=\s+(?:promote|rollback)\b)"), "<who>"),
     (re.compile(r"[ \t─━]+"), " "),
 )
 

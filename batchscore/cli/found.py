@@ -1,17 +1,26 @@
-"""The short form of what training found out about a model, for `models show`."""
+"""The short form of what training found out about a model, for `train` and `models show`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batchscore.cli.render import Cell
+from batchscore.cli.render import Cell, Format, show
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.words import gap_told, interval_told, verdict
 from batchscore.rounding import digits_of, rounded
 
-__all__ = ["findings", "metric_rows"]
+__all__ = ["findings", "metric_rows", "show_evaluation"]
 
 _COLUMNS = 5
+
+
+def show_evaluation(of: str, evaluation: Evaluation) -> None:
+    """Print the metrics and the findings as two tables."""
+    title = f"{of} on {evaluation.rows['test']:,} rows held out"
+    show(metric_rows(evaluation), Format.table, title=title, empty="the test rows define no metric")
+    if told := [{"finding": what, "told": told} for what, told in findings(evaluation)]:
+        print()
+        show(told, Format.table)
 
 
 def metric_rows(evaluation: Evaluation) -> list[dict[str, Cell]]:

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from batchscore.cli.found import findings, metric_rows
+from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session, tell_unsigned
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
@@ -114,9 +114,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     print()
     show(columns, Format.table, title="input columns")
     print()
-    show(metric_rows(evaluation), Format.table, title="metrics", empty="the test rows define none")
-    print()
-    show([{"what": what, "told": told} for what, told in findings(evaluation)], Format.table, title="findings")
+    show_evaluation(f"{name} version {manifest.version}", evaluation)
     moves: list[dict[str, Cell]] = [
         {
             "alias": move.alias,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from batchscore import stop
-from batchscore.cli.render import Cell, Format, on_terminal, show, step
+from batchscore.cli.found import show_evaluation
+from batchscore.cli.render import on_terminal, step
 from batchscore.cli.session import Session, tell_unsigned
 from batchscore.errors import GateTripped
 from batchscore.logs import Event, log
@@ -48,10 +49,7 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
     tell_unsigned(registry, stored)
     if on_terminal():
-        metrics: list[dict[str, Cell]] = [
-            {"metric": name, "held out": value} for name, value in stored.manifest.metrics.items()
-        ]
-        show(metrics, Format.table, title=f"{stored} on {stored.manifest.training.tested:,} rows held out")
+        show_evaluation(str(stored), stored.evaluation)
     if (missed := promotable(job, stored)) is not None:
         raise GateTripped(
             f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "

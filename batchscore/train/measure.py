@@ -113,7 +113,13 @@ def ahead(
         theirs: The same, resampled from the same rows.
     """
     sign = -1 if better(metric) == "lower" else 1
-    return _measured(sign * (one[metric].value - other[metric]), sign * (drawn[metric] - theirs[metric]))
+    value = _difference(np.array([one[metric].value]), np.array([other[metric]]))
+    return _measured(sign * float(value[0]), sign * _difference(drawn[metric], theirs[metric]))
+
+
+def _difference(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One less the other; nothing where they differ only by how their sums were rounded."""
+    return np.where(np.isclose(one, other, rtol=1e-12, atol=0.0), 0.0, one - other)
 
 
 def _counts(rng: np.random.Generator, rows: int, blocks: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float64]:
