@@ -250,6 +250,12 @@ class TestVerdict:
 
         assert verdict(cards.binary(ahead=lead).evaluation, "linear").startswith(f"{told} than the linear model: ")
 
+    def test_the_same(self) -> None:
+        """Two that give the same predictions are told to be the same."""
+        lead = {"linear": Measured(value=0.0, low=0.0, high=0.0)}
+
+        assert verdict(cards.binary(ahead=lead).evaluation, "linear") == "the same as the linear model: 0.7265"
+
     def test_figures(self) -> None:
         """What the baseline reaches is told, and how far the difference goes."""
         told = "no better than the linear model: 0.7265 there, and between -0.0011 and 0.0105 better here"

@@ -24,6 +24,8 @@ def verdict(evaluation: Evaluation, baseline: str) -> str:
         return f"not comparable with {other}"
     if lead.low is None or lead.high is None:
         return f"too few rows to compare with {other}"
+    if lead.low == lead.high == 0:
+        return f"the same as {other}: {rounded(theirs)}"
     difference = f"{rounded(theirs)} there, and between {rounded(lead.low)} and {rounded(lead.high)} better here"
     if lead.low <= 0 <= lead.high:
         return f"no better than {other}: {difference}"

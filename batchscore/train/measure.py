@@ -114,7 +114,8 @@ def ahead(
     """
     sign = -1 if better(metric) == "lower" else 1
     value = _difference(np.array([one[metric].value]), np.array([other[metric]]))
-    return _measured(sign * float(value[0]), sign * _difference(drawn[metric], theirs[metric]))
+    # Adding 0.0 turns -0.0 into 0.0.
+    return _measured(sign * float(value[0]) + 0.0, sign * _difference(drawn[metric], theirs[metric]) + 0.0)
 
 
 def _difference(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
