@@ -274,11 +274,12 @@ def demo(
     warehouse: Annotated[
         bool, typer.Option("--warehouse", help="In the warehouse that is set, DuckDB or Postgres, instead of var/.")
     ] = False,
+    data: Annotated[bool, typer.Option("--data", help="Load the data of every job of jobs/, and stop.")] = False,
 ) -> None:
     """Train, score and backfill the flights of New York in 2013, in var/."""
     from batchscore.cli.demo import demo
 
-    demo(context.obj, in_warehouse=warehouse)
+    demo(context.obj, in_warehouse=warehouse, data=data)
 
 
 @models_app.command("list")
