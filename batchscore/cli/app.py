@@ -167,6 +167,26 @@ def train(
 
 
 @app.command()
+def predict(
+    context: typer.Context,
+    job: JobName,
+    row: Annotated[
+        str,
+        typer.Option(
+            "--row",
+            metavar="JSON",
+            help="An object with the input columns, or a list of them; @FILE reads it there, - on standard input.",
+        ),
+    ],
+    format_: AsFormat = Format.table,
+) -> None:
+    """Score rows given as JSON with the model that JOB uses. Needs no warehouse, and writes nothing."""
+    from batchscore.cli.predict import predict
+
+    predict(_session(context, looks=True), job, row, format_)
+
+
+@app.command()
 def plan(
     context: typer.Context,
     job: JobName,

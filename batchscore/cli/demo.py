@@ -32,6 +32,7 @@ __all__ = ["demo"]
 
 JOB = "flight_delay"
 WAREHOUSE = Path("var/warehouse.duckdb")
+OWN = f"duckdb:///{WAREHOUSE}"
 NIGHT, END = "2013-10-01", "2014-01-01"
 NO_WEATHER = "2013-12-31"
 
@@ -50,7 +51,7 @@ def demo(flags: Mapping[str, object], *, in_warehouse: bool = False, data: bool 
     configure("silent")
     settings = load_settings(flags)
     configure("silent", secrets_of(settings))
-    url = settings.warehouse() if in_warehouse else f"duckdb:///{WAREHOUSE}"
+    url = settings.warehouse() if in_warehouse else OWN
     export = "" if in_warehouse else f"\n  export BATCHSCORE_WAREHOUSE_URL={url}"
     if data:
         _load(url)
@@ -79,11 +80,11 @@ def demo(flags: Mapping[str, object], *, in_warehouse: bool = False, data: bool 
 def _load(url: str) -> None:
     # Read first: where the package that carries the flights is missing, nothing is made.
     tables = flight_tables() | sample_tables()
-    database = Database.at(url)
-    if url == f"duckdb:///{WAREHOUSE}":
+    where = str(Database.at(url))
+    if url == OWN:
+        where = str(WAREHOUSE)
         WAREHOUSE.parent.mkdir(exist_ok=True)
-    loaded = load(database, tables)
-    where = str(WAREHOUSE) if url == f"duckdb:///{WAREHOUSE}" else str(database)
+    loaded = load(Database.at(url), tables)
     print(f"{where}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in loaded.items()))
 
 
