@@ -52,7 +52,8 @@ def pipeline() -> Pipeline:
         reg_lambda=10,
         colsample_bytree=0.5,
         random_state=0,
-        n_jobs=2,
+        # As many threads as OpenMP is told to take.
+        n_jobs=0,
         verbose=-1,
     )
     return Pipeline([("columns", columns), ("model", model)])

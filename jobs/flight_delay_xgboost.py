@@ -53,7 +53,6 @@ def pipeline() -> Pipeline:
         reg_lambda=10,
         colsample_bytree=0.5,
         random_state=0,
-        n_jobs=2,
     )
     return Pipeline([("columns", columns), ("model", model)])
 

@@ -18,7 +18,7 @@ def features(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def pipeline() -> Pipeline:
     """Return the unfitted pipeline."""
-    return Pipeline([("model", RandomForestClassifier(n_estimators=100, random_state=42))])
+    return Pipeline([("model", RandomForestClassifier(n_estimators=60, random_state=42))])
 
 
 def search_space() -> dict[str, Any]:
