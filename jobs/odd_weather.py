@@ -16,6 +16,8 @@ def features(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def pipeline() -> Pipeline:
-    """Return the unfitted pipeline: of the training rows, one in two hundred is called odd."""
-    model = IsolationForest(n_estimators=200, contamination=0.005, random_state=0)
+    """Return the unfitted pipeline: of the training rows, one in a thousand is called odd."""
+    # Each tree sees all rows. In the usual 256 a single wrong reading is almost never there, and where it is not it is
+    # no odder to a tree than the strongest wind that is: a wind of 1,048 is then the 3,671st oddest reading of the year.
+    model = IsolationForest(n_estimators=200, max_samples=1.0, contamination=0.001, random_state=0)
     return Pipeline([("fill", SimpleImputer(strategy="median")), ("model", model)])
