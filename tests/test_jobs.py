@@ -401,7 +401,7 @@ class TestLibraries:
         text = (tmp_path / f"jobs/{name}.toml").read_text()
         text = text.replace("from = 2013-01-01", "from = 2013-09-01").replace("at_least = 0.65", "at_least = 0.55")
         (tmp_path / f"jobs/{name}.toml").write_text(text)
-        there.edit(f"jobs/{name}.py", (trees, f"{trees.split('=')[0]}=20"))
+        there.edit(f"jobs/{name}.py", (trees, f"{trees.split('=', maxsplit=1)[0]}=20"))
 
         trained = there.call("train", name)
         (there.root / f"jobs/{name}.py").unlink()
@@ -411,6 +411,27 @@ class TestLibraries:
         assert scored.code == 0, scored.out + scored.err
         answers = toy.query(there.url, f"SELECT count(*), count(DISTINCT flight_id) FROM {name}_predictions")
         assert answers == [(965, 965)]
+
+
+@pytest.mark.long
+class TestPostgres:
+    @pytest.mark.parametrize("name", SMALL)
+    def test_the_queries_are_for_it_too(self, small: Project, postgres_url: str, tmp_path: Path, name: str) -> None:
+        """From Postgres each small job learns the same, and scores as many rows."""
+        for folder in ("jobs", "sql"):
+            shutil.copytree(ROOT / folder, tmp_path / folder)
+        load(Database.at(postgres_url), flight_tables() | sample_tables())
+        there = Project(tmp_path, postgres_url)
+        first, end, rows = SCORED[name]
+
+        results = [there.call("train", name), there.call("backfill", name, "--from", first, "--to", end)]
+
+        assert [result.code for result in results] == [0, 0], results
+        here, known = (_evaluation(project, name)["test"] for project in (there, small))
+        assert {each: here[each]["value"] for each in here} == pytest.approx(
+            {each: known[each]["value"] for each in known}, rel=1e-6
+        )
+        assert toy.query(postgres_url, f"SELECT count(*) FROM {name}_predictions") == [(rows,)]
 
 
 @pytest.mark.long
