@@ -4,7 +4,8 @@ ARG BASE=python:3.13-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
-# Of what pyproject.toml calls optional: demo, mariadb, otel, prometheus.
+# Of what pyproject.toml calls optional: demo, lightgbm (with an apt-get install libgomp1 below), mariadb, otel,
+# prometheus, xgboost.
 ARG EXTRAS="mariadb"
 # There is no git in here to ask.
 ARG VERSION=0+unknown

@@ -18,7 +18,10 @@ import toy
 from toy import Project
 
 from batchscore import errors, ledger, logs, settings
-from batchscore.cli.flights import load_flights
+from batchscore.cli.flights import flight_tables
+from batchscore.cli.load import load
+from batchscore.cli.samples import sample_tables
+from batchscore.database import Database
 from batchscore.schema import Reason
 
 ROOT = Path(__file__).parent.parent
@@ -257,7 +260,7 @@ def _small_demo(folder: Path) -> None:
     project.edit("jobs/flight_delay.toml", ("from = 2013-01-01", "from = 2013-09-01"), ("0.65", "0.5"))
     project.edit("jobs/flight_delay.py", ("max_iter=200", "max_iter=5"))
     (folder / "var").mkdir()
-    load_flights(folder / "var/warehouse.duckdb")
+    load(Database.at(f"duckdb:///{folder}/var/warehouse.duckdb"), flight_tables() | sample_tables())
     shell = replay.Shell(folder, variables={"BATCHSCORE_WAREHOUSE_URL": project.url})
     for command in ("train flight_delay", "backfill flight_delay --from 2013-12-30 --to 2014-01-01"):
         printed = shell.run(f"batchscore {command}")

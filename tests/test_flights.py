@@ -17,7 +17,8 @@ import sqlalchemy as sa
 import toy
 from toy import Project
 
-from batchscore.cli.flights import load_flights, load_flights_into
+from batchscore.cli.flights import flight_tables
+from batchscore.cli.load import load
 from batchscore.database import Database
 from batchscore.errors import UsageError
 from batchscore.problem import Task
@@ -135,10 +136,11 @@ class TestWarehouse:
     def test_holds_the_flights(self, tmp_path: Path, postgres_url: str) -> None:
         """Postgres gets the rows that the file has, and a second time none more."""
         # Without the fixture: these tests may be another process's, which would have to run the whole demo for it.
-        load_flights(tmp_path / "warehouse.duckdb")
+        tables = flight_tables()
+        load(Database.at(f"duckdb:///{tmp_path}/warehouse.duckdb"), tables)
         sums = "SELECT count(*), sum(flight_id), min(scheduled_at), max(flight_date), sum(distance) FROM flights"
 
-        counts = [load_flights_into(Database.at(postgres_url)) for _ in range(2)]
+        counts = [load(Database.at(postgres_url), tables) for _ in range(2)]
 
         assert counts == [{"flights": 336_776, "weather": 26_115, "planes": 3_322}] * 2
         assert toy.query(postgres_url, sums) == toy.query(f"duckdb:///{tmp_path}/warehouse.duckdb", sums)
@@ -151,14 +153,14 @@ class TestWarehouse:
         before = toy.tables(url)
 
         with pytest.raises(UsageError, match="a database of its own"):
-            load_flights_into(Database.at(url))
+            load(Database.at(url), flight_tables())
 
         assert toy.tables(url) == before
 
     def test_the_query_is_for_two_databases(self, tmp_path: Path) -> None:
         """Another database than those that the query was written for is refused."""
         with pytest.raises(UsageError, match="DuckDB and Postgres"):
-            load_flights_into(Database.at(f"sqlite:///{tmp_path}/warehouse.sqlite"))
+            load(Database.at(f"sqlite:///{tmp_path}/warehouse.sqlite"), {})
 
     @pytest.mark.long
     def test_the_whole_demo(self, flights: Project, postgres_url: str, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ class TestElsewhere:
         self, flights: Project, postgres_url: str, tmp_path: Path
     ) -> None:
         """October as one interval in Postgres, in chunks of 1,000, 10,000 and 100,000: DuckDB's predictions, bit for bit."""
-        load_flights_into(Database.at(postgres_url))
+        load(Database.at(postgres_url), flight_tables())
         month = monthly(flights, tmp_path, postgres_url)
         expected = toy.query(
             flights.url,

@@ -26,7 +26,8 @@ from manifests import PAGES, render
 from pod import Cluster, Container, Image
 from psql import grant
 
-from batchscore.cli.flights import load_flights_into
+from batchscore.cli.flights import flight_tables
+from batchscore.cli.load import load
 from batchscore.database import Database
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
@@ -98,7 +99,7 @@ def server(image: Image, postgres_server: sa.URL) -> Iterator[Server]:
                 connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
                 connection.execute(f"ALTER ROLE {role} SET search_path = scoring, public")
             connection.execute("GRANT ALL ON SCHEMA scoring TO owner")
-        load_flights_into(Database.at(url))
+        load(Database.at(url), flight_tables())
         toy.execute(url, "GRANT SELECT ON flights, weather, planes TO owner, nightly")
         yield Server(url, port)
     finally:

@@ -183,7 +183,7 @@ def test_every_part_of_a_window_is_taken(pages: dict[str, list[dict[str, Any]]])
 
 
 def test_the_files_of_the_jobs_are_mounted_where_they_lie(pages: dict[str, list[dict[str, Any]]]) -> None:
-    """What the pods find under /batchscore is what jobs/ and sql/ hold, each file with its text."""
+    """What the pods find under /batchscore is what jobs/ and sql/ hold of their job, each file with its text."""
     maps = {each["metadata"]["name"]: each["data"] for each in pages["overlays/prod"] if each["kind"] == "ConfigMap"}
     _, pod, container = next(iter(containers({"overlays/prod": pages["overlays/prod"]})))
     found = {}
@@ -194,7 +194,7 @@ def test_the_files_of_the_jobs_are_mounted_where_they_lie(pages: dict[str, list[
             items = volume["configMap"].get("items", [{"key": key, "path": key} for key in data])
             found |= {f"{mount['mountPath']}/{item['path']}": data[item["key"]] for item in items}
 
-    files = [*ROOT.glob("jobs/*.toml"), *ROOT.glob("jobs/*.py"), *ROOT.glob("sql/flight_delay/*.sql")]
+    files = [*ROOT.glob("jobs/flight_delay.*"), *ROOT.glob("sql/flight_delay/*.sql")]
     assert found == {f"/batchscore/{path.relative_to(ROOT)}": path.read_text() for path in files}
 
 

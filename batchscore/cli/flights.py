@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import zipfile
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import polars as pl
-import sqlalchemy as sa
 
-from batchscore import duckfile
-from batchscore.database import Database
 from batchscore.errors import UsageError
-from batchscore.warehouse import Transaction, open_warehouse
 
-__all__ = ["flight_tables", "load_flights", "load_flights_into"]
+__all__ = ["flight_tables"]
 
 NEW_YORK = "America/New_York"
-ROWS = {"flights": 336_776, "weather": 26_115, "planes": 3_322}
-TYPES: dict[pl.DataType, sa.types.TypeEngine[Any]] = {
-    pl.Int64(): sa.BigInteger(),
-    pl.Int32(): sa.Integer(),
-    pl.Float64(): sa.Double(),
-    pl.String(): sa.Text(),
-    pl.Date(): sa.Date(),
-    pl.Datetime("us", "UTC"): sa.DateTime(timezone=True),
-}
 FLIGHT_KEY = ("year", "month", "day", "carrier", "flight", "origin")
 
 
@@ -48,55 +32,6 @@ def flight_tables() -> dict[str, pl.DataFrame]:
         "weather": _read((folder / "weather.csv").read_bytes()).sort("origin", "time_hour"),
         "planes": _read((folder / "planes.csv").read_bytes()).sort("tailnum"),
     }
-
-
-def load_flights(path: Path) -> dict[str, int]:
-    """Write the three tables into the DuckDB file at `path`, all or none, and return their row counts.
-
-    A file that holds all of them already is left as it is.
-
-    Raises:
-        UsageError: The package that carries the data is not installed.
-    """
-    _data_folder()  # before the file is made: a missing package must not leave an empty one
-    with closing(duckfile.connect(str(path))) as connection:
-        if _row_counts(connection) != ROWS:
-            _replace(connection, flight_tables())
-            duckfile.checkpoint(connection, str(path))
-        return _row_counts(connection)
-
-
-def load_flights_into(database: Database) -> dict[str, int]:
-    """Write the three tables into a warehouse's default schema, all or none, and return their row counts.
-
-    A table that is there with all its rows is left as it is.
-
-    Raises:
-        UsageError: The package that carries the data is not installed, a table of one of the names holds something
-            else, or the warehouse is neither DuckDB nor Postgres.
-    """
-    if database.dialect not in ("duckdb", "postgresql"):
-        raise UsageError(f"{database}: the demo's query is written for DuckDB and Postgres.")
-    tables = flight_tables()
-    with open_warehouse(database) as warehouse, warehouse.begin("the flights") as tx:
-        for name, rows in tables.items():
-            table = sa.Table(name, sa.MetaData(), *(sa.Column(c, TYPES[dtype]) for c, dtype in rows.schema.items()))
-            if not tx.has_table(name):
-                tx.create(table)
-                tx.load(table, rows)
-            elif not _holds(tx, table, rows):
-                raise UsageError(
-                    f"{database}: there is a table {name} that holds something else than the demo's. Give the demo a "
-                    "database of its own."
-                )
-    return {name: rows.height for name, rows in tables.items()}
-
-
-def _holds(tx: Transaction, table: sa.Table, rows: pl.DataFrame) -> bool:
-    """Whether a table has the columns, and as many rows."""
-    live = tx.connection.execute(sa.select(sa.text("*")).select_from(table).limit(0)).keys()
-    count = tx.connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-    return list(live) == rows.columns and count == rows.height
 
 
 def _data_folder() -> Path:
@@ -125,18 +60,3 @@ def _flights(flights: pl.DataFrame) -> pl.DataFrame:
         .with_row_index("flight_id", offset=1)
         .with_columns(pl.col("flight_id").cast(pl.Int64))
     )
-
-
-def _row_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Return the rows that the file holds of each of our tables; a missing table is left out."""
-    held = connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
-    return {name: connection.table(name).shape[0] for name in ROWS if (name,) in held}
-
-
-def _replace(connection: duckdb.DuckDBPyConnection, tables: dict[str, pl.DataFrame]) -> None:
-    connection.begin()
-    for name, table in tables.items():
-        connection.register("incoming", table)
-        connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")
-        connection.unregister("incoming")
-    connection.commit()

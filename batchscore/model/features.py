@@ -19,6 +19,9 @@ __all__ = ["Features", "check_row_wise", "module_name"]
 # Enough rows to meet the rare values that make a transform stumble, few enough to stay quick.
 _ROW_WISE_SAMPLE = 10_000
 
+# The optional dependencies that a pipeline may be made of.
+_EXTRAS = ("lightgbm", "xgboost")
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -52,7 +55,7 @@ class Features:
                 exec(compile(source, where, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's own code, or verified
             except (Exception, SystemExit) as error:
                 del sys.modules[name]
-                raise UsageError(f"{where} does not run: {type(error).__name__}: {error}.") from error
+                raise UsageError(f"{where} does not run: {type(error).__name__}: {error}.{_remedy(error)}") from error
         for wanted in ("features", "pipeline"):
             if not callable(getattr(module, wanted, None)):
                 raise UsageError(f"{where} does not define {wanted}(). Every job's Python file defines it.")
@@ -108,6 +111,15 @@ class Features:
 def module_name(source: str) -> str:
     """What the module of that text is called among the imported ones."""
     return f"batchscore_features_{digest_of(source)[:16]}"
+
+
+def _remedy(error: BaseException) -> str:
+    """What to install, where that is what is missing."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    package = error.name.partition(".")[0]
+    wanted = f"'batchscore[{package}]'" if package in _EXTRAS else f"the package that has {package}"
+    return f" Install what it needs: pip install {wanted}."
 
 
 def digest_of(text: str) -> str:

@@ -1,0 +1,3 @@
+SELECT house_id, dear
+FROM houses
+WHERE listed_at >= :interval_start AND listed_at < :interval_end
