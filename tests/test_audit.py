@@ -97,7 +97,9 @@ class TestColumns:
         if told:
             assert "it goes from 0 to 1e+06" in told.told
 
-    @pytest.mark.parametrize("column", [[True, False] * 200, ["a", "b"] * 200, [date(1, 1, 1), *[date(2024, 1, 1)] * 399]])
+    @pytest.mark.parametrize(
+        "column", [[True, False] * 200, ["a", "b"] * 200, [date(1, 1, 1), *[date(2024, 1, 1)] * 399]]
+    )
     def test_no_number_no_outlier(self, column: list[Any]) -> None:
         """Booleans, texts and dates have no outliers."""
         assert not [name for name in found({"x": column}) if name.startswith("outliers")]
@@ -120,7 +122,10 @@ class TestColumns:
 
     def test_bounds(self) -> None:
         """Each bound is the job's to move."""
-        rows = {"x": [None if i < 100 else [float(i % 50), 1e6][i < 110] for i in range(N)], "y": 1.0 * BINARY + RNG.random(N)}
+        rows = {
+            "x": [None if i < 100 else [float(i % 50), 1e6][i < 110] for i in range(N)],
+            "y": 1.0 * BINARY + RNG.random(N),
+        }
         loose: dict[str, Any] = {"missing": 0.9, "outliers": 0.9, "rare_class": 0.01, "duplicates": 1.0, "leak": 1.0}
         strict: dict[str, Any] = {"missing": 0.25, "outliers": 0.03, "rare_class": 0.5, "duplicates": 0.0, "leak": 0.6}
 
@@ -171,7 +176,9 @@ class TestTarget:
         ("a large target", NUMBER, 1e12 + NUMBER, "regression"),
     )
 
-    @pytest.mark.parametrize(("column", "target", "task"), [each[1:] for each in LEAKS], ids=[each[0] for each in LEAKS])
+    @pytest.mark.parametrize(
+        ("column", "target", "task"), [each[1:] for each in LEAKS], ids=[each[0] for each in LEAKS]
+    )
     def test_leak(self, column: Any, target: Any, task: str) -> None:
         """A column that tells the target alone is a suspect, however it says it; noise beside it is none."""
         told = found({"x": column, "noise": np.random.default_rng(9).random(N)}, target, task, leak=0.9)
@@ -257,7 +264,9 @@ class TestRefuse:
 
     def test_all_are_listed(self) -> None:
         """What the job refuses stops the training, all of it in one message; the rest is only told."""
-        rows = pl.DataFrame({"id": range(N), "x": BINARY, "same": 1, "null": [None] * 300 + [1.0] * 100, "slow": BINARY})
+        rows = pl.DataFrame(
+            {"id": range(N), "x": BINARY, "same": 1, "null": [None] * 300 + [1.0] * 100, "slow": BINARY}
+        )
         findings = audit(job(output={"carry": []}), rows)
         refuse(findings, Audit())
         refuse(findings, Audit(refuse=("imbalance", "outliers")))

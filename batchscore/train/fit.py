@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import precision_recall_curve
 
-from batchscore.errors import TrainingError
+from batchscore.errors import BatchscoreError, TrainingError
 from batchscore.job import Job
 from batchscore.model import evaluation
 from batchscore.model.features import Features
@@ -63,10 +63,11 @@ def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
 
     Raises:
         TrainingError: It failed.
+        BatchscoreError: It was told already what is wrong.
     """
     try:
         return call(*args)
-    except (TrainingError, MemoryError):
+    except (BatchscoreError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
         raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error

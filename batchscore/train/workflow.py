@@ -77,6 +77,8 @@ def train(
         SchemaMismatch, KeyViolation: See `read_frame`.
     """
     window = job.training_window()
+    asked = asked or Asked()
+    asked.check(job)
     on_step(f"reading rows of {window}")
     with span("read"):
         given = read_rows(job, rows, window)
@@ -95,7 +97,7 @@ def train(
     train, validation, test = (
         _part(job, features, schema, part) for part in (parts.train, parts.validation, parts.test)
     )
-    tried = explore(job, predictor, parts.train, train, validation, asked or Asked(), on_step)
+    tried = explore(job, predictor, parts.train, train, validation, asked, on_step)
     on_step(f"fitting on {len(train):,} rows")
     with span("fit", {"batchscore.rows": len(train)}):
         predictor = fitted(tried.predictor, train)
