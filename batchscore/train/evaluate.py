@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from sklearn import metrics as sk
 
+from batchscore.errors import TrainingError
 from batchscore.job import Job
 from batchscore.model.evaluation import (
     Bin,
@@ -31,7 +33,7 @@ from batchscore.model.evaluation import (
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
-from batchscore.train.measure import defined, intervals, measured, of_predictions
+from batchscore.train.measure import defined, intervals, measured, of_predictions, predictions_of
 
 __all__ = ["evaluate"]
 
@@ -43,6 +45,7 @@ _LATENCY_ROWS, _LATENCY_TIMES = 10_000, 3
 # How much better a model may be on the rows it has seen: of a share, and as a share of an error.
 _GAP = 0.05
 _GAP_OF_ERROR = 0.1
+_TRUNCATED = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}
 # Fewer blocks make no distribution.
 _FEWEST_BLOCKS = 10
 
@@ -96,7 +99,7 @@ def evaluate(
         resampled=resampled,
         train=on_train,
         validation=on_validation,
-        baselines={name: defined(_measured(each, test)) for name, each in baselines.items()},
+        baselines=dict(_baselines(baselines, test)),
         gap=_gap(metric, on_train, on_validation, cross_validation, tested) if test.target is not None else None,
         latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
         audit=tuple(findings),
@@ -115,6 +118,13 @@ def _measured(predictor: Predictor, part: Part) -> dict[str, float]:
     return measured(predictor, part.features, part.target)
 
 
+def _baselines(baselines: Mapping[str, Predictor], test: Part) -> Iterator[tuple[str, dict[str, float]]]:
+    for name, each in baselines.items():
+        # One that cannot take the test rows has nothing to be compared with, and stops nothing.
+        with contextlib.suppress(TrainingError, ValueError):
+            yield name, defined(_measured(each, test))
+
+
 def _blocks(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
     """What keeps test rows together: a group, or the interval that a time lies in; None where rows stand alone."""
     split = job.training.split if job.training else None
@@ -123,8 +133,9 @@ def _blocks(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None,
     named, column = split.column, rows[split.column]
     if split.by == "time":
         if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
-            column = column.dt.convert_time_zone(job.calendar.zone.key)
-        column = column.dt.truncate({"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}[job.interval.every])
+            # Without its zone, where some days have no midnight to be cut at.
+            column = column.dt.convert_time_zone(job.calendar.zone.key).dt.replace_time_zone(None)
+        column = column.cast(pl.Datetime("us")).dt.truncate(_TRUNCATED[job.interval.every])
         named = f"{job.interval.every}s of {split.column}"
     numbers = column.rank("dense").to_numpy().astype(np.int64) - 1
     return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
@@ -180,11 +191,15 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
     rng = np.random.default_rng(0)
     sign = -1 if better(metric) == "lower" else 1
     found = []
+    # All repeats of a column in one call: a call costs more than its rows.
+    repeated = pl.concat([some.features] * _REPEATS, rechunk=True)
     for name in some.features.columns:
-        lost = []
-        for _ in range(_REPEATS):
-            shuffled = some.features.with_columns(some.features[name][rng.permutation(len(some))])
-            lost.append(sign * (whole - measured(predictor, shuffled, some.target)[metric]))
+        orders = np.concatenate([rng.permutation(len(some)) for _ in range(_REPEATS)])
+        predictions = predictions_of(predictor, repeated.with_columns(some.features[name].gather(orders)))
+        lost = [
+            sign * (whole - of_predictions(predictor, some.features, part, some.target)[metric])
+            for part in predictions.iter_slices(len(some))
+        ]
         found.append(Importance(column=name, mean=fmean(lost), deviation=pstdev(lost)))
     yield from sorted(found, key=lambda each: -each.mean)
 

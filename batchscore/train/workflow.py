@@ -32,6 +32,7 @@ from batchscore.train.fit import (
     guarded,
     part_of,
     predicted,
+    raw_times,
     threshold,
     unfitted,
 )
@@ -97,6 +98,8 @@ def train(
     train, validation, test = (
         _part(job, features, schema, part) for part in (parts.train, parts.validation, parts.test)
     )
+    if raw := raw_times(train.features):
+        on_step(f"of the features, {raw}, unless the pipeline does so")
     tried = explore(job, predictor, parts.train, train, validation, asked, on_step)
     on_step(f"fitting on {len(train):,} rows")
     with span("fit", {"batchscore.rows": len(train)}):
