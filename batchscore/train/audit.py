@@ -97,7 +97,7 @@ def _outliers(kept: pl.Series, bounds: Audit) -> Iterator[Finding]:
 
 def _about_target(inputs: pl.DataFrame, target: pl.Series, numeric: bool, bounds: Audit) -> Iterator[Finding]:
     if not numeric:
-        shares = target.value_counts(sort=True, normalize=True)
+        shares = target.alias("class").value_counts(sort=True, normalize=True)
         rarest, share = shares.row(-1)
         told = f"{target.name} = {rarest!r} in {share:.1%} of the rows"
         yield _finding("imbalance", None, share, share < bounds.rare_class, told)
@@ -137,8 +137,8 @@ def _outcomes(target: pl.Series, numeric: bool) -> list[Floats]:
         values = target.cast(pl.Float64).to_numpy()
         # Centred and scaled, for what is summed are squares.
         return [(values - values.mean()) / spread] if (spread := values.std()) > 0 else []
-    counted = target.value_counts(sort=True).filter(pl.col("count") >= _FEWEST_OF_CLASS)
-    classes = counted[target.name].head(_MOST_CLASSES)
+    counted = target.alias("class").value_counts(sort=True).filter(pl.col("count") >= _FEWEST_OF_CLASS)
+    classes = counted["class"].head(_MOST_CLASSES)
     chosen = classes[:1] if target.n_unique() == 2 and len(classes) == 2 else classes
     return [(target == label).cast(pl.Float64).to_numpy() for label in chosen] if target.n_unique() > 1 else []
 

@@ -207,7 +207,7 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
 def _slices(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> Iterator[Slice]:
     for column in job.training.slices if job.training else ():
         values = test.rows[column].cast(pl.String).fill_null("NULL")
-        counted = values.value_counts(sort=True)
+        counted = values.alias("value").value_counts(sort=True)
         for value, count in counted.filter(pl.col("count") >= _SLICE_ROWS).head(_MOST_SLICES).iter_rows():
             there = values == value
             target = None if test.target is None else test.target.filter(there)

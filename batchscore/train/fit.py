@@ -212,7 +212,8 @@ def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], val
     Raises:
         TrainingError: The validation rows have fewer than five of a class, or one that the training rows lack.
     """
-    counted = dict(validation.target.value_counts().iter_rows()) if validation.target is not None else {}
+    target = pl.Series() if validation.target is None else validation.target.alias("class")
+    counted = dict(target.value_counts().iter_rows())
     fewest, rarest = min((counted.get(label, 0), str(label)) for label in predictor.classes)
     if fewest < _FEWEST_TO_CALIBRATE:
         raise TrainingError(
@@ -226,7 +227,7 @@ def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], val
         )
     wrapped = CalibratedClassifierCV(FrozenEstimator(predictor.pipeline), method=method)
     with in_threads():
-        guarded("the calibration", wrapped.fit, validation.features, validation.target.to_numpy())  # type: ignore[union-attr]
+        guarded("the calibration", wrapped.fit, validation.features, target.to_numpy())
     return replace(predictor, pipeline=wrapped)
 
 

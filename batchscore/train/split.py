@@ -90,7 +90,7 @@ def _drawn(rows: pl.DataFrame, share: float, seed: int, stratify: str | None) ->
     try:
         _, drawn = sk.train_test_split(np.arange(rows.height), test_size=count, random_state=seed, stratify=classes)
     except ValueError as error:
-        shown = rows[str(stratify)].value_counts(sort=True)
+        shown = rows[str(stratify)].alias("class").value_counts(sort=True)
         rare, times = shown.row(-1)
         raise TrainingError(
             f"{rows.height} rows cannot be split with every class in each part: {stratify} = {rare!r} has {times} of "
