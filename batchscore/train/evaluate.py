@@ -38,7 +38,7 @@ from batchscore.train.measure import defined, intervals, measured, of_prediction
 __all__ = ["evaluate"]
 
 _TRAIN_ROWS = 20_000
-_IMPORTANCE_ROWS, _REPEATS = 2_000, 5
+_IMPORTANCE_ROWS, _REPEATS = 1_000, 5
 _SLICE_ROWS, _MOST_SLICES = 30, 20
 _POINTS, _DOTS, _BINS = 200, 500, 10
 _LATENCY_ROWS, _LATENCY_TIMES = 10_000, 3
@@ -191,7 +191,7 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
     rng = np.random.default_rng(0)
     sign = -1 if better(metric) == "lower" else 1
     found = []
-    # All repeats of a column in one call: a call costs more than its rows.
+    # All repeats of a column in one call: starting one costs as much as some thousand rows.
     repeated = pl.concat([some.features] * _REPEATS, rechunk=True)
     for name in some.features.columns:
         orders = np.concatenate([rng.permutation(len(some)) for _ in range(_REPEATS)])
