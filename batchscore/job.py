@@ -21,7 +21,7 @@ from pydantic import (
 
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
-from batchscore.problem import REASON, Number, Problem, Table, Whole
+from batchscore.problem import REASON, Number, Problem, Table, Whole, better
 from batchscore.recipe import Moment, Retrain, Training
 
 __all__ = ["Job", "Publish", "Rows", "read_job"]
@@ -265,6 +265,8 @@ class Job(Table):
             raise ValueError(f"training.threshold is for a binary task, and this one is {task}")
         if training.calibrate is not None and task not in ("binary", "multiclass"):
             raise ValueError(f"training.calibrate is for classes, and this task is {task}")
+        if training.search is not None and better(self.problem.metric) is None:
+            raise ValueError(f"training.search goes by {self.problem.metric}, which is good neither way")
         folds = training.cross_validation
         if folds is not None and folds.by == "stratified" and task not in ("binary", "multiclass"):
             raise ValueError(f"training.cross_validation: stratified is for classes, and this task is {task}")

@@ -68,9 +68,9 @@ class Folds(Table):
 
     Attributes:
         by: `k-fold`, at random; `stratified`, which keeps the classes' shares; `group`, which keeps the rows of a group
-            together; `time`, where each fold comes after the rows it is tested against; `leave-one-out`.
+            together; `time`, where the rows measured on come after those fitted on; `leave-one-out`.
         column: With `group`: the groups' column. With `time`: a date or timestamp column of the rows.
-        folds: How many; not for leave-one-out.
+        folds: How many; not for leave-one-out. By time there are so many, and the oldest rows are only fitted on.
         seed: With `k-fold` and `stratified`: what the draw starts from.
     """
 
@@ -92,8 +92,8 @@ class Search(Table):
     It goes by cross-validation where the job has that, and by the validation rows otherwise.
 
     Attributes:
-        by: `grid` tries everything, `random` draws candidates, `halving` draws them and gives more rows to the better
-            half (a third goes on each time).
+        by: `grid` tries everything, `random` draws candidates, `halving` draws them, tries them on few rows, and goes
+            on with the best third and three times the rows until it has them all.
         candidates: How many are drawn.
         seed: What the draw starts from.
     """

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from sklearn import metrics as sk
 
@@ -28,7 +26,6 @@ from batchscore.model.bundle import Bundle, libraries_here
 from batchscore.model.features import Features
 from batchscore.model.scorer import check_golden
 from batchscore.problem import Success
-from batchscore.recipe import Split
 from batchscore.sources import Source, open_source
 from batchscore.train.split import split
 from batchscore.train.workflow import promotable, train
@@ -115,93 +112,6 @@ def parameters(bundle: Bundle) -> list[bytes]:
     """Every fitted number of the pipeline, bit by bit."""
     scaler, model = bundle.predictor.pipeline
     return [array.tobytes() for array in (scaler.mean_, scaler.scale_, model.coef_, model.intercept_)]
-
-
-class TestSplit:
-    """`split`."""
-
-    FRAMES = st.lists(st.integers(0, 8), min_size=2, max_size=60).map(
-        lambda hours: pl.DataFrame(
-            {
-                "row": range(len(hours)),
-                "started": [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for hour in hours],
-            }
-        )
-    )
-    SHARES = st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 0.9])
-
-    @settings(deadline=None)
-    @given(FRAMES, SHARES)
-    def test_latest_share(self, rows: pl.DataFrame, share: float) -> None:
-        """By time, the share that is latest is held out, with all rows of its first instant and no earlier one."""
-        want = max(1, round(share * rows.height))
-        border = sorted(rows["started"])[-want]
-        how = Split(by="time", column="started", test=share)
-        if border == rows["started"].min():
-            with pytest.raises(TrainingError, match="leaves 0 rows to fit on"):
-                split(rows, how)
-            return
-        parts = split(rows, how)
-        fit, test = parts.train, parts.test
-
-        assert_frame_equal(rows, pl.concat([fit, test]).sort("row"))
-        assert fit["started"].max() < test["started"].min() == border
-        assert test.filter(pl.col("started") > border).height < want <= test.height
-
-    @pytest.mark.parametrize(("share", "held_out"), [(0.1, 1), (0.2, 2), (0.3, 3), (0.7, 7), (0.9, 9)])
-    def test_share_is_exact(self, share: float, held_out: int) -> None:
-        """Where no two rows have the same instant, the share is the share, by time and at random."""
-        rows = trips(10)
-        for how in (Split(by="time", column="started", test=share), Split(by="random", test=share)):
-            parts = split(rows, how)
-            assert (10 - held_out, 0, held_out) == (parts.train.height, parts.validation.height, parts.test.height)
-
-    @settings(deadline=None)
-    @given(st.integers(10, 80), SHARES, st.integers(0, 2**32 - 1))
-    def test_random(self, n: int, share: float, seed: int) -> None:
-        """At random, the seed alone decides which rows are held out; each is on one side, in the order given."""
-        rows, how = trips(n), Split(by="random", test=share, seed=seed)
-        parts = split(rows, how)
-        fit, test = parts.train, parts.test
-
-        assert_frame_equal(rows, pl.concat([fit, test]).sort("id"))
-        assert round(n * share) == test.height
-        assert fit["id"].is_sorted()
-        assert test["id"].is_sorted()
-        assert test["id"].to_list() == split(rows.with_columns(distance=0.0), how).test["id"].to_list()
-
-    def test_seeds(self) -> None:
-        """Another seed holds out other rows, and no seed holds out the last ones only."""
-        held_out = [
-            tuple(split(trips(100), Split(by="random", test=0.2, seed=seed)).test["id"].to_list()) for seed in range(20)
-        ]
-
-        assert 20 == len(set(held_out))
-        assert tuple(range(80, 100)) not in held_out
-        assert len({row for rows in held_out for row in rows}) > 90
-
-    @pytest.mark.parametrize(
-        ("rows", "how", "says"),
-        [
-            (trips(9), Split(by="time", column="distance"), "'distance' must be a date or timestamp"),
-            (
-                trips(9).with_columns(started=pl.lit(None, pl.Datetime)),
-                Split(by="time", column="started"),
-                "without NULLs",
-            ),
-            (
-                trips(9).with_columns(started=datetime(2024, 1, 1)),
-                Split(by="time", column="started"),
-                "0 rows to fit on and 9",
-            ),
-            (trips(1), Split(by="time", column="started"), "0 rows to fit on and 1"),
-            (trips(1), Split(by="random"), "1 rows to fit on and 0"),
-        ],
-    )
-    def test_refuses(self, rows: pl.DataFrame, how: Split, says: str) -> None:
-        """Without a time to split by, or with a side that would be empty, there is nothing to measure by."""
-        with pytest.raises(TrainingError, match=says):
-            split(rows, how)
 
 
 class TestTrain:

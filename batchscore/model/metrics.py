@@ -80,18 +80,20 @@ def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, 
     score = predictions["score"].to_numpy()
     surprise, miss = _surprise(np.where(truth, score, 1 - score)), (score - truth) ** 2
     ranked = _ranking(truth, score)
+    unknown = (~labels.is_in(classes)).to_numpy()
 
     def metrics(weights: Floats) -> dict[str, float]:
         total, positive = float(weights.sum()), float(weights @ truth)
         hit, called = float(weights @ (truth & guess)), float(weights @ guess)
         recall = _share(hit, positive, math.nan)
         specificity = _share(total - positive - called + hit, total - positive, math.nan)
-        roc_auc, average_precision = ranked(weights)
+        known = not float(weights @ unknown)
+        roc_auc, average_precision = ranked(weights) if known else (math.nan, math.nan)
         return {
             "roc_auc": roc_auc,
             "average_precision": average_precision,
-            "brier": float(weights @ miss) / total,
-            "log_loss": float(weights @ surprise) / total,
+            "brier": float(weights @ miss) / total if known else math.nan,
+            "log_loss": float(weights @ surprise) / total if known else math.nan,
             "accuracy": float(weights @ right) / total,
             # Recall averaged over the classes that there are.
             "balanced_accuracy": float(np.nanmean([recall, specificity])),

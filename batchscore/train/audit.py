@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
-import polars.selectors as cs
-from sklearn.metrics import r2_score, roc_auc_score
 
 from batchscore.errors import TrainingError
 from batchscore.job import Job
@@ -16,10 +15,13 @@ from batchscore.recipe import Audit, Check
 
 __all__ = ["audit", "refuse"]
 
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
 # Numbers are looked at in bins of about equal numbers of rows; a single column that tells the target shows in these.
 _BINS = 64
 # Below these a share or an AUC says little.
-_FEWEST = 30
+_FEWEST, _FEWEST_OF_CLASS = 30, 5
 _MOST_CLASSES = 20
 
 
@@ -95,66 +97,96 @@ def _outliers(kept: pl.Series, bounds: Audit) -> Iterator[Finding]:
 
 def _about_target(inputs: pl.DataFrame, target: pl.Series, numeric: bool, bounds: Audit) -> Iterator[Finding]:
     if not numeric:
-        shares = target.value_counts(sort=True, normalize=True)
+        shares = target.alias("class").value_counts(sort=True, normalize=True)
         rarest, share = shares.row(-1)
         told = f"{target.name} = {rarest!r} in {share:.1%} of the rows"
         yield _finding("imbalance", None, share, share < bounds.rare_class, told)
     if inputs.height < _FEWEST:
         return
-    outcomes = _outcomes(target, numeric)
+    half, outcomes = _halves(target), _outcomes(target, numeric)
     measure = "R²" if numeric else "AUC"
     for column in inputs.iter_columns():
-        name = column.name
-        alone = max(_told_by(_grouped(column), outcome, numeric) for outcome in outcomes)
+        name, groups = column.name, _grouped(column)
+        alone = max((_told_by(groups, half, outcome, numeric) for outcome in outcomes), default=0.0)
+        if numeric and outcomes and column.dtype.is_numeric():
+            # A long tail lies in one bin.
+            alone = max(alone, _line(column, outcomes[0]))
         if alone >= bounds.leak:
             told = f"{name} alone tells {target.name} ({measure} {alone:.3f}): is it known when the row is scored?"
             yield _finding("leak", name, alone, True, told)
         if column.null_count():
-            nulls = max(_told_by(column.is_null().cast(pl.UInt32), outcome, numeric) for outcome in outcomes)
-            if nulls >= bounds.null_pattern:
-                told = f"where {name} is NULL tells {target.name} ({measure} {nulls:.3f}): is it filled in afterwards?"
-                yield _finding("null_pattern", name, nulls, True, told)
+            nulls = column.is_null().to_numpy().astype(np.int64)
+            known = max((_told_by(nulls, half, outcome, numeric) for outcome in outcomes), default=0.0)
+            if known >= bounds.null_pattern:
+                told = f"where {name} is NULL tells {target.name} ({measure} {known:.3f}): is it filled in afterwards?"
+                yield _finding("null_pattern", name, known, True, told)
 
 
-def _outcomes(target: pl.Series, numeric: bool) -> list[pl.Series]:
+def _halves(target: pl.Series) -> Indices:
+    """The half, 0 or 1, of each row: drawn, with as much of every class, or of large and small targets, in both."""
+    drawn = np.random.default_rng(0).permutation(len(target))
+    order = drawn[target.gather(drawn).arg_sort().to_numpy()]
+    half = np.empty(len(target), dtype=np.int64)
+    half[order] = np.arange(len(target)) % 2
+    return half
+
+
+def _outcomes(target: pl.Series, numeric: bool) -> list[Floats]:
     """The target as numbers: itself, or one 0/1 for each class (one of two classes says all of the other)."""
     if numeric:
-        return [target.cast(pl.Float64).rename("outcome")]
-    classes = target.value_counts(sort=True)[target.name].head(_MOST_CLASSES)
-    chosen = classes[:1] if len(classes) == 2 else classes
-    return [(target == label).cast(pl.Float64).rename("outcome") for label in chosen]
+        values = target.cast(pl.Float64).to_numpy()
+        # Centred and scaled, for what is summed are squares.
+        return [(values - values.mean()) / spread] if (spread := values.std()) > 0 else []
+    counted = target.alias("class").value_counts(sort=True).filter(pl.col("count") >= _FEWEST_OF_CLASS)
+    classes = counted["class"].head(_MOST_CLASSES)
+    chosen = classes[:1] if target.n_unique() == 2 and len(classes) == 2 else classes
+    return [(target == label).cast(pl.Float64).to_numpy() for label in chosen] if target.n_unique() > 1 else []
 
 
-def _grouped(column: pl.Series) -> pl.Series:
-    """Each row's category, or the bin of its number; NULL is one of its own."""
-    if column.dtype.is_numeric() or column.dtype.is_temporal():
-        values = column.to_physical().cast(pl.Float64).fill_nan(None)
-        known = values.drop_nulls().to_numpy()
-        edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS)) if len(known) else known
-        binned = np.searchsorted(edges, values.fill_null(np.inf).to_numpy(), side="left")
-        return pl.Series(np.where(values.is_null().to_numpy(), -1, binned))
-    return column.cast(pl.String).fill_null("\0")
+def _grouped(column: pl.Series) -> Indices:
+    """The number of each row's category, or of the bin that its number lies in; NULL is one of its own."""
+    if not (column.dtype.is_numeric() or column.dtype.is_temporal()):
+        return column.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    values = column.to_physical().cast(pl.Float64).fill_nan(None)
+    known = values.drop_nulls().to_numpy()
+    cuts = np.quantile(known, np.arange(1, _BINS) / _BINS, method="lower") if len(known) else known
+    edges, times = np.unique(cuts, return_counts=True)
+    given = values.fill_null(np.inf).to_numpy()
+    # A number that fills bins is one by itself: most rows may hold it, and the few others know something.
+    below = np.searchsorted(edges[times > 1], given, side="right")
+    return np.where(values.is_null().to_numpy(), 0, np.searchsorted(edges, given, side="left") + below + 1)
 
 
-def _told_by(groups: pl.Series, outcome: pl.Series, numeric: bool) -> float:
+def _told_by(groups: Indices, half: Indices, outcome: Floats, numeric: bool) -> float:
     """AUC or R² of the outcome's mean by group, taken from the rows of the other half.
 
     Out of fold, because the mean over a group of one row is that row's outcome.
     """
-    frame = pl.DataFrame({"group": groups, "outcome": outcome}).with_row_index()
-    half = pl.col("index") % 2 == 0
-    guesses = []
-    for learns, told in ((half, ~half), (~half, half)):
-        means = frame.filter(learns).group_by("group").agg(guess=pl.col("outcome").mean())
-        overall = frame.filter(learns)["outcome"].mean()
-        guesses.append(
-            frame.filter(told).join(means, on="group", how="left").with_columns(cs.by_name("guess").fill_null(overall))
-        )
-    together = pl.concat(guesses)
-    truth, guess = together["outcome"].to_numpy(), together["guess"].to_numpy()
+    cells = groups * 2 + half
+    size = 2 * (int(groups.max()) + 1)
+    rows = np.bincount(cells, minlength=size).reshape(-1, 2)
+    sums = np.bincount(cells, outcome, minlength=size).reshape(-1, 2)
+    # A group that the other half lacks is taken to be like that half.
+    guess = np.where(rows > 0, sums / np.maximum(rows, 1), sums.sum(axis=0) / rows.sum(axis=0))[:, ::-1]
     if numeric:
-        return float(r2_score(truth, guess))
-    return float(roc_auc_score(truth, guess)) if 0 < truth.sum() < len(truth) else 0.0
+        squares = float(outcome @ outcome)
+        return 1 - (squares - 2 * float((guess * sums).sum()) + float((guess**2 * rows).sum())) / squares
+    _, place = np.unique(guess.ravel(), return_inverse=True)
+    hits, others = np.bincount(place, sums.ravel()), np.bincount(place, (rows - sums).ravel())
+    below = np.cumsum(others) - others / 2
+    return float(hits @ below) / float(hits.sum() * others.sum())
+
+
+def _line(column: pl.Series, outcome: Floats) -> float:
+    """R² of a straight line through an outcome that is centred and scaled; what is no finite number is the mean."""
+    values = column.cast(pl.Float64).to_numpy()
+    finite = np.isfinite(values)
+    if not finite.any():
+        return 0.0
+    off = np.where(finite, values, 0.0) / max(1.0, float(np.abs(values[finite]).max()))
+    off = np.where(finite, off - off[finite].mean(), 0.0)
+    spread = float(off @ off)
+    return min(1.0, float(off @ outcome) ** 2 / (spread * float(outcome @ outcome))) if spread > 0 else 0.0
 
 
 def _finding(check: Check, column: str | None, value: float, suspect: bool, told: str) -> Finding:

@@ -15,24 +15,26 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 __all__ = ["baselines"]
 
+_LARGEST = 1e100
+
 
 def baselines(features: pl.DataFrame, *, regression: bool) -> dict[str, Any]:
     """Unfitted pipelines for features of these types, by name.
 
     `dummy` gives the shares of the classes, or the mean, whatever the row. `linear` is a logistic regression, or a
     ridge regression, on scaled numbers (a missing one is the median, and says that it is missing) and on the 50 most
-    frequent values of each text. Times are left out.
+    frequent values of each text. Times are left out; without any other column there is no `linear`.
     """
-    linear = Ridge() if regression else LogisticRegression(max_iter=500)
-    return {
-        "dummy": DummyRegressor() if regression else DummyClassifier(strategy="prior"),
-        "linear": Pipeline([("columns", _columns(features)), ("model", linear)]),
-    }
-
-
-def _columns(features: pl.DataFrame) -> ColumnTransformer:
+    found: dict[str, Any] = {"dummy": DummyRegressor() if regression else DummyClassifier(strategy="prior")}
     numbers = features.select(cs.numeric() | cs.boolean()).columns
     words = features.select(cs.string() | cs.categorical() | cs.enum()).columns
+    if numbers or words:
+        linear = Ridge() if regression else LogisticRegression(max_iter=500)
+        found["linear"] = Pipeline([("columns", _columns(numbers, words)), ("model", linear)])
+    return found
+
+
+def _columns(numbers: list[str], words: list[str]) -> ColumnTransformer:
     scaled = make_pipeline(
         FunctionTransformer(_finite),
         SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
@@ -45,8 +47,8 @@ def _columns(features: pl.DataFrame) -> ColumnTransformer:
 
 
 def _finite(columns: pl.DataFrame) -> Any:
-    """NULL and infinities as NaN."""
-    given = columns.cast(pl.Float64).with_columns(pl.when(pl.all().is_finite()).then(pl.all()))
+    """NULL, infinities and what has no finite square as NaN."""
+    given = columns.cast(pl.Float64).with_columns(pl.when(pl.all().abs() < _LARGEST).then(pl.all()))
     return given.fill_null(float("nan")).to_numpy()
 
 

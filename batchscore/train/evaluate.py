@@ -33,18 +33,27 @@ from batchscore.model.evaluation import (
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
-from batchscore.train.measure import ahead, defined, intervals, measured, of_predictions, resampled
+from batchscore.train.measure import (
+    ahead,
+    defined,
+    intervals,
+    measured,
+    of_predictions,
+    predictions_of,
+    resampled,
+)
 
 __all__ = ["blocks_of", "evaluate"]
 
 _TRAIN_ROWS = 20_000
-_IMPORTANCE_ROWS, _REPEATS = 2_000, 5
+_IMPORTANCE_ROWS, _REPEATS = 1_000, 5
 _SLICE_ROWS, _MOST_SLICES = 30, 20
 _POINTS, _DOTS, _BINS = 200, 500, 10
 _LATENCY_ROWS, _LATENCY_TIMES = 10_000, 3
 # How much better a model may be on the rows it has seen: of a share, and as a share of an error.
 _GAP = 0.05
 _GAP_OF_ERROR = 0.1
+_TRUNCATED = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}
 # Fewer blocks make no distribution.
 _FEWEST_BLOCKS = 10
 
@@ -92,18 +101,12 @@ def evaluate(
     on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
     on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
     metric = job.problem.metric
-    simpler, lead = {}, {}
-    for name, baseline in baselines.items():
-        try:
-            theirs = predicted(baseline, test.rows)
-        except TrainingError as error:
-            # Another model's failure is no fault of this one.
-            log.warning(Event.BASELINE_FAILED, baseline=name, error=str(error))
-            continue
-        simpler[name] = defined(of_predictions(baseline, test.features, theirs, test.target))
-        if metric in tested and metric in simpler[name]:
-            again = resampled(baseline, theirs, test.target, blocks)
-            lead[name] = ahead(metric, tested, drawn, simpler[name], again)
+    others, lead = {}, {}
+    for name, theirs in _predicted(baselines, test):
+        others[name] = defined(of_predictions(baselines[name], test.features, theirs, test.target))
+        if metric in tested and metric in others[name]:
+            again = resampled(baselines[name], theirs, test.target, blocks)
+            lead[name] = ahead(metric, tested, drawn, others[name], again)
     measurements = Evaluation(
         metric=metric,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
@@ -111,7 +114,7 @@ def evaluate(
         resampled=drawn_by,
         train=on_train,
         validation=on_validation,
-        baselines=simpler,
+        baselines=others,
         ahead=lead,
         gap=_gap(metric, on_train, on_validation, cross_validation, tested) if test.target is not None else None,
         latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
@@ -131,6 +134,15 @@ def _measured(predictor: Predictor, part: Part) -> dict[str, float]:
     return measured(predictor, part.features, part.target)
 
 
+def _predicted(baselines: Mapping[str, Predictor], test: Part) -> Iterator[tuple[str, pl.DataFrame]]:
+    for name, baseline in baselines.items():
+        try:
+            yield name, predicted(baseline, test.rows)
+        except TrainingError as error:
+            # Another model's failure is no fault of this one.
+            log.warning(Event.BASELINE_FAILED, baseline=name, error=str(error))
+
+
 def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
     """What keeps test rows together: a group, or the interval that a time lies in; None where rows stand alone."""
     split = job.training.split if job.training else None
@@ -139,8 +151,9 @@ def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | Non
     named, column = split.column, rows[split.column]
     if split.by == "time":
         if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
-            column = column.dt.convert_time_zone(job.calendar.zone.key)
-        column = column.dt.truncate({"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}[job.interval.every])
+            # Without its zone, where some days have no midnight to be cut at.
+            column = column.dt.convert_time_zone(job.calendar.zone.key).dt.replace_time_zone(None)
+        column = column.cast(pl.Datetime("us")).dt.truncate(_TRUNCATED[job.interval.every])
         named = f"{job.interval.every}s of {split.column}"
     numbers = column.rank("dense").to_numpy().astype(np.int64) - 1
     return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
@@ -196,11 +209,15 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
     rng = np.random.default_rng(0)
     sign = -1 if better(metric) == "lower" else 1
     found = []
+    # All repeats of a column in one call: starting one costs as much as some thousand rows.
+    repeated = pl.concat([some.features] * _REPEATS, rechunk=True)
     for name in some.features.columns:
-        lost = []
-        for _ in range(_REPEATS):
-            shuffled = some.features.with_columns(some.features[name][rng.permutation(len(some))])
-            lost.append(sign * (whole - measured(predictor, shuffled, some.target)[metric]))
+        orders = np.concatenate([rng.permutation(len(some)) for _ in range(_REPEATS)])
+        predictions = predictions_of(predictor, repeated.with_columns(some.features[name].gather(orders)))
+        lost = [
+            sign * (whole - of_predictions(predictor, some.features, part, some.target)[metric])
+            for part in predictions.iter_slices(len(some))
+        ]
         found.append(Importance(column=name, mean=fmean(lost), deviation=pstdev(lost)))
     yield from sorted(found, key=lambda each: -each.mean)
 
@@ -208,7 +225,7 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
 def _slices(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> Iterator[Slice]:
     for column in job.training.slices if job.training else ():
         values = test.rows[column].cast(pl.String).fill_null("NULL")
-        counted = values.value_counts(sort=True)
+        counted = values.alias("value").value_counts(sort=True)
         for value, count in counted.filter(pl.col("count") >= _SLICE_ROWS).head(_MOST_SLICES).iter_rows():
             there = values == value
             target = None if test.target is None else test.target.filter(there)

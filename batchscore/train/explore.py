@@ -16,7 +16,16 @@ from batchscore.model.evaluation import CrossValidation, Curve, Search
 from batchscore.model.predictor import Predictor
 from batchscore.recipe import Training
 from batchscore.train.fit import Part, guarded
-from batchscore.train.search import Cuts, Trial, cross_validate, learning_curve, search, validation_curve, values_of
+from batchscore.train.search import (
+    Cuts,
+    Trial,
+    asked_curve,
+    check_names,
+    cross_validate,
+    learning_curve,
+    search,
+    validation_curve,
+)
 from batchscore.train.split import folds
 
 __all__ = ["Asked", "Explored", "explore"]
@@ -38,6 +47,22 @@ class Asked:
 
     curve: str | None = None
     learning_curve: bool = False
+
+    def check(self, job: Job) -> None:
+        """Refuse what cannot be drawn, before a row is read.
+
+        Raises:
+            UsageError: The curve is not written as it must be, or there are no rows to measure it on.
+        """
+        if self.curve is not None:
+            asked_curve(self.curve)
+        recipe = job.training
+        held_out = recipe is not None and (recipe.cross_validation is not None or recipe.split.validation > 0)
+        if (self.curve is not None or self.learning_curve) and not held_out:
+            raise UsageError(
+                "a curve is measured on rows that nothing is fitted on, and the test rows are none of its business: "
+                "give [training] split a share of validation, or cross_validation."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +90,15 @@ def explore(
         on_step: Told in words what is being done.
 
     Raises:
-        UsageError: The search space or the curve names no parameter of the pipeline's, or there is nothing to measure
-            a curve on.
+        UsageError: The search space or the curve names no parameter of the pipeline's.
         TrainingError: A fit fails, or the rows cannot be cut into folds.
     """
     recipe = job.training
     if recipe is None or not (recipe.search or recipe.cross_validation or asked.curve or asked.learning_curve):
         return Explored(predictor, None, None, ())
+    over, values = asked_curve(asked.curve) if asked.curve is not None else ("", [])
+    if over:
+        check_names(predictor.pipeline, [over], "--curve")
     trial = _trial(job, recipe, predictor, rows, train, validation)
     found = None
     if recipe.search is not None:
@@ -87,11 +114,9 @@ def explore(
         on_step(f"cross-validating on {len(trial.cuts)} folds")
         crossed = guarded("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
     curves = []
-    if asked.curve is not None:
-        name, _, values = asked.curve.partition("=")
-        telling = replace(trial, on_fit=_teller(f"drawing the curve over {name}", trial, on_step))
-        curve = guarded("--curve", validation_curve, predictor.pipeline, name, values_of(values), telling)
-        curves.append(curve)
+    if over:
+        on_step(f"drawing the curve over {len(values)} values of {over}")
+        curves.append(guarded("--curve", validation_curve, predictor.pipeline, over, values, trial))
     if asked.learning_curve:
         on_step("drawing the learning curve")
         curves.append(guarded("--learning-curve", learning_curve, predictor.pipeline, trial))
@@ -109,11 +134,6 @@ def _trial(
 
     if recipe.cross_validation is not None:
         return trial(train.features, train.target, folds(rows, recipe.cross_validation, job.problem.target))
-    if not len(validation):
-        raise UsageError(
-            "a curve is measured on rows that nothing is fitted on, and the test rows are none of its business: give "
-            "[training] split a share of validation, or cross_validation."
-        )
     both = None
     if train.target is not None and validation.target is not None:
         both = pl.concat([train.target, validation.target])

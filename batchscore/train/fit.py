@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import precision_recall_curve
 
-from batchscore.errors import TrainingError
+from batchscore.errors import BatchscoreError, TrainingError
 from batchscore.job import Job
 from batchscore.model import evaluation
 from batchscore.model.features import Features
@@ -25,9 +26,22 @@ from batchscore.recipe import Threshold
 from batchscore.schema import TypeName, type_name
 from batchscore.train.baseline import baselines
 
-__all__ = ["Part", "baselines_of", "calibrated", "fitted", "guarded", "part_of", "predicted", "threshold", "unfitted"]
+__all__ = [
+    "Part",
+    "baselines_of",
+    "calibrated",
+    "fitted",
+    "guarded",
+    "part_of",
+    "predicted",
+    "raw_times",
+    "threshold",
+    "unfitted",
+]
 
 _BASELINE_ROWS = 50_000
+# scikit-learn's calibration cuts its rows in five, though what it calibrates is fitted already.
+_FEWEST_TO_CALIBRATE = 5
 
 
 @dataclass(frozen=True)
@@ -64,10 +78,11 @@ def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
 
     Raises:
         TrainingError: It failed.
+        BatchscoreError: It was told already what is wrong.
     """
     try:
         return call(*args)
-    except (TrainingError, MemoryError):
+    except (BatchscoreError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
         raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error
@@ -134,7 +149,7 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
     try:
         pipeline = guarded("pipeline().fit", fit)
     except TrainingError as error:
-        if hint := _hint(train.features):
+        if isinstance(error.__cause__, (TypeError, ValueError)) and (hint := _hint(train.features)):
             raise TrainingError(f"{error} {hint}") from error.__cause__
         raise
     wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
@@ -145,6 +160,11 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
             if method == "predict_proba"
             else (f"the last step of pipeline() has no {method}(), which a {predictor.task} task needs.")
         )
+    if predictor.classes and tuple(np.asarray(getattr(pipeline, "classes_", ())).tolist()) != predictor.classes:
+        raise TrainingError(
+            "the last step of pipeline() does not keep the classes that it was fitted on, sorted, in classes_: "
+            "what its probabilities are of cannot be told."
+        )
     return replace(predictor, pipeline=pipeline)
 
 
@@ -153,15 +173,22 @@ _CALIBRATE = "Wrap its last step in CalibratedClassifierCV."
 
 def _hint(features: pl.DataFrame) -> str:
     """What columns that most estimators refuse there are, in words."""
-    told = []
-    if times := features.select(cs.temporal()).columns:
-        told.append(f"{', '.join(times)} is a date or time: take its weekday, month or hour in features()")
+    told = [raw] if (raw := raw_times(features)) else []
     if words := features.select(cs.string()).columns:
         told.append(
             f"{', '.join(words)} is text, for instance {features[words[0]].drop_nulls().first()!r}: encode it in the "
             "pipeline, or cast it in features() where it should be a number"
         )
     return f"Of the features, {'; '.join(told)}." if told else ""
+
+
+def raw_times(features: pl.DataFrame) -> str:
+    """Which features are dates or times as they are, in words; empty where none is.
+
+    Many estimators take them for numbers without a word, and a number that no later row has again tells them nothing.
+    """
+    times = features.select(cs.temporal()).columns
+    return f"{', '.join(times)} is a date or time: take its weekday, month or hour in features()" if times else ""
 
 
 def predicted(predictor: Predictor, rows: pl.DataFrame) -> pl.DataFrame:
@@ -184,11 +211,21 @@ def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], val
     """The predictor with its scores mapped onto the frequencies of the validation rows; the pipeline stays as it is.
 
     Raises:
-        TrainingError: The validation rows lack a class.
+        TrainingError: The validation rows have fewer than five of a class, or one that the training rows lack.
     """
-    target = validation.target
-    if target is None or target.n_unique() < len(predictor.classes):
-        raise TrainingError("the validation rows lack a class, so nothing can be calibrated on them. Widen the window.")
+    target = pl.Series() if validation.target is None else validation.target.alias("class")
+    counted = dict(target.value_counts().iter_rows())
+    fewest, rarest = min((counted.get(label, 0), str(label)) for label in predictor.classes)
+    if fewest < _FEWEST_TO_CALIBRATE:
+        raise TrainingError(
+            f"the validation rows have {fewest} of the class {rarest}, and {_FEWEST_TO_CALIBRATE} are wanted to "
+            "calibrate on. Widen the training window, or [training] split validation."
+        )
+    if unknown := sorted(set(counted) - set(predictor.classes)):
+        raise TrainingError(
+            f"the validation rows have classes that the training rows lack: {', '.join(map(repr, unknown))}. Widen the "
+            "training window, or leave calibrate out."
+        )
     wrapped = CalibratedClassifierCV(FrozenEstimator(predictor.pipeline), method=method)
     with in_threads():
         guarded("the calibration", wrapped.fit, validation.features, target.to_numpy())
@@ -198,7 +235,7 @@ def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], val
 def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluation.Threshold:
     """The score from which on the second class is predicted, chosen on validation rows.
 
-    Of several that are equally good it is the lowest.
+    Of several that are equally good it is the lowest. It lies in the middle between two scores.
 
     Raises:
         TrainingError: The validation rows have one class only.
@@ -221,7 +258,17 @@ def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluat
             value = float(at[gain[:-1].argmax()])
         case "cost":
             value = _cheapest(score, truth, how)
-    return evaluation.Threshold(value=value, by=str(how), rows=len(validation))
+    return evaluation.Threshold(value=_between(score, value), by=str(how), rows=len(validation))
+
+
+def _between(score: Any, value: float) -> float:
+    """A threshold that divides the scores as `value` does, and lies on none of them where there is room.
+
+    What rounding makes of a score, which is another on another machine, must not decide on a class.
+    """
+    lower = score[score < value]
+    middle = (float(lower.max()) + value) / 2 if len(lower) else value
+    return middle if not len(lower) or lower.max() < middle else value
 
 
 def _cheapest(score: Any, truth: Any, how: Threshold) -> float:
@@ -238,14 +285,17 @@ def _cheapest(score: Any, truth: Any, how: Threshold) -> float:
 
 
 def baselines_of(predictor: Predictor, train: Part) -> dict[str, Predictor]:
-    """Simpler models fitted on the same rows, 50,000 of them at most; none for a task without labels."""
-    if train.target is None:
-        return {}
+    """Simpler models fitted on the same rows, 50,000 of them at most; none for a task without labels.
+
+    One that cannot be fitted on these features is left out: it is there to be compared with, and stops nothing.
+    """
     some = train.some(_BASELINE_ROWS)
-    simple = baselines(some.features, regression=predictor.task == "regression")
+    if some.target is None:
+        return {}
+    found = {}
     with warnings.catch_warnings(), in_threads():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return {
-            name: replace(predictor, pipeline=model.fit(some.features, some.target.to_numpy()))  # type: ignore[union-attr]
-            for name, model in simple.items()
-        }
+        for name, model in baselines(some.features, regression=predictor.task == "regression").items():
+            with contextlib.suppress(ValueError):
+                found[name] = replace(predictor, pipeline=model.fit(some.features, some.target.to_numpy()))
+    return found

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from batchscore.errors import TrainingError
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import evaluate, metrics_of, silhouette
-from batchscore.model.predictor import Predictor
+from batchscore.model.predictor import Predictor, StageError
 from batchscore.problem import METRICS, better
 
-__all__ = ["Drawn", "ahead", "defined", "intervals", "measured", "of_predictions", "resampled"]
+__all__ = ["Drawn", "ahead", "defined", "intervals", "measured", "of_predictions", "predictions_of", "resampled"]
 
 Drawn = Mapping[str, npt.NDArray[np.float64]]
 
@@ -33,11 +34,23 @@ def measured(predictor: Predictor, features: pl.DataFrame, target: pl.Series | N
         target: Shape `(rows,)`; None for a task without one.
 
     Raises:
-        StageError: The pipeline fails.
+        TrainingError: The pipeline fails.
     """
     if predictor.classes and tuple(np.asarray(predictor.pipeline.classes_).tolist()) != predictor.classes:
         return dict.fromkeys(METRICS[predictor.task], math.nan)
-    return of_predictions(predictor, features, predictor.predict_from(features), target)
+    return of_predictions(predictor, features, predictions_of(predictor, features), target)
+
+
+def predictions_of(predictor: Predictor, features: pl.DataFrame) -> pl.DataFrame:
+    """What the predictor gives for rows that are features already.
+
+    Raises:
+        TrainingError: The pipeline fails.
+    """
+    try:
+        return predictor.predict_from(features)
+    except StageError as error:
+        raise TrainingError(f"the {error.stage} fails on rows that it is measured on: {error}.") from error
 
 
 def of_predictions(

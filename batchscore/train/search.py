@@ -28,7 +28,7 @@ from batchscore.recipe import Folds
 from batchscore.recipe import Search as How
 from batchscore.train.measure import measured, of_predictions
 
-__all__ = ["Trial", "check_names", "cross_validate", "learning_curve", "search", "validation_curve", "values_of"]
+__all__ = ["Trial", "asked_curve", "check_names", "cross_validate", "learning_curve", "search", "validation_curve"]
 
 Cuts = Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 
@@ -152,19 +152,20 @@ def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> t
     searching = _search(clone(pipeline), space, how, trial)
     try:
         with in_threads(), warnings.catch_warnings():
-            # A setting that fails is told as one without a value.
-            warnings.simplefilter("ignore", FitFailedWarning)
-            warnings.filterwarnings("ignore", "One or more of the test scores are non-finite")
+            _hush()
             searching.fit(trial.features, trial.truth)
     except (ValueError, TypeError) as error:
         raise TrainingError(f"search_space() cannot be searched by {how.by}: {error}") from error
     results = searching.cv_results_
     values = trial.sign * np.asarray(results["mean_test_score"], dtype=np.float64)
-    # Of halving, only those that reached the last round were measured on all rows.
+    # Of halving, the last round that a setting reached counts: it was measured on most rows there.
     rounds = np.asarray(results.get("iter", np.zeros(len(values))))
-    order = sorted(range(len(values)), key=lambda i: (not np.isfinite(values[i]), -rounds[i], -trial.sign * values[i]))
+    last = {repr(results["params"][i]): i for i in np.argsort(rounds, kind="stable")}.values()
+    order = sorted(last, key=lambda i: (not np.isfinite(values[i]), -rounds[i], -trial.sign * values[i]))
     if not np.isfinite(values[order[0]]):
-        raise TrainingError(f"none of the {len(values)} settings of search_space() could be fitted and measured.")
+        raise TrainingError(
+            f"none of the {len(order)} settings of search_space() could be fitted, and measured by {trial.metric}."
+        )
     tried = [
         Candidate(
             parameters={name: _plain(value) for name, value in results["params"][i].items()},
@@ -173,21 +174,28 @@ def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> t
         for i in order[:_SHOWN]
     ]
     best = clone(pipeline).set_params(**results["params"][order[0]])
-    found = Search(by=how.by, metric=trial.metric, best=tried[0].parameters, candidates=tuple(tried), tried=len(values))
+    found = Search(by=how.by, metric=trial.metric, best=tried[0].parameters, candidates=tuple(tried), tried=len(order))
     return best, found
 
 
 def _search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> Any:
-    common: dict[str, Any] = {"scoring": trial.score, "cv": trial.cuts, "refit": False, "n_jobs": -1}
+    common: dict[str, Any] = {"scoring": trial.score, "cv": trial.cuts, "refit": False, "n_jobs": cores()}
     match how.by:
         case "grid":
             return sk.GridSearchCV(pipeline, dict(space), **common)
         case "random":
             return sk.RandomizedSearchCV(pipeline, dict(space), n_iter=how.candidates, random_state=how.seed, **common)
         case "halving":
-            return sk.HalvingRandomSearchCV(
-                pipeline, dict(space), n_candidates=how.candidates, random_state=how.seed, **common
-            )
+            # So few rows to begin with that the last round has them all.
+            drawn: dict[str, Any] = {"n_candidates": how.candidates, "min_resources": "exhaust"}
+            return sk.HalvingRandomSearchCV(pipeline, dict(space), random_state=how.seed, **drawn, **common)
+
+
+def _hush() -> None:
+    """Leave to the results what scikit-learn warns of: fits and scores that fail, and a space smaller than asked."""
+    warnings.simplefilter("ignore", FitFailedWarning)
+    for told in ("One or more of the", "Scoring failed", "The total space of parameters"):
+        warnings.filterwarnings("ignore", told)
 
 
 def validation_curve(pipeline: Any, name: str, values: Sequence[Any], trial: Trial) -> Curve:
@@ -209,13 +217,15 @@ def validation_curve(pipeline: Any, name: str, values: Sequence[Any], trial: Tri
             n_jobs=cores(),
             error_score="raise",
         )
-    at = [value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value) for value in values]
+    at = [value if _is_number(value) else str(value) for value in values]
     return _curve(name, at, train, validation, trial)
 
 
 def learning_curve(pipeline: Any, trial: Trial) -> Curve:
     """The metric over a tenth, a quarter, half, three quarters and all of the training rows, drawn at random."""
-    with in_threads():
+    with in_threads(), warnings.catch_warnings():
+        # Few rows may lack a class, or be too few to fit on: that point is left out.
+        _hush()
         sizes, train, validation = sk.learning_curve(
             pipeline,
             trial.features,
@@ -226,7 +236,7 @@ def learning_curve(pipeline: Any, trial: Trial) -> Curve:
             shuffle=True,
             random_state=0,
             n_jobs=cores(),
-            error_score="raise",
+            error_score=np.nan,
         )
     return _curve("rows", [int(size) for size in sizes], train, validation, trial)
 
@@ -240,23 +250,38 @@ def _curve(over: str, at: Sequence[float | str], train: Any, validation: Any, tr
     return Curve(over=over, metric=trial.metric, points=points)
 
 
-def values_of(text: str) -> list[Any]:
-    """The values of a range `1:25`, a range with a step `0:1:0.1`, or a list `gini,entropy`; ends are included.
+def asked_curve(text: str) -> tuple[str, list[Any]]:
+    """The parameter and the values of `step__parameter=values`.
+
+    Values are a range `1:25`, a range with a step `0:1:0.1`, or a list `gini,entropy`; ends are included.
 
     Raises:
         UsageError: It is none of these.
     """
+    name, _, asked = text.partition("=")
+    values = _values(asked)
+    if not name or not 2 <= len(values) <= _MOST_VALUES:
+        raise UsageError(
+            f"--curve: {text!r} is no parameter with 2 to {_MOST_VALUES} values. Write model__max_depth=1:25, "
+            "model__alpha=0:1:0.1 or model__criterion=gini,entropy."
+        )
+    return name, values
+
+
+def _values(text: str) -> list[Any]:
     if ":" not in text:
-        return [_value(each.strip()) for each in text.split(",")]
+        given = [each.strip() for each in text.split(",")]
+        return [_value(each) for each in given] if all(given) else []
     numbers = [_value(part) for part in text.split(":")]
-    if all(isinstance(number, (int, float)) for number in numbers) and len(numbers) in (2, 3):
-        first, last, width = (*numbers, 1)[:3]
-        count = math.floor((last - first) / width + 1e-9) + 1 if width else 0
-        if 2 <= count <= _MOST_VALUES:
-            return [first + i * width for i in range(count)]
-    raise UsageError(
-        f"--curve: {text!r} is no range of 2 to {_MOST_VALUES} values. Write 1:25, 0:1:0.1 or gini,entropy."
-    )
+    if len(numbers) not in (2, 3) or not all(_is_number(number) and math.isfinite(number) for number in numbers):
+        return []
+    first, last, width = (*numbers, 1)[:3]
+    count = (last - first) / width + 1e-9 if width else 0.0
+    return [first + i * width for i in range(math.floor(count) + 1)] if 0 < count < _MOST_VALUES else []
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _value(text: str) -> Any:

@@ -46,8 +46,8 @@ def split(rows: pl.DataFrame, how: Split, stratify: str | None = None) -> Parts:
         stratify: A column whose values keep their shares in every part, when it goes at random.
 
     Raises:
-        TrainingError: A part would be empty, the time column is no time, the column has NULLs, or a class is too rare
-            to be in every part.
+        TrainingError: A part would be empty, the time column is no time, the column has NULLs, or a class has one row,
+            or a part fewer rows than there are classes.
     """
     # Of the rows before the test, so that both shares are of the whole.
     rest = how.validation / (1 - how.test)
@@ -90,7 +90,7 @@ def _drawn(rows: pl.DataFrame, share: float, seed: int, stratify: str | None) ->
     try:
         _, drawn = sk.train_test_split(np.arange(rows.height), test_size=count, random_state=seed, stratify=classes)
     except ValueError as error:
-        shown = rows[str(stratify)].value_counts(sort=True)
+        shown = rows[str(stratify)].alias("class").value_counts(sort=True)
         rare, times = shown.row(-1)
         raise TrainingError(
             f"{rows.height} rows cannot be split with every class in each part: {stratify} = {rare!r} has {times} of "
@@ -116,15 +116,18 @@ def folds(rows: pl.DataFrame, how: Folds, target: str) -> list[tuple[Indices, In
         target: The target's column; empty for a task without one.
 
     Raises:
-        TrainingError: There are fewer rows, groups, or rows of a class than folds, or the column is not what it must
-            be.
+        TrainingError: There are fewer rows, groups, instants, or rows of a class than folds, or the column is not what
+            it must be.
     """
+    if how.by == "leave-one-out" and rows.height < 2:
+        raise TrainingError(f"{rows.height} training row cannot be left out one by one. Widen the training window.")
     try:
         return list(_folds(rows, how, target))
     except ValueError as error:
         # Its messages name n_splits and how many there are.
+        told = str(error).rstrip(".")
         raise TrainingError(
-            f"{rows.height} training rows cannot be cut into {how.folds} folds ({how.by}): {error}. Lower [training] "
+            f"{rows.height} training rows cannot be cut into {how.folds} folds ({how.by}): {told}. Lower [training] "
             "cross_validation folds, or widen the training window."
         ) from error
 
@@ -144,9 +147,11 @@ def _folds(rows: pl.DataFrame, how: Folds, target: str) -> Iterator[tuple[Indice
             groups = _groups(rows, str(how.column), "cross_validation").rank("dense").to_numpy()
             yield from sk.GroupKFold(how.folds).split(positions, groups=groups)
         case "time":
-            order = _times(rows, str(how.column), "cross_validation").arg_sort().to_numpy().astype(np.int64)
-            cuts: Any = sk.TimeSeriesSplit(how.folds).split(positions)
-            yield from ((order[fit], order[test]) for fit, test in cuts)
+            # Rows of an instant stay together, as in the split.
+            number = _times(rows, str(how.column), "cross_validation").rank("dense").to_numpy() - 1
+            instants = np.arange(int(number.max()) + 1)
+            cuts: Any = sk.TimeSeriesSplit(how.folds).split(instants)
+            yield from ((positions[np.isin(number, fit)], positions[np.isin(number, test)]) for fit, test in cuts)
         case "leave-one-out":
             yield from sk.LeaveOneOut().split(positions)
 

@@ -33,6 +33,7 @@ from batchscore.train.fit import (
     guarded,
     part_of,
     predicted,
+    raw_times,
     threshold,
     unfitted,
 )
@@ -85,6 +86,8 @@ def train(
         SchemaMismatch, KeyViolation: See `read_frame`.
     """
     window = window or job.training_window()
+    asked = asked or Asked()
+    asked.check(job)
     on_step(f"reading rows of {window}")
     with span("read"):
         given = read_rows(job, rows, window)
@@ -103,7 +106,9 @@ def train(
     train, validation, test = (
         _part(job, features, schema, part) for part in (parts.train, parts.validation, parts.test)
     )
-    tried = explore(job, predictor, parts.train, train, validation, asked or Asked(), on_step)
+    if raw := raw_times(train.features):
+        on_step(f"of the features, {raw}, unless the pipeline does so")
+    tried = explore(job, predictor, parts.train, train, validation, asked, on_step)
     on_step(f"fitting on {len(train):,} rows")
     with span("fit", {"batchscore.rows": len(train)}):
         predictor = fitted(tried.predictor, train)
