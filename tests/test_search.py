@@ -548,5 +548,5 @@ def _tree(columns):
 
 
 def _bundle(project: Project) -> Bundle:
-    registry = Registry(project.root / "var/registry")
+    registry = Registry.at(str(project.root / "var/registry"))
     return registry.load("toy", max(registry.versions("toy")))
