@@ -76,7 +76,7 @@ class Event(StrEnum):
     """The job's `shadow`, or the side table, cannot be used; predictions are published as they are without it."""
     SHADOW_FAILED = "shadow.failed"
     """Rows that have a prediction, and none of the shadow's: how many of those that this process scored, and what the
-    first failed with. Where its code failed on more than 1,000 rows of a run it is given up, and none is published."""
+    first failed with. Where its code failed on more than 100 rows of a run it is `given_up`, and none is published."""
     RUN_PROFILE = "run.profile"
     """Summary statistics of one column over one run."""
     RUN_DRIFT = "run.drift"

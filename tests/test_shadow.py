@@ -211,6 +211,7 @@ class TestBroken:
         again = project.call(*command)
 
         assert again.code == 0, again.out
+        assert again.named("shadow.failed")[0]["given_up"]
         assert len(rows(project, "toy_predictions")) == 100
         assert rows(project) == []
         assert run_of(project)["shadow_predictions"] == 0
@@ -321,6 +322,7 @@ class TestFails:
         assert result.code == 0, result.out
         (told,) = result.named("shadow.failed")
         assert (told["level"], told["rows"], told["first"]) == ("warning", 2, "ValueError: a is 1000.0")
+        assert not told["given_up"]
         assert [row[0] for row in rows(project)] == [n for n in range(3101, 3201) if n not in (3110, 3170)]
         assert [row[0] for row in rows(project, "toy_predictions")] == list(range(3101, 3201))
         assert toy.query(project.url, "SELECT count(*) FROM batchscore_rejects") == [(0,)]

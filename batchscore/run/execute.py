@@ -288,7 +288,7 @@ class _InputMoved(Exception):
 
 
 def _go_on(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: OnChunk) -> int:
-    number, unshadowed, first_failure = done.chunks, 0, None
+    number, unshadowed, failures, first_failure = done.chunks, 0, done.shadow_failures, None
     with (
         ahead(_read(scoring, run, done)) as chunks,
         ahead(_score(scoring, chunks, done)) as scored,
@@ -303,9 +303,11 @@ def _go_on(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: O
             number += 1
             if part.beside:
                 unshadowed += part.scored.predictions.height - part.beside.predictions
+                failures += part.beside.failures
                 first_failure = first_failure or part.beside.first
     if unshadowed:
-        log.warning(Event.SHADOW_FAILED, run_id=run.run_id, rows=unshadowed, first=first_failure)
+        given_up = failures > MOST_SHADOW_FAILURES
+        log.warning(Event.SHADOW_FAILED, run_id=run.run_id, rows=unshadowed, first=first_failure, given_up=given_up)
     return number
 
 

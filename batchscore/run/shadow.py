@@ -35,7 +35,7 @@ __all__ = [
 
 # Its code fails on more rows of a run than this: it is given up. Each takes a score of calls to find, which the
 # predictions wait for. Counted over the run, and kept with the chunks, so that neither their size nor a kill matters.
-MOST_FAILURES = 1_000
+MOST_FAILURES = 100
 
 
 @dataclass(frozen=True, slots=True)
