@@ -24,7 +24,7 @@ from batchscore.interval import Calendar, Every, Interval
 from batchscore.problem import REASON, Number, Problem, Table, Whole, better
 from batchscore.recipe import Moment, Retrain, Training
 
-__all__ = ["Job", "Publish", "Rows", "read_job"]
+__all__ = ["SHADOW", "Job", "Publish", "Rows", "read_job"]
 
 _NAME = r"^[a-z][a-z0-9_]{0,47}$"
 _TABLE_NAME = r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$"
@@ -38,6 +38,11 @@ _IN_WORDS = {
 
 
 Value = str | int | float | bool | date | datetime
+
+# What a shadow's table is called behind the output table's name.
+SHADOW = "_shadow"
+# As many characters of a name as every database keeps.
+_LONGEST = 63
 
 # Columns that batchscore writes itself, beside `score_<class>`.
 RESERVED = ("prediction", "score", "model_name", "model_version", "interval_start", "scored_at", "run_id")
@@ -126,10 +131,13 @@ class Model(Table):
     Attributes:
         name: The name in the registry, under which `train` registers too.
         use: An alias, which `models promote` moves, or a version number, which stays.
+        shadow: Another alias or version, whose predictions of the same rows go to `<output table>_shadow`. Where it is
+            not there, or cannot be used, nothing is shadowed, and nothing else changes.
     """
 
     name: Name
     use: str | Whole = "champion"
+    shadow: str | Whole | None = None
 
 
 class Output(Table):
@@ -234,6 +242,11 @@ class Job(Table):
         """The instant from which the job scores, in UTC."""
         return self.calendar.instant(self.interval.start)
 
+    @property
+    def shadow_table(self) -> str:
+        """Where a shadow's predictions go."""
+        return self.output.table + SHADOW
+
     def training_window(self) -> Interval:
         """The training rows' window in UTC.
 
@@ -277,6 +290,13 @@ class Job(Table):
         return self
 
     @model_validator(mode="after")
+    def _shadow_has_room(self) -> Self:
+        table = self.shadow_table.rpartition(".")[2]
+        if self.model.shadow is not None and len(table) > _LONGEST:
+            raise ValueError(f"output.table: with model.shadow there is a table {table} too, longer than {_LONGEST}")
+        return self
+
+    @model_validator(mode="after")
     def _columns_stand_apart(self) -> Self:
         passed = (*self.source.key, *self.output.carry)
         # Most databases take names that differ only in case for one.
@@ -288,7 +308,8 @@ class Job(Table):
             if folded.count(one) > 1:
                 alike = " and ".join(other for other in passed if other.casefold() == one)
                 raise ValueError(f"columns {alike} differ only in case; rename one at the source")
-            if one in RESERVED or one.startswith("score_") or one in reasons:
+            staged = self.model.shadow is not None and one.startswith("shadow_")
+            if one in RESERVED or one.startswith("score_") or one in reasons or staged:
                 raise ValueError(f"column {name} has the name of a column batchscore writes; rename it at the source")
         if self.problem.target in passed:
             raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")

@@ -297,6 +297,11 @@ def _output_table() -> Iterator[str]:
         "A table that is not there is made with these types. One that is there may have others that hold every value "
         "exactly, and more columns that are nullable or have a default; anything else is refused before a row is read."
     )
+    yield (
+        "With `[model] shadow` there is `<output table>_shadow` beside it: the key, the shadow's `prediction` and "
+        "scores, and the same columns behind them, of which `model_version` is the shadow's. A row that the shadow "
+        "gave nothing for is not in it."
+    )
     names = list(typing.get_args(schema.TypeName))
     output = tables.Output("t", tuple(tables.OutputColumn(name, name) for name in names))
     columns = output.sql_table().columns

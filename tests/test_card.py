@@ -258,7 +258,7 @@ class TestVerdict:
 
     def test_figures(self) -> None:
         """What the baseline reaches is told, and how far the difference goes."""
-        told = "no better than the linear model: 0.7265 there, and between -0.0011 and 0.0105 better here"
+        told = "no better than the linear model: 0.7265 there, and -0.0011 to 0.0105 better here"
 
         assert verdict(cards.binary().evaluation, "linear") == told
 
@@ -444,7 +444,7 @@ class TestCommands:
         assert ["base_rate", "0.2211", "0.2101 to 0.2331", "-", "-", "-"] in lines
         assert [
             "beside linear",
-            "no better than the linear model: 0.7265 there, and between -0.0011 and 0.0105 better here",
+            "no better than the linear model: 0.7265 there, and -0.0011 to 0.0105 better here",
         ] in lines
         assert ["threshold", "0.3141, by F1 on 8,100 validation rows"] in lines
         assert ["suspect", "arrived alone tells slow: AUC 0.990"] in lines

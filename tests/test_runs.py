@@ -1091,7 +1091,7 @@ def _two_chunks_in(scoring: Scoring) -> tuple[Run, Lease]:
     interval = scoring.job.calendar.at("2024-02-01")
     lease = _lease(scoring, interval)
     run, done = _take_up(scoring, _plan_run(scoring, interval, []), lease, [])
-    for number, part in enumerate(_score(scoring, islice(_read(scoring, run, done), 2), 0)):
+    for number, part in enumerate(_score(scoring, islice(_read(scoring, run, done), 2), done)):
         _commit(scoring, run, lease, number, part)
     with scoring.warehouse.begin() as tx:
         ledger.release(tx.connection, lease)

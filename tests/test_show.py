@@ -149,8 +149,8 @@ class TestShow:
             project.url,
             f"DELETE FROM batchscore_chunks WHERE run_id = '{run['run_id']}'",
             "INSERT INTO batchscore_chunks SELECT "
-            f"'{run['run_id']}', shard, chunk, key_low, key_high, rows_read, predictions, rejects, input_hash, committed_at, "
-            "profile "
+            f"'{run['run_id']}', shard, chunk, key_low, key_high, rows_read, predictions, rejects, "
+            "shadow_predictions, shadow_failures, input_hash, committed_at, profile "
             f"FROM batchscore_chunks WHERE run_id <> '{run['run_id']}' AND chunk < 3",
         )
 

@@ -16,7 +16,7 @@ from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
 from batchscore.cli.session import Session, runs_of
 from batchscore.database import Database
-from batchscore.errors import BatchscoreError, SchemaMismatch, SourceChanged, WarehouseError
+from batchscore.errors import BatchscoreError, BundleNotFound, SchemaMismatch, SourceChanged, WarehouseError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
@@ -24,6 +24,7 @@ from batchscore.model.trust import Trust
 from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
+from batchscore.run.shadow import refuse_shadow_table, side_of
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
 from batchscore.train.rows import check_columns
@@ -83,6 +84,8 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         planned: list[Planned] | None = None
         if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
+            if job.model.shadow is not None:
+                findings.tell("shadow", *_shadow(session, job, bundle))
             planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
         sample = _to_sample(job, planned or [])
         sampled = findings.look("source", lambda: _sampled(session, job, bundle, sample), str)
@@ -182,6 +185,26 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
         if warehouse.check(output):
             return f"{output.table}: there, and its columns take the predictions"
         return f"{output.table}: not there yet; the first run creates it"
+
+
+def _shadow(session: Session, job: Job, bundle: Bundle) -> tuple[str, str]:
+    """Whether a run would be shadowed, and by what; nothing about that stops one."""
+    try:
+        shadow = session.challenger(job, bundle)
+        side = side_of(output_of(job, bundle), job, shadow.predictor.output_types)
+        with session.warehouse(read_only=True) as warehouse:
+            with warehouse.begin("the ledger") as tx:
+                if tx.has_table(ledger.RUNS.name):
+                    refuse_shadow_table(tx, job)
+            there = warehouse.check(side)
+            if missing := warehouse.missing_privileges(job.shadow_table) if there else []:
+                raise WarehouseError(f"{job.shadow_table}: this user lacks {', '.join(missing)}. Have it granted.")
+    except BundleNotFound as error:
+        return "none", str(error)
+    except BatchscoreError as error:
+        return "off", str(error)
+    table = "there, and its columns take the predictions" if there else "not there yet; the first run creates it"
+    return "ok", f"{shadow} scores beside it; {job.shadow_table}: {table}"
 
 
 def _planned(session: Session, job: Job, bundle: Bundle) -> list[Planned]:

@@ -18,7 +18,7 @@ from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of, runs_of
 from batchscore.database import Database
-from batchscore.errors import BundleCorrupt, UsageError
+from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.interval import Calendar, Interval, age_of
 from batchscore.job import Job, read_job
 from batchscore.ledger import Owner, Run, Totals
@@ -29,7 +29,8 @@ from batchscore.run.lease import leased
 from batchscore.run.prune import prune as prune_warehouse
 from batchscore.run.prune import would_prune
 from batchscore.run.publish import clear_up, publish
-from batchscore.warehouse import Warehouse
+from batchscore.run.shadow import side_of
+from batchscore.warehouse import Output, Warehouse
 
 __all__ = ["list_", "prune", "publish_run", "show_rejects", "show_run"]
 
@@ -158,7 +159,7 @@ def _override(session: Session, warehouse: Warehouse, held: Run, bundle: Bundle,
         # have been this one's own.
         now = _found(warehouse, held.run_id)
         ours = (held.override_reason, held.override_by)
-        output = output_of(job, bundle)
+        output = _outputs(session, job, bundle, held)
         if now.status == "published" and (now.override_reason, now.override_by) == ours:
             clear_up(warehouse, output, [now])
             return now
@@ -169,6 +170,19 @@ def _override(session: Session, warehouse: Warehouse, held: Run, bundle: Bundle,
                 "it with batchscore runs show, and decide again."
             )
         return publish(warehouse, output, held, lease, bundle, job, begun=begun)
+
+
+def _outputs(session: Session, job: Job, bundle: Bundle, run: Run) -> Output:
+    """The output table, with the side table where the run has a shadow that the registry still knows."""
+    output = output_of(job, bundle)
+    if run.shadow_version is None:
+        return output
+    try:
+        shadow = session.registry.manifest(run.model_name, run.shadow_version)
+    except BatchscoreError as error:
+        log.warning(Event.SHADOW_OFF, shadow=f"{run.model_name} version {run.shadow_version}", error=str(error))
+        return output
+    return replace(output, side=side_of(output, job, shadow.output_types))
 
 
 def _full_name(warehouse: Warehouse, job: Job) -> str:
@@ -256,6 +270,8 @@ def _row(run: Run) -> dict[str, Cell]:
         "predictions": run.predictions,
         "rejects": run.rejects,
         "chunks": run.chunks,
+        "shadow_version": run.shadow_version,
+        "shadow_predictions": run.shadow_predictions,
         "scored_at": run.scored_at,
         "published_at": run.published_at,
         "sql_accepted": run.sql_accepted,
@@ -306,6 +322,9 @@ def _facts(run: Run, committed: Totals, rejects_kept: int) -> dict[str, Cell]:
         facts |= {"published": "nothing", "committed": f"{rows}; the next attempt goes on behind them"}
     else:
         facts |= {"published": "nothing", "committed": "nothing; the next attempt starts from the first row"}
+    if run.shadow_version is not None:
+        rows = "" if run.shadow_predictions is None else f", {run.shadow_predictions:,} predictions"
+        facts["shadow"] = f"{run.model_name} {run.shadow_version}{rows}"
     if run.override_reason is not None:
         facts |= {"override reason": run.override_reason, "override by": run.override_by}
     if run.status not in ("held", "published", "superseded") and rejects_kept:

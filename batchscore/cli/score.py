@@ -50,10 +50,19 @@ def migrate(session: Session, name: str) -> str:
     """
     job = session.job(name)
     bundle = session.bundle(job)
+    # The side table is there before the first challenger is, who will answer as the bundle does.
+    shadow = None if job.model.shadow is None else session.shadow(job, bundle) or bundle
     with session.warehouse() as warehouse:
-        _, table, _ = session.patience().persist(lambda: make_tables(job, bundle, warehouse))
-    log.info(Event.TABLES_READY, output_table=table, ledger_tables=len(ledger.METADATA.tables))
-    return f"{table} and the ledger's {len(ledger.METADATA.tables)} tables are there"
+        made = session.patience().persist(lambda: make_tables(job, bundle, warehouse, shadow))
+    side = made.output.side.table if made.output.side else None
+    log.info(
+        Event.TABLES_READY,
+        output_table=made.table,
+        shadow_table=side,
+        ledger_tables=len(ledger.METADATA.tables),
+    )
+    both = f"{made.table}, {side}" if side else made.table
+    return f"{both} and the ledger's {len(ledger.METADATA.tables)} tables are there"
 
 
 def show_plan(session: Session, name: str, first: str | None, last: str | None, only: Only, format_: Format) -> None:

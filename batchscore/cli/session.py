@@ -16,7 +16,7 @@ import structlog
 
 from batchscore import cgroup, ledger, stop
 from batchscore.database import Database
-from batchscore.errors import SourceChanged, UsageError
+from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound, SourceChanged, UsageError
 from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
@@ -27,6 +27,7 @@ from batchscore.model.scorer import check_golden
 from batchscore.model.trust import Trust
 from batchscore.run.execute import Scoring, prepare
 from batchscore.run.retry import Patience
+from batchscore.run.shadow import check_fits, without_reasons
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
@@ -138,6 +139,46 @@ class Session:
                 log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
         return bundle
 
+    def challenger(self, job: Job, bundle: Bundle) -> Bundle:
+        """The bundle that the job wants scored beside its own, verified like that one, without its reasons.
+
+        Raises:
+            BundleNotFound: There is none, or it is the job's own.
+            BundleError: It cannot be used, or not on these rows.
+            WarehouseError: A file of it cannot be read.
+        """
+        name, wanted = job.model.name, job.model.shadow
+        if wanted is None:
+            raise BundleNotFound(f"job {job.name} has no shadow in [model].")
+        if (version := self.registry.resolve(name, wanted)) == bundle.version:
+            raise BundleNotFound(f"{wanted} is {bundle}, which scores already.")
+        try:
+            shadow = self.registry.load(name, version)
+            check_golden(shadow)
+        except BatchscoreError:
+            raise
+        except Exception as error:
+            raise BundleIncompatible(
+                f"{name} version {version} cannot be loaded: {type(error).__name__}: {error}. Retrain it."
+            ) from error
+        check_fits(shadow, bundle, self.query(job))
+        return without_reasons(shadow)
+
+    def shadow(self, job: Job, bundle: Bundle) -> Bundle | None:
+        """The same; None where there is none or it cannot be used, which the log tells."""
+        if job.model.shadow is None:
+            return None
+        try:
+            shadow = self.challenger(job, bundle)
+        except BundleNotFound as error:
+            log.info(Event.SHADOW_NONE, shadow=str(job.model.shadow), why=str(error))
+            return None
+        except BatchscoreError as error:
+            log.warning(Event.SHADOW_OFF, shadow=str(job.model.shadow), error=str(error))
+            return None
+        log.info(Event.SHADOW_LOADED, model=shadow.name, version=shadow.version, digest=shadow.digest)
+        return shadow
+
     def patience(self) -> Patience:
         """How long to go on trying what fails for now."""
         return Patience(self.settings.retry_seconds)
@@ -176,12 +217,14 @@ class Session:
             )
         if changed:
             log.warning(Event.SQL_ACCEPTED, reason=accept, change=changed)
+        shadow = self.shadow(job, bundle)
         return self.patience().persist(
             lambda: prepare(
                 job,
                 bundle,
                 self.source(job, job.source),
                 warehouse,
+                shadow=shadow,
                 query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
                 sql_accepted=accept if changed else None,
                 chunk_rows=chunk_rows,

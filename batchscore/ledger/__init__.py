@@ -36,6 +36,7 @@ from batchscore.ledger.runs import (
     published_last,
     rows_of_last,
     run_id_of,
+    shadowers_of_table,
     users_of_table,
 )
 from batchscore.ledger.seen import drift_of, profiles_of, runs_without_drift, save_drift
@@ -91,6 +92,7 @@ __all__ = [
     "run_id_of",
     "runs_without_drift",
     "save_drift",
+    "shadowers_of_table",
     "stages_in_use",
     "totals_of",
     "users_of_table",

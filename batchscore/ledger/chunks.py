@@ -31,6 +31,8 @@ __all__ = [
 
 Key = Sequence[int | str | bool | date | datetime]
 
+_SUMMED = ("rows_read", "predictions", "rejects", "shadow_predictions", "shadow_failures")
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -40,21 +42,25 @@ class Progress:
         chunks: Chunks committed.
         inputs: The fingerprint of their rows.
         failures: Rows of the run on which the features or the pipeline failed.
+        shadow_failures: The same of its shadow's.
     """
 
     chunks: int
     inputs: Fingerprint = field(default_factory=Fingerprint)
     failures: int = 0
+    shadow_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the committed chunks of a run."""
+    """Sums over the committed chunks of a run; each field but the first is a column of `batchscore_chunks`."""
 
     chunks: int
     rows_read: int
     predictions: int
     rejects: int
+    shadow_predictions: int = 0
+    shadow_failures: int = 0
 
 
 def complete(
@@ -76,9 +82,7 @@ def complete(
         "chunk": chunk,
         "key_low": encode_key(keys[0]),
         "key_high": encode_key(keys[1]),
-        "rows_read": totals.rows_read,
-        "predictions": totals.predictions,
-        "rejects": totals.rejects,
+        **{name: getattr(totals, name) for name in _SUMMED},
         "input_hash": str(inputs),
         "committed_at": committed_at,
         "profile": json.dumps(profile, separators=(",", ":"), allow_nan=False),
@@ -89,19 +93,18 @@ def complete(
 def progress(tx: sa.Connection, run_id: str, shard: int) -> Progress:
     """Where the shard goes on."""
     c = CHUNKS.c
-    query = sa.select(c.chunk, c.rows_read, c.input_hash).where(c.run_id == run_id, c.shard == shard)
+    query = sa.select(c.chunk, c.rows_read, c.input_hash, c.shadow_failures).where(c.run_id == run_id, c.shard == shard)
     done = tx.execute(query.order_by(c.chunk)).all()
     failed = sa.and_(REJECTS.c.run_id == run_id, REJECTS.c.stage.in_(("features", "pipeline")))
     failures = int(tx.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
     inputs = sum((Fingerprint.parse(chunk.rows_read, chunk.input_hash) for chunk in done), Fingerprint())
-    return Progress(done[-1].chunk + 1 if done else 0, inputs, failures)
+    return Progress(done[-1].chunk + 1 if done else 0, inputs, failures, sum(chunk.shadow_failures for chunk in done))
 
 
 def totals_of(tx: sa.Connection, run_id: str) -> Totals:
     """Sums over the run's committed chunks."""
-    c = CHUNKS.c
-    sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in (c.rows_read, c.predictions, c.rejects)]
-    row = tx.execute(sa.select(sa.func.count(), *sums).where(c.run_id == run_id)).one()
+    sums = [sa.func.coalesce(sa.func.sum(CHUNKS.c[name]), 0) for name in _SUMMED]
+    row = tx.execute(sa.select(sa.func.count(), *sums).where(CHUNKS.c.run_id == run_id)).one()
     return Totals(*(int(value) for value in row))
 
 

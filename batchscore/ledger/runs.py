@@ -30,6 +30,7 @@ __all__ = [
     "rows_of_last",
     "run_id_of",
     "select_runs",
+    "shadowers_of_table",
     "users_of_table",
 ]
 
@@ -46,6 +47,8 @@ class Run:
     Attributes:
         revision: One more than that of the interval's run published before it; 0 for the first.
         output_table: Where its predictions go, schema and all.
+        shadow_version: The version that scores beside it, of the same name; None where none does.
+        shadow_predictions: How many rows of it are published; None where there is none.
         scored_at: The one instant that every row of the run carries.
         sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
     """
@@ -59,6 +62,7 @@ class Run:
     revision: int
     output_table: str
     scored_at: datetime
+    shadow_version: int | None = None
     status: Status = "running"
     sql_accepted: str | None = None
     published_at: datetime | None = None
@@ -66,6 +70,7 @@ class Run:
     predictions: int | None = None
     rejects: int | None = None
     chunks: int | None = None
+    shadow_predictions: int | None = None
     input_hash: str | None = None
     error: str | None = None
     override_reason: str | None = None
@@ -86,10 +91,12 @@ def run_id_of(
     table: str,
     carry: Sequence[str],
     revision: int,
+    shadow_digest: str | None = None,
 ) -> str:
     """A UUIDv5 of exactly what decides a run's result: the same work has the same id, on any machine."""
     bounds = [interval.start.isoformat(), interval.end.isoformat()]
-    parts = [job, *bounds, bundle_digest, query_digest, table, list(carry), revision]
+    parts: list[object] = [job, *bounds, bundle_digest, query_digest, table, list(carry), revision]
+    parts += [] if shadow_digest is None else [shadow_digest]
     return str(uuid.uuid5(_NAMESPACE, json.dumps(parts)))
 
 
@@ -193,6 +200,8 @@ def _finish(
 ) -> None:
     counts = {name: getattr(totals, name) for name in ("rows_read", "predictions", "rejects", "chunks")}
     done = {**values, **counts, "input_hash": str(inputs)}
+    if run.shadow_version is not None:
+        done["shadow_predictions"] = totals.shadow_predictions
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(done))
     tx.execute(sa.delete(PROFILES).where(PROFILES.c.run_id == run.run_id))
     if profiles:
@@ -239,6 +248,12 @@ def users_of_table(tx: sa.Connection, table: str) -> set[str]:
     """The jobs that have published into an output table, by its full name."""
     published = sa.and_(RUNS.c.output_table == table, RUNS.c.published_at.is_not(None))
     return set(tx.execute(sa.select(RUNS.c.job).where(published)).scalars())
+
+
+def shadowers_of_table(tx: sa.Connection, table: str) -> set[str]:
+    """The jobs that have published a shadow's predictions beside an output table, by its full name."""
+    shadowed = sa.and_(RUNS.c.output_table == table, RUNS.c.shadow_predictions.is_not(None))
+    return set(tx.execute(sa.select(RUNS.c.job).where(shadowed, RUNS.c.published_at.is_not(None))).scalars())
 
 
 def _same_interval(run: Run) -> sa.ColumnElement[bool]:

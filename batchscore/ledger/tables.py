@@ -39,6 +39,7 @@ RUNS = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("output_table", sa.String(128), nullable=False),
+    sa.Column("shadow_version", sa.BigInteger),
     sa.Column("sql_accepted", TEXT),
     sa.Column("scored_at", Instant, nullable=False),
     sa.Column("published_at", Instant),
@@ -46,6 +47,7 @@ RUNS = sa.Table(
     sa.Column("predictions", sa.BigInteger),
     sa.Column("rejects", sa.BigInteger),
     sa.Column("chunks", sa.BigInteger),
+    sa.Column("shadow_predictions", sa.BigInteger),
     sa.Column("input_hash", sa.String(16)),
     sa.Column("error", TEXT),
     sa.Column("override_reason", TEXT),
@@ -67,13 +69,15 @@ Attributes:
     status: `running`, `published`, `failed`, `held` by a gate of the job's `[publish]`, or `superseded`: published once
         and replaced since, or overtaken before it was published.
     output_table: Where its predictions go, schema and all.
+    shadow_version: The version that scored beside it, of the same name; NULL where none did.
     sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
     scored_at: The one instant that every row of the run carries.
     published_at: When it was published.
-    rows_read: Predictions and rejects together; NULL until it is published or held, like the next four.
+    rows_read: Predictions and rejects together; NULL until it is published or held, like the next five.
     predictions: Rows published.
     rejects: Rows that could not be scored.
     chunks: Chunks committed.
+    shadow_predictions: Rows published by `shadow_version`; NULL where there is none, too.
     input_hash: The sum of 64-bit hashes of the rows read, in hex; together with `rows_read` it says whether the input
         is still the same.
     error: Why it failed or is held; of a run that was published past a gate, what the gates said.
@@ -113,6 +117,8 @@ CHUNKS = sa.Table(
     sa.Column("rows_read", sa.BigInteger, nullable=False),
     sa.Column("predictions", sa.BigInteger, nullable=False),
     sa.Column("rejects", sa.BigInteger, nullable=False),
+    sa.Column("shadow_predictions", sa.BigInteger, nullable=False),
+    sa.Column("shadow_failures", sa.BigInteger, nullable=False),
     sa.Column("input_hash", sa.String(16), nullable=False),
     sa.Column("committed_at", Instant, nullable=False),
     sa.Column("profile", TEXT),
@@ -129,6 +135,8 @@ Attributes:
     rows_read: Predictions and rejects together.
     predictions: Rows staged.
     rejects: Rows that could not be scored.
+    shadow_predictions: Of the rows staged, those that the run's `shadow_version` scored too.
+    shadow_failures: Of the others, those on which its features or pipeline failed, as far as they were looked for.
     input_hash: The sum of 64-bit hashes of its rows, in hex.
     committed_at: When it was committed.
     profile: What it saw, as JSON; NULL once the run is published and `batchscore_profiles` has the whole.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -27,6 +26,7 @@ SMALL = 100
 
 # Of a table that somebody would still read.
 _ROWS = 40
+_FOLDS = 10
 
 
 def card(manifest: Manifest, evaluation: Evaluation) -> str:
@@ -117,24 +117,18 @@ def _slices(evaluation: Evaluation) -> list[Slice]:
 
 
 def _folds(evaluation: Evaluation) -> dict[str, Any]:
-    """A row for each fold and, of several, their mean and deviation."""
+    """A row for each metric: of several folds their mean and deviation, and then each fold, ten of them at most."""
     if (cross := evaluation.cross_validation) is None:
         return {}
-    digits = {metric: digits_of(values) for metric, values in cross.metrics.items()}
-    several = {metric: values for metric, values in cross.metrics.items() if len(values) > 1}
-    return {
-        "metrics": list(cross.metrics),
-        "rows": [
-            [rounded(value, digits[metric]) for metric, value in zip(cross.metrics, row, strict=True)]
-            for row in zip_longest(*cross.metrics.values())
-        ],
-        "mean": [rounded(mean(values), digits[metric]) for metric, values in cross.metrics.items() if several],
-        "deviation": [
-            rounded(stdev(values) if metric in several else None, digits[metric])
-            for metric, values in cross.metrics.items()
-            if several
-        ],
-    }
+    count = max(map(len, cross.metrics.values()), default=0)
+    names = ["mean", "deviation", *map(str, range(1, min(count, _FOLDS) + 1))] if count > 1 else ["all rows"]
+    return {"names": names, "rows": [_fold_row(metric, values) for metric, values in cross.metrics.items()]}
+
+
+def _fold_row(metric: str, values: Sequence[float]) -> dict[str, Any]:
+    digits = digits_of(values)
+    told = [mean(values), stdev(values), *values[:_FOLDS]] if len(values) > 1 else values
+    return {"metric": metric, "figures": [rounded(value, digits) for value in told]}
 
 
 def _limits(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:

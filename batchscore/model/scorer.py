@@ -21,7 +21,7 @@ from batchscore.problem import REASON
 from batchscore.profile import Profile
 from batchscore.schema import Reason, dtype_of
 
-__all__ = ["MOST_FAILURES", "Scored", "check_golden", "score"]
+__all__ = ["MOST_FAILURES", "Scored", "check_golden", "predict", "score"]
 
 # On more rows of a run than this nothing is bisected: it is the features or the pipeline that must be mended, and
 # finding each row takes a score of calls. Counted over the run, so that the size of a chunk changes nothing.
@@ -82,20 +82,36 @@ def score(
     Raises:
         TooManyRejects: They fail on more.
     """
+    predicted, rejects = predict(bundle, rows, failures_left=failures_left, quote=quote)
+    passed = rows.select(*bundle.key, *carry)
+    outputs = predicted.drop("row")
+    return Scored(
+        predictions=passed[predicted["row"]].hstack(outputs),
+        rejects=_set_aside(rows[rejects["row"]], bundle.key).hstack(rejects.drop("row")),
+        inputs=Profile.of(rows, bundle.input_reference.layouts),
+        outputs=Profile.of(outputs, bundle.output_reference.layouts),
+    )
+
+
+def predict(
+    bundle: Bundle, rows: pl.DataFrame, *, failures_left: int = MOST_FAILURES, quote: bool = True
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the model answers for rows that conform to the bundle's schema, and for which it has no answer; see `score`.
+
+    Returns:
+        `row` (UInt32, position), `prediction` and the scores, in order; and for each other row `row`, `stage`,
+        `reason` and `detail`.
+
+    Raises:
+        TooManyRejects: The features or the pipeline fail on more than `failures_left` rows.
+    """
     surprises = bundle.schema.surprises(rows).select(
         "row", pl.lit("input").alias("stage"), "reason", pl.format("column {}", "column").alias("detail")
     )
     kept = pl.Series("row", np.setdiff1d(np.arange(rows.height, dtype=np.uint32), surprises["row"]))
     predicted, failures = _bisected(bundle, rows[kept], failures_left, quote=quote)
     rejects = pl.concat([surprises, failures.with_columns(kept.gather(failures["row"]))])
-    passed = rows.select(*bundle.key, *carry)
-    outputs = predicted.drop("row")
-    return Scored(
-        predictions=passed[kept.gather(predicted["row"])].hstack(outputs),
-        rejects=_set_aside(rows[rejects["row"]], bundle.key).hstack(rejects.drop("row")),
-        inputs=Profile.of(rows, bundle.input_reference.layouts),
-        outputs=Profile.of(outputs, bundle.output_reference.layouts),
-    )
+    return predicted.with_columns(kept.gather(predicted["row"])), rejects
 
 
 def _set_aside(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

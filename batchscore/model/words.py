@@ -26,10 +26,12 @@ def verdict(evaluation: Evaluation, baseline: str) -> str:
         return f"too few rows to compare with {other}"
     if lead.low == lead.high == 0:
         return f"the same as {other}: {rounded(theirs)}"
-    difference = f"{rounded(theirs)} there, and between {rounded(lead.low)} and {rounded(lead.high)} better here"
-    if lead.low <= 0 <= lead.high:
-        return f"no better than {other}: {difference}"
-    return f"{'better' if lead.low > 0 else 'worse'} than {other}: {difference}"
+    if lead.high < 0:
+        return (
+            f"worse than {other}: {rounded(theirs)} there, and {rounded(-lead.high)} to {rounded(-lead.low)} worse here"
+        )
+    word = "better" if lead.low > 0 else "no better"
+    return f"{word} than {other}: {rounded(theirs)} there, and {rounded(lead.low)} to {rounded(lead.high)} better here"
 
 
 def gap_told(evaluation: Evaluation) -> str:

@@ -32,6 +32,8 @@ from batchscore.run.lease import leased
 from batchscore.run.plan import revision_of
 from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
 from batchscore.run.retry import Patience
+from batchscore.run.shadow import MOST_FAILURES as MOST_SHADOW_FAILURES
+from batchscore.run.shadow import Shadow, Shadowed, shadowed, with_shadow
 from batchscore.sources import Chunk, Source, read_chunks
 from batchscore.trace import each, span
 from batchscore.warehouse import Narrow, Output, OutputColumn, Transaction, Warehouse
@@ -48,6 +50,7 @@ class Scoring:
     Attributes:
         table: The output table's full name.
         narrow: The columns of the live output table that do not hold every value.
+        shadow: What scores beside the bundle, into `output.side`; None where nothing does.
         query_digest: SHA-256 of the query that runs.
         sql_accepted: Why it is not the bundle's; None where it is.
         owner: Who takes the leases.
@@ -62,6 +65,7 @@ class Scoring:
     output: Output
     table: str
     narrow: Mapping[str, Narrow]
+    shadow: Shadow | None
     query_digest: str
     sql_accepted: str | None
     chunk_rows: int
@@ -95,11 +99,20 @@ def output_of(job: Job, bundle: Bundle) -> Output:
     return Output(job.output.table, (*passed, *given))
 
 
-def make_tables(job: Job, bundle: Bundle, warehouse: Warehouse) -> tuple[Output, str, dict[str, Narrow]]:
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of a job; see `Scoring`."""
+
+    output: Output
+    table: str
+    narrow: Mapping[str, Narrow]
+    shadow: Shadow | None
+
+
+def make_tables(job: Job, bundle: Bundle, warehouse: Warehouse, shadow: Bundle | None = None) -> Tables:
     """Make the ledger's tables and the output table where they are missing, and check the output table that is there.
 
-    Returns:
-        The output table, its full name, and its live columns that do not hold every value.
+    The same with the side table, for a shadow; what is wrong with that one is told in the log alone.
 
     Raises:
         UsageError: Another job has published into the same table.
@@ -111,7 +124,9 @@ def make_tables(job: Job, bundle: Bundle, warehouse: Warehouse) -> tuple[Output,
     with warehouse.begin("the ledger") as tx:
         refuse_shared_table(tx, job.name, output.table)
         table = tx.full_name(output.table)
-    return output, table, warehouse.prepare(output)
+    narrow = warehouse.prepare(output)
+    output, beside = (output, None) if shadow is None else with_shadow(output, job, shadow, warehouse)
+    return Tables(output, table, narrow, beside)
 
 
 def prepare(
@@ -120,6 +135,7 @@ def prepare(
     source: Source,
     warehouse: Warehouse,
     *,
+    shadow: Bundle | None,
     query_digest: str,
     sql_accepted: str | None,
     chunk_rows: int,
@@ -131,15 +147,16 @@ def prepare(
     Raises:
         BatchscoreError: See `make_tables`.
     """
-    output, table, narrow = make_tables(job, bundle, warehouse)
+    tables = make_tables(job, bundle, warehouse, shadow)
     return Scoring(
         job,
         bundle,
         source,
         warehouse,
-        output,
-        table,
-        narrow,
+        tables.output,
+        tables.table,
+        tables.narrow,
+        tables.shadow,
         query_digest,
         sql_accepted,
         chunk_rows,
@@ -224,6 +241,7 @@ def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: O
 def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> Run:
     job, bundle = scoring.job, scoring.bundle
     revision = revision_of(interval, history)
+    shadow = scoring.shadow.bundle if scoring.shadow else None
     run_id = ledger.run_id_of(
         job.name,
         interval,
@@ -232,6 +250,7 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
         table=scoring.table,
         carry=job.output.carry,
         revision=revision,
+        shadow_digest=shadow.digest if shadow else None,
     )
     return Run(
         run_id=run_id,
@@ -243,6 +262,7 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
         revision=revision,
         output_table=scoring.table,
         scored_at=datetime.now(UTC),
+        shadow_version=shadow.version if shadow else None,
         sql_accepted=scoring.sql_accepted,
     )
 
@@ -268,10 +288,10 @@ class _InputMoved(Exception):
 
 
 def _go_on(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: OnChunk) -> int:
-    number = done.chunks
+    number, unshadowed, failures, first_failure = done.chunks, 0, done.shadow_failures, None
     with (
         ahead(_read(scoring, run, done)) as chunks,
-        ahead(_score(scoring, chunks, done.failures)) as scored,
+        ahead(_score(scoring, chunks, done)) as scored,
     ):
         # With the first new chunk the old ones have been seen to be as they were.
         first = next(scored, None)
@@ -281,6 +301,13 @@ def _go_on(scoring: Scoring, run: Run, lease: Lease, done: Progress, on_chunk: O
             _commit(scoring, run, lease, number, part)
             on_chunk(part.scored.rows_read)
             number += 1
+            if part.beside:
+                unshadowed += part.scored.predictions.height - part.beside.predictions
+                failures += part.beside.failures
+                first_failure = first_failure or part.beside.first
+    if unshadowed:
+        given_up = failures > MOST_SHADOW_FAILURES
+        log.warning(Event.SHADOW_FAILED, run_id=run.run_id, rows=unshadowed, first=first_failure, given_up=given_up)
     return number
 
 
@@ -338,11 +365,24 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A chunk, the fingerprint of its rows, and what came of them."""
+    """A chunk, the fingerprint of its rows, and what came of them, by the shadow too where there is one."""
 
     chunk: Chunk
     inputs: Fingerprint
     scored: Scored
+    beside: Shadowed | None
+
+    @property
+    def totals(self) -> Totals:
+        """What the ledger counts."""
+        scored, beside = self.scored, self.beside
+        counts = (beside.predictions, beside.failures) if beside else ()
+        return Totals(1, scored.rows_read, scored.predictions.height, scored.rejects.height, *counts)
+
+    @property
+    def staged(self) -> pl.DataFrame:
+        """The columns of a stage."""
+        return self.scored.predictions.hstack(self.beside.columns) if self.beside else self.scored.predictions
 
 
 def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
@@ -380,8 +420,9 @@ def _read(scoring: Scoring, run: Run, done: Progress) -> Iterator[_Read]:
         raise _InputMoved
 
 
-def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator[_Part]:
-    """Score the chunks in turn; `failures` is what earlier chunks have spent of the run's `MOST_FAILURES`."""
+def _score(scoring: Scoring, chunks: Iterable[_Read], done: Progress) -> Iterator[_Part]:
+    """Score the chunks in turn; those that are done have spent some of the failures that a run may have."""
+    failures, shadow_failures = done.failures, done.shadow_failures
     for read in chunks:
         left = MOST_FAILURES - failures
         job = scoring.job
@@ -389,18 +430,27 @@ def _score(scoring: Scoring, chunks: Iterable[_Read], failures: int) -> Iterator
         with span("score", {"batchscore.rows": read.chunk.rows.height}):
             result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
         failures += result.failures
-        yield _Part(read.chunk, read.inputs, result)
+        beside = None
+        if scoring.shadow and scoring.output.side:
+            left = MOST_SHADOW_FAILURES - shadow_failures
+            keys = result.predictions.select(scoring.bundle.key)
+            with span("shadow", {"batchscore.rows": keys.height}):
+                beside = shadowed(
+                    scoring.shadow, scoring.output.side, read.chunk.rows, keys, failures_left=left, quote=quote
+                )
+            shadow_failures += beside.failures
+        yield _Part(read.chunk, read.inputs, result, beside)
 
 
 def _commit(scoring: Scoring, run: Run, lease: Lease, number: int, part: _Part) -> None:
     chunk, result = part.chunk, part.scored
-    totals = Totals(1, result.rows_read, result.predictions.height, result.rejects.height)
+    totals = part.totals
     fault("after_score", number)
     stop.check()
     told = {"batchscore.chunk": number, "batchscore.rows": totals.rows_read}
     with span("commit", told), scoring.warehouse.begin(f"chunk {number} of {run.interval}") as tx:
         ledger.check(tx.connection, lease)
-        tx.stage(scoring.output, run.stage, scoring.narrow, result.predictions)
+        tx.stage(scoring.output, run.stage, scoring.narrow, part.staged)
         tx.load(ledger.REJECTS, _reject_rows(run, number, result.rejects, scoring.job.source.private))
         fault("after_stage", number)
         ledger.complete(

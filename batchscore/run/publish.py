@@ -14,12 +14,13 @@ from typing import Any
 from batchscore import ledger
 from batchscore.errors import BatchscoreError, GateTripped, TooManyRejects, UsageError, WarehouseError
 from batchscore.faults import fault
-from batchscore.job import Job, Limits
+from batchscore.job import SHADOW, Job, Limits
 from batchscore.ledger import Lease, Progress, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.profile import ColumnProfile, Profile
 from batchscore.run.gates import times, tripped
+from batchscore.run.shadow import MOST_FAILURES as MOST_SHADOW_FAILURES
 from batchscore.warehouse import Output, Transaction, Warehouse
 
 __all__ = ["SHARD", "audit", "clear_up", "publish", "refuse_shared_table"]
@@ -33,7 +34,8 @@ def publish(
 ) -> Run:
     """Replace the interval's rows by the run's staged ones and mark it published, or leave everything as it was.
 
-    Where a gate trips, the run is held: its rows stay staged. One with an `override_reason` passes every gate.
+    What it has for a side table is published in the same transaction, or without it where that table refuses. Where a
+    gate trips, the run is held: its rows stay staged. One with an `override_reason` passes every gate.
 
     Args:
         warehouse: Where it is staged.
@@ -53,6 +55,20 @@ def publish(
         OutputMismatch: The output table was changed since it was checked, and cannot take the rows exactly.
         WarehouseError: The stage or the rejects are not what the chunks committed: another hand was in them.
     """
+    try:
+        return _publish(warehouse, output, run, lease, bundle, job, begun=begun)
+    except WarehouseError as error:
+        if output.side is None:
+            raise
+        # Where it was not the side table's fault, this raises it once more.
+        published = _publish(warehouse, replace(output, side=None), run, lease, bundle, job, begun=begun)
+        log.warning(Event.SHADOW_OFF, shadow=f"{run.model_name} version {run.shadow_version}", error=str(error))
+        return published
+
+
+def _publish(
+    warehouse: Warehouse, output: Output, run: Run, lease: Lease, bundle: Bundle, job: Job, *, begun: float
+) -> Run:
     now = datetime.now(UTC)
     with warehouse.begin(f"publishing {run.interval}") as tx:
         ledger.check(tx.connection, lease)
@@ -69,6 +85,8 @@ def publish(
                 "committed; something else has changed it. Nothing was published. Run again: it starts from nothing."
             )
         _check_rejects(tx, run, totals, job.limits)
+        side = output.side if totals.shadow_failures <= MOST_SHADOW_FAILURES else None
+        totals = totals if side else replace(totals, shadow_predictions=0)
         profiles = _merge_chunks(ledger.chunk_profiles(tx.connection, run.run_id), bundle)
         earlier = ledger.rows_of_last(tx.connection, run, job.publish.over)
         faults = tripped(job.publish, totals, earlier, profiles["output"], bundle.output_reference)
@@ -77,8 +95,14 @@ def publish(
             ledger.hold_back(tx.connection, run, totals, done.inputs, kept, "\n".join(faults))
         else:
             faults = []
+            before = ledger.published(tx.connection, run)
             tx.replace(output, run.stage, _stamp(run))
             fault("in_publish")
+            if side and run.shadow_version is not None:
+                tx.replace(side, run.stage, _stamp(run) | {"model_version": run.shadow_version})
+            elif before and before.shadow_predictions:
+                # They would tell of a run that is no longer there.
+                tx.clear(job.shadow_table, run.interval.start)
             overtaken = ledger.publish(tx.connection, run, totals, done.inputs, kept, now)
         fault("before_publish_commit")
     if faults:
@@ -100,6 +124,7 @@ def publish(
         predictions=totals.predictions,
         rejects=totals.rejects,
         chunks=totals.chunks,
+        shadow_predictions=None if run.shadow_version is None else totals.shadow_predictions,
         input_hash=str(done.inputs),
     )
     _log(published, profiles, time.monotonic() - begun)
@@ -118,7 +143,7 @@ def _refuse_other_cut(tx: Transaction, run: Run, job: Job) -> None:
 
 
 def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:
-    """Refuse an output table that another job publishes into.
+    """Refuse an output table that another job publishes into, or a shadow.
 
     Raises:
         UsageError: There is such a job.
@@ -127,6 +152,11 @@ def refuse_shared_table(tx: Transaction, job: str, table: str) -> None:
         raise UsageError(
             f"job {min(others)} has published into {table}. Two jobs would replace each other's intervals: "
             f"name another table in [output] of job {job}."
+        )
+    stem = table.removesuffix(SHADOW)
+    if stem != table and (others := ledger.shadowers_of_table(tx.connection, tx.full_name(stem))):
+        raise UsageError(
+            f"the shadow of job {min(others)} has published into {table}: name another table in [output] of job {job}."
         )
 
 
@@ -143,14 +173,19 @@ def clear_up(warehouse: Warehouse, output: Output, runs: Sequence[Run]) -> None:
 
 
 def audit(tx: Transaction, output: Output, run: Run, done: Progress) -> Totals | None:
-    """Sums over the run's chunks; None where the stage or the rejects do not hold exactly what those committed."""
+    """Sums over the run's chunks; None where the stage or the rejects do not hold exactly what those committed.
+
+    What is for the side table is looked at where the output has one.
+    """
     totals = ledger.totals_of(tx.connection, run.run_id)
     staged = tx.staged(output, run.stage)
     if staged is None:
         return None
     rejected = ledger.rejects_kept(tx.connection, run.run_id)
-    held = (staged, rejected, done.chunks, staged + rejected)
-    return totals if held == (totals.predictions, totals.rejects, totals.chunks, totals.rows_read) else None
+    shadowed = tx.staged(output.side, run.stage) if output.side else totals.shadow_predictions
+    held = (staged, rejected, done.chunks, staged + rejected, shadowed)
+    counted = (totals.predictions, totals.rejects, totals.chunks, totals.rows_read, totals.shadow_predictions)
+    return totals if held == counted else None
 
 
 def _check_rejects(tx: Transaction, run: Run, totals: Totals, limits: Limits) -> None:
@@ -239,6 +274,8 @@ def _log(run: Run, profiles: Mapping[str, Profile], seconds: float) -> None:
         predictions=run.predictions,
         rejects=run.rejects,
         chunks=run.chunks,
+        shadow_version=run.shadow_version,
+        shadow_predictions=run.shadow_predictions,
         output_table=run.output_table,
         seconds=round(seconds, 3),
     )

@@ -65,10 +65,18 @@ _QUOTED = 60
 
 @dataclass(frozen=True, slots=True)
 class OutputColumn:
-    """A column of the output table and its type here."""
+    """A column of the output table and its type here.
+
+    Attributes:
+        name: Its name.
+        type: Its type.
+        staged_as: What it is called in a stage where that is not its name. A row in which the stage has NULL there is
+            not published into the table.
+    """
 
     name: str
     type: TypeName
+    staged_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +127,23 @@ class Output:
     Attributes:
         table: Name, with its schema before a dot where it has one.
         columns: What is staged, in order.
+        side: A second table that takes its rows from the same stage: some of these columns, and some `staged_as`.
     """
 
     table: str
     columns: tuple[OutputColumn, ...]
+    side: Output | None = None
 
     @property
     def all_columns(self) -> tuple[OutputColumn, ...]:
         """Every column of the output table, in order."""
         return (*self.columns, *(OutputColumn(name, type_) for name, type_ in STAMP.items()))
+
+    @property
+    def staged(self) -> tuple[OutputColumn, ...]:
+        """Every column of a stage, in order."""
+        beside = [column for column in self.side.columns if column.staged_as] if self.side else []
+        return tuple(OutputColumn(column.staged_as or column.name, column.type) for column in (*self.columns, *beside))
 
     def sql_table(self) -> sa.Table:
         """The output table for SQLAlchemy."""
@@ -136,7 +152,7 @@ class Output:
     def stage_table(self, name: str) -> sa.Table:
         """A stage of that name, in the output table's schema."""
         schema, dot, _ = self.table.rpartition(".")
-        return _table(f"{schema}{dot}{name}", self.columns)
+        return _table(f"{schema}{dot}{name}", self.staged)
 
 
 def _table(name: str, columns: Sequence[OutputColumn]) -> sa.Table:

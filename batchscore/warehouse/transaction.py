@@ -114,7 +114,7 @@ class Transaction:
         """
         table = output.stage_table(stage)
         live = self.backend.columns(self.connection, table)
-        if list(live) != [column.name for column in output.columns]:
+        if list(live) != [column.name for column in output.staged]:
             self.drop_stage(output, stage)
             self.create(table)
 
@@ -133,7 +133,7 @@ class Transaction:
             output: The table they are bound for.
             stage: The stage's name.
             narrow: What `Warehouse.prepare` returned.
-            rows: `output.columns`, shape `(rows, columns)`.
+            rows: `output.staged`, shape `(rows, columns)`.
 
         Raises:
             OutputMismatch: A value that the live output column would change.
@@ -148,10 +148,11 @@ class Transaction:
             self.backend.load(self.connection, table, rows)
 
     def staged(self, output: Output, stage: str) -> int | None:
-        """How many rows the stage holds; None where there is none."""
-        if not self.backend.columns(self.connection, output.stage_table(stage)):
+        """How many rows the stage holds for the output table; None where there is no stage."""
+        table = output.stage_table(stage)
+        if not self.backend.columns(self.connection, table):
             return None
-        count = sa.select(sa.func.count()).select_from(output.stage_table(stage))
+        count = sa.select(sa.func.count()).select_from(table).where(*_bound_for(output, table))
         return int(self.connection.execute(count).scalar_one())
 
     def replace(self, output: Output, stage: str, stamp: Stamp) -> None:
@@ -162,11 +163,21 @@ class Transaction:
         """
         check_live(output, self.backend.columns(self.connection, output.sql_table()))
         table, staged = output.sql_table(), output.stage_table(stage)
-        self.connection.execute(sa.delete(table).where(table.c.interval_start == stamp["interval_start"]))
+        self._delete_interval(table, stamp["interval_start"])
         constants = [sa.literal(value, table.c[name].type).label(name) for name, value in stamp.items()]
-        rows = sa.select(*(staged.c[column.name] for column in output.columns), *constants)
+        columns = (staged.c[column.staged_as or column.name] for column in output.columns)
+        rows = sa.select(*columns, *constants).where(*_bound_for(output, staged))
         names = [*(column.name for column in output.columns), *stamp]
         self.connection.execute(sa.insert(table).from_select(names, rows))
+
+    def clear(self, name: str, interval_start: datetime) -> None:
+        """Delete an interval's rows from a table of published rows, where it is there and still has such."""
+        table = Output(name, ()).sql_table()
+        if "interval_start" in self.backend.columns(self.connection, table):
+            self._delete_interval(table, interval_start)
+
+    def _delete_interval(self, table: sa.Table, start: object) -> None:
+        self.connection.execute(sa.delete(table).where(table.c.interval_start == start))
 
 
 @dataclass(slots=True)
@@ -273,6 +284,11 @@ class Warehouse:
     def close(self) -> None:
         """Close every connection."""
         self.backend.close()
+
+
+def _bound_for(output: Output, stage: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """What a staged row must meet to be published into the output table."""
+    return [stage.c[column.staged_as].is_not(None) for column in output.columns if column.staged_as]
 
 
 def _named(name: str) -> sa.Table:

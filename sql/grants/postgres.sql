@@ -8,6 +8,10 @@
 GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"role";
 -- DELETE and INSERT, for an interval that is scored again takes the place of the one before.
 GRANT SELECT, INSERT, DELETE ON :"schema".:"output" TO :"role";
+-- With -v shadow=flight_delay_predictions_shadow besides, where [model] names a shadow: its predictions go there.
+\if :{?shadow}
+GRANT SELECT, INSERT, DELETE ON :"schema".:"shadow" TO :"role";
+\endif
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     :"schema".batchscore_runs,
     :"schema".batchscore_chunks,

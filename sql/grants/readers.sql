@@ -9,3 +9,7 @@ GRANT SELECT ON
     :"schema".batchscore_profiles,
     :"schema".batchscore_drift
     TO :"role";
+-- With -v shadow=flight_delay_predictions_shadow besides: what the shadow of [model] predicts.
+\if :{?shadow}
+GRANT SELECT ON :"schema".:"shadow" TO :"role";
+\endif
