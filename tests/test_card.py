@@ -201,20 +201,20 @@ class TestContent:
         assert re.findall(r'<td class="n"><span class="faint">few</span> (\d+)</td>', page) in (["42"], ["9"])
 
     def test_folds(self) -> None:
-        """Each fold has a row; mean and deviation are of the folds."""
-        page = page_of(cards.binary())
+        """Each metric has a row, with mean and deviation of the folds before them."""
+        page = page_of(cards.binary()).partition("<h2>Cross-validation")[2]
 
-        assert row(page, "2")[1:] == ["0.7420", "0.1490"]
-        assert row(page, "mean")[1:] == ["0.7326", "0.1514"]
-        assert row(page, "deviation")[1:] == ["0.0066", "0.0023"]
+        assert row(page, "metric")[1:5] == ["mean", "deviation", "1", "2"]
+        assert [row(page, "roc_auc")[i] for i in (1, 2, 4)] == ["0.7326", "0.0066", "0.7420"]
+        assert [row(page, "brier")[i] for i in (1, 2, 4)] == ["0.1514", "0.0023", "0.1490"]
 
     def test_one_fold(self) -> None:
         """Leave-one-out has one value over all rows, and no mean of one."""
         case = cards.binary(cross_validation={"by": "leave-one-out", "folds": 8, "metrics": {"roc_auc": (0.75,)}})
 
-        page = page_of(case)
+        page = page_of(case).partition("<h2>Cross-validation")[2]
 
-        assert row(page, "all")[1:] == ["0.7500"]
+        assert row(page, "roc_auc")[1:] == ["0.7500"]
         assert "deviation</th>" not in page
 
     def test_suspects_first(self) -> None:
