@@ -4,8 +4,7 @@ ARG BASE=python:3.13-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
-# Of what pyproject.toml calls optional: demo, lightgbm (with an apt-get install libgomp1 below), mariadb, otel,
-# prometheus, xgboost.
+# Of what pyproject.toml calls optional: demo, lightgbm, mariadb, otel, prometheus, s3, xgboost.
 ARG EXTRAS="mariadb"
 # There is no git in here to ask.
 ARG VERSION=0+unknown
@@ -35,14 +34,16 @@ RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_BATCHSCORE="$VERSION" \
     # Nothing is compiled at run time, nor looked up whether it should be: the root is read-only.
     && "$PYTHON" -m compileall -q --invalidation-mode unchecked-hash /opt/batchscore/lib
 # The first process of a container: it hands on signals that Python has no handler for yet. Debian's, whatever it is.
+# And OpenMP, which LightGBM's wheel takes from the system.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update && apt-get install --yes --no-install-recommends tini libgomp1 && rm -rf /var/lib/apt/lists/* \
     && cp /usr/bin/tini-static /opt/batchscore/bin/tini
 COPY jobs /image/batchscore/jobs
 COPY sql /image/batchscore/sql
 RUN mkdir -p /image/opt \
     && cp -a /opt/batchscore /image/opt/ \
     && cp sbom.cdx.json /image/opt/batchscore/ \
+    && case " $EXTRAS " in *" lightgbm "*) cp -a --parents /usr/lib/*/libgomp.so.1* /image/;; esac \
     # Whoever runs it, reads it.
     && chmod -R u=rwX,go=rX /image \
     && find /image -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +

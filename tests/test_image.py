@@ -227,11 +227,15 @@ class TestImage:
 
     def test_takes_extras(self, image: Image, tmp_path: Path) -> None:
         """What EXTRAS names is installed, and what it does not name is not."""
-        pod.build(ROOT, f"{NAME}-otel", EXTRAS="otel")
+        pod.build(ROOT, f"{NAME}-otel", EXTRAS="otel lightgbm")
 
         with Image.of(f"{NAME}-otel") as other:
             there = {path.name for path in (other.files / "opt/batchscore/lib/python3.13/site-packages").glob("*")}
             ended = Cluster(other, tmp_path).run({"containers": [{"args": ["--version"]}]})
+            # It loads OpenMP, which its wheel does not bring along.
+            command = ["python", "-c", "import lightgbm; print(lightgbm.LGBMClassifier.__name__)"]
+            boosted = Cluster(other, tmp_path).run({"containers": [{"command": command}]})
+        assert boosted.log.strip() == "LGBMClassifier"
         assert "opentelemetry" in there
         assert "pymysql" not in there
         assert ended.log.strip() == "0+unknown"
