@@ -7,6 +7,7 @@ model is served, and which verifies the bundle before anything of it is loaded.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,26 +36,29 @@ def save(files: Mapping[str, bytes], folder: Path) -> None:
         files: Every file of the bundle.
         folder: Where to; it is not there yet.
     """
-    import mlflow.pyfunc
-
     manifest = Manifest.model_validate_json(files[MANIFEST])
     bundle = folder.with_name("bundle")
     bundle.mkdir()
     for name, data in files.items():
         (bundle / name).write_bytes(data)
     libraries = [f"{name}=={version}" for name, version in manifest.libraries.items() if name != "python"]
-    mlflow.pyfunc.save_model(
-        folder,
-        loader_module="batchscore.model.serving",
-        data_path=str(bundle),
-        signature=signature(manifest),
-        input_example=example(files),
-        pip_requirements=[f"batchscore=={manifest.batchscore}", *libraries, "pandas"],
-        metadata={
-            "columns": Schema.from_dicts(manifest.columns).types,
-            "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
-        },
-    )
+    with warnings.catch_warnings():
+        # Of its own type hints, and of all that it might have inferred and was told.
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module="batchscore.model.serving",
+            data_path=str(bundle),
+            signature=signature(manifest),
+            input_example=example(files),
+            pip_requirements=[f"batchscore=={manifest.batchscore}", *libraries, "pandas"],
+            metadata={
+                "columns": Schema.from_dicts(manifest.columns).types,
+                "bundle": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
+            },
+        )
 
 
 def signature(manifest: Manifest) -> ModelSignature:

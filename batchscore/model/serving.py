@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from batchscore.errors import SchemaMismatch
+from batchscore.errors import InputError, SchemaMismatch
 from batchscore.model.bundle import MANIFEST, Bundle
 from batchscore.model.scorer import check_golden, predict
 from batchscore.model.trust import SIGNATURE, Trust
@@ -55,13 +55,17 @@ class Served:
             `reject` (text). A row that cannot be scored has None in all others and the reason there; else it has None.
 
         Raises:
-            SchemaMismatch: A column is missing, or holds what is no exact value of its type.
-            TooManyRejects: See `batchscore.model.scorer.score`.
+            MlflowException: A column is missing, or holds what is no exact value of its type, or too many rows fail:
+                the words of `SchemaMismatch` or `TooManyRejects`, which its server answers with, as a bad request.
         """
         import pandas as pd
+        from mlflow.exceptions import MlflowException
 
-        conforming = self.bundle.schema.conform(rows_of(rows, self.bundle), _WHERE)
-        predicted, rejects = predict(self.bundle, conforming)
+        try:
+            conforming = self.bundle.schema.conform(rows_of(rows, self.bundle), _WHERE)
+            predicted, rejects = predict(self.bundle, conforming)
+        except InputError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         told = rejects.select("row", pl.format("{}: {}", "reason", "detail").alias(REJECT))
         answers = (
             pl.DataFrame({"row": pl.int_range(conforming.height, dtype=pl.UInt32, eager=True)})

@@ -307,7 +307,7 @@ def _told(where: str, doing: str, after: str = "") -> Iterator[None]:
         code, status = getattr(error, "error_code", ""), _status(error)
         kind: type[BatchscoreError] = WarehouseError
         if status in (401, 403) or code in _NOT_ALLOWED:
-            reason = f"it answered {status or code}"
+            reason = f"it answered {code or status}"
             advice = "Check MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN, and what they may do."
         elif code in _LATER or (
             isinstance(error, requests.RequestException) and status in (None, 429, *range(500, 600))
