@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["Tracking"]
 
 _DIGEST = "batchscore.digest"
+_OURS = f"tags.`{_DIGEST}` LIKE '%'"
 _MOVES = "batchscore.moves."
 _MODEL = "model"
 # What servers keep of a registered model's tag.
 _TAG_LENGTH = 5000
 _AT_ONCE = 100
+_NAME_LENGTH = 250
+_NO_NAME = re.compile(r"[^\w\-. :/]")
 _ATTEMPTS = 10
 # Where nobody has said otherwise: nothing on stdout, where our log is, no word to others, and a server that is away is
 # waited for by BATCHSCORE_RETRY_SECONDS, not for minutes in each request.
@@ -91,12 +95,13 @@ class Tracking:
 
     def names(self) -> list[str]:
         with _told(self.where(), "cannot be read"):
-            return sorted(model.name for model in _pages(self.client.search_registered_models))
+            # A server may hold many models that are none of ours.
+            return sorted({each.name for each in _pages(self.client.search_model_versions, filter_string=_OURS)})
 
     def versions(self, name: str) -> list[int]:
         with _told(self.where(name), "cannot be read"):
-            found = _pages(self.client.search_model_versions, filter_string=f"name = '{name}'")
-            return sorted(int(each.version) for each in found if _DIGEST in each.tags)
+            found = _pages(self.client.search_model_versions, filter_string=f"name = '{name}' AND {_OURS}")
+            return sorted(int(each.version) for each in found)
 
     def read(self, name: str, version: int) -> dict[str, bytes]:
         from mlflow.artifacts import download_artifacts
@@ -190,7 +195,9 @@ class Tracking:
             own = _moves(model.tags.get(f"{_MOVES}{alias}", "[]"), self.where(name, alias))
             last = own[-1].after if own else None
             if last != version:
+                # Moved in MLflow, which does not say when: at the earliest when anything of the model was changed last.
                 at = datetime.fromtimestamp(model.last_updated_timestamp / 1000, UTC).isoformat(timespec="seconds")
+                at = max([at, *(move.at for move in own[-1:])])
                 own.append(Move(alias=alias, before=last, after=version, at=at, by="MLflow"))
             moves += own
         return Aliases(
@@ -235,7 +242,8 @@ def _parameters(manifest: Manifest, evaluation: Evaluation) -> dict[str, str]:
     }
     if evaluation.search is not None:
         told |= {f"search.{name}": value for name, value in evaluation.search.best.items()}
-    return {name: str(value) for name, value in told.items() if value is not None}
+    # A step of a pipeline may be called as it likes.
+    return {_NO_NAME.sub("_", name)[:_NAME_LENGTH]: str(value) for name, value in told.items() if value is not None}
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:

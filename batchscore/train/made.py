@@ -20,8 +20,16 @@ def parameters(job: Job, pipeline: Any) -> dict[str, str]:
         pipeline: Fitted or not; a parameter that is an estimator is told by its own parameters alone.
     """
     recipe = job.training.model_dump(mode="json", exclude_unset=True, by_alias=True) if job.training else {}
-    given = {name: value for name, value in pipeline.get_params(deep=True).items() if _plain(value)}
-    return {name: str(value)[:_LENGTH] for name, value in [*_flat("training", recipe), *sorted(given.items())]}
+    told = [*_flat("training", recipe), *sorted(_of_pipeline(pipeline).items())]
+    return {name: str(value)[:_LENGTH] for name, value in told if _plain(value)}
+
+
+def _of_pipeline(pipeline: Any) -> dict[str, Any]:
+    try:
+        return dict(pipeline.get_params(deep=True))
+    except (AttributeError, RuntimeError, TypeError):
+        # An estimator of one's own that keeps none of scikit-learn's rules for parameters fits and predicts as well.
+        return {}
 
 
 def _plain(value: Any) -> bool:

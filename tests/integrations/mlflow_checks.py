@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
+import mlflow
 import pytest
 import toy
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from toy import Project
 
 from batchscore.database import Database
@@ -226,7 +227,7 @@ class TestServing:
 
 
 class TestRun:
-    def test_shows_the_training(self, project: Project, client: MlflowClient, registry: Registry) -> None:
+    def test_shows_the_training(self, server: str, client: MlflowClient, registry: Registry) -> None:
         """Parameters of recipe and pipeline, each metric with its interval, and the card of the bundle."""
         version = client.get_model_version_by_alias("toy", "champion")
         run = client.get_run(version.run_id)
@@ -244,15 +245,24 @@ class TestRun:
         assert run.data.metrics["roc_auc.high"] == measured["high"]
         assert {"roc_auc.train", "roc_auc.dummy"} <= run.data.metrics.keys()
         assert run.data.tags["batchscore.digest"] == manifest.digest == version.tags["batchscore.digest"]
-        card = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/card.html")
-        assert card.encode() == files["card.html"]
+        card = download_artifacts(run_id=run.info.run_id, artifact_path="card.html", tracking_uri=server)
+        assert Path(card).read_bytes() == files["card.html"]
+
+    def test_commands_show_nothing_of_mlflow(self, project: Project, server: str) -> None:
+        """`models list` and `score` write their own lines, and nothing else on stdout or stderr."""
+        listed = done(project, server, "models", "list", "--format", "json")
+        scored = done(project, server, "score", "toy", "--interval", DAYS[0])
+
+        assert [row["name"] for row in json.loads(listed.out)] == ["toy"]
+        assert scored.events
+        assert "mlflow" not in f"{scored.err}{listed.err}".lower()
 
 
 class TestRegistry:
     @pytest.fixture
     def name(self, registry: Registry, request: pytest.FixtureRequest) -> str:
         """A model of its own with two versions, of which the second is `live`, and the first was."""
-        name = f"model_{abs(hash(request.node.name))}"
+        name = str(request.node.name)
         for version in (1, 2):
             assert registry.register(self.bundle(registry, name)) == version
             registry.promote(name, version, "live")
@@ -340,13 +350,3 @@ class TestRegistry:
             registry.load("toys", "champion")
         with pytest.raises(BundleNotFound, match="Versions: 1; aliases: champion = 1"):
             registry.load("toy", "challenger")
-
-
-def test_commands_show_nothing_of_mlflow(project: Project, server: str) -> None:
-    """`models list` and `score` write their own lines, and nothing else on stdout or stderr."""
-    listed = done(project, server, "models", "list", "--format", "json")
-    scored = done(project, server, "score", "toy", "--interval", DAYS[0])
-
-    assert json.loads(listed.out)
-    assert scored.events
-    assert "mlflow" not in (scored.err + listed.err).lower()
