@@ -37,8 +37,9 @@ class Settings(BaseSettings):
     Attributes:
         warehouse_url: SQLAlchemy URL of the database that takes predictions and ledger.
         source_url: SQLAlchemy URL of the database that the job's SQL reads; the warehouse's when unset.
-        registry_url: The folder of bundles, or `s3://bucket/prefix`, which needs the extra `s3`; its credentials,
-            region and endpoint are those of the variables `AWS_…`.
+        registry_url: The folder of bundles; or `s3://bucket/prefix`, which needs the extra `s3`, with credentials,
+            region and endpoint as the variables `AWS_…` say; or `mlflow+http://host:port`, which needs the extra
+            `mlflow`, with credentials as the variables `MLFLOW_TRACKING_…` say.
         signing_key: The private key, in PEM, that signs each bundle that `train` registers; `models keygen` makes one.
         verify_keys: The public keys, in PEM and one behind the other, of which one must have signed a bundle.
         allow_unsigned: Whether bundles without a signature are loaded. Not set: as long as `verify_keys` is not set.

@@ -29,18 +29,28 @@ POD = SPEC["jobTemplate"]["spec"]["template"]["spec"]
 @pytest.mark.parametrize("tool", ["airflow", "dagster"])
 def test_an_orchestrator_runs_its_example(tool: str, tmp_path: Path) -> None:
     """The checks of the example pass in an environment of its own, with the real package."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl, which makes the manifest, is not installed")
+    home = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "DAGSTER_HOME": ""}
+    _check(tool, home | {"PYTHONPATH": str(ROOT / "tests/integrations")})
+
+
+@pytest.mark.timeout(1800)
+def test_mlflow_keeps_and_serves_bundles() -> None:
+    """The checks of a registry in MLflow pass, with its real servers, in an environment of its own."""
+    _check("mlflow", {"PYTHONPATH": str(ROOT / "tests")})
+
+
+def _check(tool: str, environment: dict[str, str]) -> None:
     python = ROOT / f".venv-{tool}/bin/python"
     if not python.exists():
         pytest.skip(f"no .venv-{tool}, which `make integrations` makes")
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl, which makes the manifest, is not installed")
     # Neither this project's configuration nor its fixtures: their plugins are not in that environment.
     alone = ["-c", "/dev/null", "--noconftest", "-p", "no:cacheprovider", "-q"]
-    home = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "DAGSTER_HOME": ""}
 
     done = subprocess.run(
         [python, "-m", "pytest", *alone, ROOT / f"tests/integrations/{tool}_checks.py"],
-        env=os.environ | home | {"PYTHONPATH": str(ROOT / "tests/integrations")},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,

@@ -165,6 +165,44 @@ class TestTrain:
         assert ["carrier"] == [column.name for column in made.schema if column.nullable]
         assert (ROWS_SQL, CLASSIFIER) == (made.query, made.predictor.features.source)
 
+    def test_says_what_it_was_made_with(self, trained: Train) -> None:
+        """The evaluation has the recipe, and each parameter of the pipeline that is a value, down to the last step."""
+        split = {"by": "time", "column": "started", "test": 0.3}
+
+        parameters = trained(
+            training={"from": date(2024, 1, 1), "to": date(2024, 1, 6), "split": split}
+        ).evaluation.parameters
+
+        assert parameters["training.from"] == "2024-01-01"
+        assert parameters["training.split.test"] == "0.3"
+        assert parameters["logisticregression__C"] == "1.0"
+        assert parameters["standardscaler__with_mean"] == "True"
+        assert not {"steps", "logisticregression", "training.split"} & parameters.keys()
+
+    def test_an_estimator_of_ones_own_need_not_tell_its_parameters(self, trained: Train) -> None:
+        """One that has no `get_params` is trained all the same."""
+        source = f"""{FEATURES}
+
+class Own:
+    def fit(self, x, y):
+        from sklearn.linear_model import LogisticRegression
+
+        self.inside = LogisticRegression().fit(x, y)
+        self.classes_ = self.inside.classes_
+        return self
+
+    def predict_proba(self, x):
+        return self.inside.predict_proba(x)
+
+
+def pipeline():
+    return Own()
+"""
+
+        made = trained(source=source)
+
+        assert all(name.startswith("training.") for name in made.evaluation.parameters)
+
     def test_references(self, trained: Train) -> None:
         """The reference of the inputs is of all rows read; that of the predictions is of the rows held out."""
         made = trained(known=labels(trips(N), slow(trips(N))).head(100))

@@ -95,7 +95,7 @@ def main(
     jobs_dir: Annotated[Path | None, typer.Option(help="Folder of JOB.toml and JOB.py. [jobs]")] = None,
     sql_dir: Annotated[Path | None, typer.Option(help="Folder that SQL paths are relative to. [sql]")] = None,
     registry_url: Annotated[
-        str | None, typer.Option(help="Folder of bundles, or s3://bucket/prefix. [var/registry]")
+        str | None, typer.Option(help="Folder of bundles, s3://bucket/prefix or mlflow+http://host. [var/registry]")
     ] = None,
     log_format: Annotated[
         Literal["auto", "json", "ecs", "console"] | None,

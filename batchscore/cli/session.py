@@ -37,7 +37,12 @@ __all__ = ["Session", "history_of", "runs_of", "secrets_of", "tell_unsigned"]
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
 _COPIES = 16
-_AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_REGISTRY_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
 
 
 @dataclass(frozen=True)
@@ -256,12 +261,12 @@ def tell_unsigned(registry: Registry, bundle: Bundle) -> None:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Every secret in the settings, and in the environment for a registry in S3, in each of its spellings."""
+    """Every secret in the settings, and in the environment for a registry elsewhere, in each of its spellings."""
     passwords = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
     key = settings.signing_key.get_secret_value() if settings.signing_key else ""
     # Line by line: a message may hold one of them.
     lines = [line for line in key.splitlines() if line and not line.startswith("-----")]
-    return [*passwords, *lines, *(os.environ.get(name, "") for name in _AWS_SECRETS)]
+    return [*passwords, *lines, *(os.environ.get(name, "") for name in _REGISTRY_SECRETS)]
 
 
 def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:

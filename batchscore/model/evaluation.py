@@ -224,6 +224,8 @@ class Evaluation(_Record):
         cross_validation: Where the job asks for it.
         search: Where the job asks for it.
         curves: Those that `train` was asked for.
+        parameters: What the pipeline was made with, by the names of scikit-learn, and the recipe of `[training]`, each
+            with that in front; as text.
     """
 
     metric: str
@@ -249,3 +251,4 @@ class Evaluation(_Record):
     cross_validation: CrossValidation | None = None
     search: Search | None = None
     curves: tuple[Curve, ...] = ()
+    parameters: Mapping[str, str] = {}

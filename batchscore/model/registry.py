@@ -21,7 +21,7 @@ __all__ = ["Registry"]
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A registry in a folder or in an object store.
+    """A registry in a folder, in an object store or in MLflow.
 
     Attributes:
         store: Where its files are.
@@ -33,7 +33,7 @@ class Registry:
 
     @classmethod
     def at(cls, url: str | Path, trust: Trust | None = None) -> Registry:
-        """The registry of a path, a `file://` or an `s3://bucket/prefix` URL.
+        """The registry of a path or a URL, as `open_store` takes it.
 
         Raises:
             UsageError: Any other URL.

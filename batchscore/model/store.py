@@ -73,7 +73,7 @@ class Store(Protocol):
 
 
 def open_store(url: str | Path) -> Store:
-    """The store of a path, a `file://` or an `s3://` URL.
+    """The store of a path, a `file://`, an `s3://`, or an `mlflow+http://` or `mlflow+https://` URL.
 
     Raises:
         UsageError: Any other URL.
@@ -87,8 +87,13 @@ def open_store(url: str | Path) -> Store:
         from batchscore.model.bucket import Bucket
 
         return Bucket.at(url)
+    if parts.scheme in ("mlflow+http", "mlflow+https"):
+        from batchscore.model.tracking import Tracking
+
+        return Tracking.at(url)
     raise UsageError(
-        f"registry_url: {parts.scheme}:// is not supported. Give a folder, file:///path or s3://bucket/prefix."
+        f"registry_url: {parts.scheme}:// is not supported. Give a folder, file:///path, s3://bucket/prefix or "
+        "mlflow+http://host:port."
     )
 
 

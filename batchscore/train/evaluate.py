@@ -33,6 +33,7 @@ from batchscore.model.evaluation import (
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
+from batchscore.train.made import parameters
 from batchscore.train.measure import (
     ahead,
     defined,
@@ -125,6 +126,7 @@ def evaluate(
         cross_validation=cross_validation,
         search=search,
         curves=tuple(curves),
+        parameters=parameters(job, predictor.pipeline),
         **_pictures(job, predictor, predictions, test),
     )
     return measurements, predictions
