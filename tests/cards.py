@@ -63,6 +63,7 @@ def manifest(problem: Problem, classes: tuple[Any, ...] = (), **changes: Any) ->
             fitted=37_800,
             validated=8_100,
             tested=8_100,
+            learned_until=None,
         ),
         "metrics": {},
         "libraries": {"python": "3.12.4", "scikit-learn": "1.9.0"},

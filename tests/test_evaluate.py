@@ -15,13 +15,13 @@ from sklearn import metrics as sk
 from toy import Project
 
 from batchscore.errors import TrainingError
+from batchscore.model import bootstrap
+from batchscore.model.bootstrap import ahead, resampled
+from batchscore.model.bootstrap import intervals as intervals_of
 from batchscore.model.bundle import Bundle
 from batchscore.model.features import Features
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor
-from batchscore.train import measure
-from batchscore.train.measure import ahead, resampled
-from batchscore.train.measure import intervals as intervals_of
 from batchscore.train.workflow import train
 from tests.models import CLASSIFIER, SQL, Frame, job, labels, slow, trips
 
@@ -97,7 +97,7 @@ class TestIntervals:
 
         assert 1.0 == found["roc_auc"].value
         assert "roc_auc" not in one
-        assert measure.RESAMPLES == 200
+        assert bootstrap.RESAMPLES == 200
 
 
 def trained(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 import toy
 from toy import Project, Result
 
+from batchscore.cli.retrain import _ALWAYS
 from batchscore.database import Database
-from batchscore.interval import Interval
 from batchscore.ledger import Owner
 from batchscore.run.lease import leased
 from batchscore.warehouse import open_warehouse
@@ -87,7 +86,8 @@ class TestDecision:
 
         assert rows == evaluation["rows"]["test"] == 775
         assert champion == evaluation["baselines"]["champion"]["roc_auc"]
-        assert challenger == evaluation["test"]["roc_auc"]["value"]
+        # All of the test rows are newer than what the champion learned from.
+        assert challenger == pytest.approx(evaluation["test"]["roc_auc"]["value"])
         assert ahead == pytest.approx(challenger - champion)
         assert 0 < low < ahead < high
 
@@ -142,6 +142,100 @@ class TestDecision:
         assert aliases(project) == {"champion": 1}
         assert toy.tables(project.url) == ["toy"]
 
+    def test_only_newer_rows_count(self, poor: Project) -> None:
+        """With a random split, whose test rows the champion knows in part, it is compared on the newer ones alone."""
+        split = 'split = { by = "time", column = "ts", test = 0.25 }'
+        poor.edit("jobs/toy.toml", (split, 'split = { by = "random", test = 0.25 }'))
+        poor.edit("jobs/toy.py", (FULL, POOR))
+        assert poor.call("train", "toy", "--promote").code == 0
+        poor.edit("jobs/toy.py", (POOR, FULL))
+        assert decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))[0] == "promoted"
+        evaluation = json.loads(poor.call("models", "show", "toy", "--format", "json").out)["evaluation"]
+        ((champion, challenger),) = kept(poor, "champion, challenger")
+
+        # The metric of few rows is no multiple of what all test rows have.
+        assert challenger != pytest.approx(evaluation["test"]["roc_auc"]["value"])
+        assert evaluation["ahead"]["champion"]["value"] == pytest.approx(challenger - champion)
+
+    def test_too_few_newer_rows(self, poor: Project) -> None:
+        """Where hardly a test row is newer than what the champion learned from, it stays, and the log says why."""
+        result = poor.call("retrain", "toy", "--if", "older-than=0h", "--to", "2024-01-24")
+        (event,) = result.named("training.baseline_failed")
+
+        assert decided(result)[0] == "kept"
+        assert "test rows are newer than those that toy version 1 learned from, too few to compare by" in event["error"]
+
+    def test_moved_meanwhile(self, poor: Project) -> None:
+        """An alias that somebody moved while the challenger was trained is left where they moved it."""
+        assert poor.call("train", "toy").code == 0
+        path = poor.root / "jobs/toy.py"
+        promote = (
+            "from batchscore.model.registry import Registry; Registry.at('var/registry').promote('toy', 2, 'champion')"
+        )
+        path.write_text(path.read_text().replace("def pipeline():\n", f"def pipeline():\n    {promote}\n"))
+        decision, told = decided(poor.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert "champion was moved from version 1 while it was trained" in told
+        assert aliases(poor) == {"champion": 2, "challenger": 3}
+
+    def test_a_lost_lease(self, poor: Project) -> None:
+        """A process whose lease was taken while it trained promotes nothing and records nothing."""
+        path = poor.root / "jobs/toy.py"
+        steal = "import sqlite3; sqlite3.connect('ledger.sqlite', isolation_level=None).execute('UPDATE batchscore_leases SET fence = fence + 1')"
+        path.write_text(path.read_text().replace("def pipeline():\n", f"def pipeline():\n    {steal}\n"))
+        url = f"sqlite:///{poor.root}/ledger.sqlite"
+        toy.load(url, toy.rows())
+        project = Project(poor.root, url)
+        result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+
+        assert result.code == 21
+        assert aliases(project) == {"champion": 1, "challenger": 2}
+        assert kept(project) == []
+
+    @pytest.mark.parametrize("task", ["clustering", "anomaly"])
+    def test_without_labels(self, tmp_path: Path, task: str) -> None:
+        """A clustering is compared by its silhouette; of anomalies nothing says which are better found, so nothing moves."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        toy.load(project.url, toy.rows())
+        project.edit(
+            "jobs/toy.toml",
+            ('task = "binary"\ntarget = "y"\n', f'task = "{task}"\n'),
+            ('success = { metric = "roc_auc", at_least = 0.6 }\n', ""),
+            ('[labels]\nsql = "toy/labels.sql"\n', ""),
+        )
+        step = (
+            "KMeans(3, n_init=1, random_state=0)"
+            if task == "clustering"
+            else "IsolationForest(n_estimators=20, random_state=0)"
+        )
+        (tmp_path / "jobs/toy.py").write_text(
+            "from sklearn.cluster import KMeans\nfrom sklearn.ensemble import IsolationForest\n\n\n"
+            "def features(rows):\n    return rows.select('a')\n\n\n"
+            f"def pipeline():\n    return {step}\n"
+        )
+        assert project.call("train", "toy").code == 0
+        decision, told = decided(project.call("retrain", "toy", "--if", "older-than=0h", *TO))
+
+        assert kept(project, "metric") == [("silhouette" if task == "clustering" else "contamination",)]
+        if task == "anomaly":
+            assert decision == "kept"
+            assert "cannot be compared with toy version 1" in told
+
+    def test_after_a_first_that_missed(self, tmp_path: Path) -> None:
+        """While no version is in use it trains the next one, on rows up to now, and not the old rows again."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        toy.load(project.url, toy.rows())
+        project.edit("jobs/toy.toml", ("at_least = 0.6", "at_least = 0.99"))
+        assert project.call("train", "toy").code == 31
+        project.edit("jobs/toy.toml", ("at_least = 0.99", "at_least = 0.6"))
+        decision, _ = decided(project.call("retrain", "toy", "--if", "drifted", *TO))
+
+        assert decision == "first"
+        assert aliases(project) == {"champion": 2}
+        training = json.loads(project.call("models", "show", "toy", "--format", "json").out)["training"]
+        assert training["end"] == "2024-02-05T00:00:00+00:00"
+
 
 class TestOnce:
     """How often it trains."""
@@ -171,16 +265,16 @@ class TestOnce:
 
     def test_two_at_once(self, poor: Project) -> None:
         """While another process has the retraining, this one trains nothing and exits with 21."""
-        window = Interval(datetime(2024, 1, 5, tzinfo=UTC), datetime(2024, 2, 5, tzinfo=UTC))
         other = Owner("elsewhere", 1, "x:1", "token")
         url = f"sqlite:///{poor.root}/ledger.sqlite"
         toy.load(url, toy.rows())
         project = Project(poor.root, url)
         decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
-        with open_warehouse(Database.at(url)) as warehouse, leased(warehouse, "retrain:toy", window, other, 60.0):
+        with open_warehouse(Database.at(url)) as warehouse, leased(warehouse, "retrain:toy", _ALWAYS, other, 60.0):
             result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
 
         assert result.code == 21
+        assert "another process retrains job toy" in result.error
         assert aliases(project) == {"champion": 1}
 
     def test_a_failure_is_tried_again(self, poor: Project) -> None:
@@ -237,7 +331,7 @@ class TestReasons:
         decision, told = decided(result)
 
         assert decision == "not due"
-        assert "on 400 labelled rows over the last 4 run(s) of toy version 1, and" in told
+        assert "on 400 labelled rows over the last 4 run(s) of toy version 1, at best 0." in told
         assert [event["holds"] for event in result.named("retrain.reason")] == [False, False]
 
     def test_drifted(self, project: Project) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import step
 from batchscore.cli.session import Session, runs_of
+from batchscore.cli.train import registered
 from batchscore.cli.train import train as train_first
-from batchscore.errors import UsageError
+from batchscore.errors import IntervalLeased, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.job import Job
-from batchscore.ledger import Owner, Run
+from batchscore.ledger import Lease, Owner, Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
-from batchscore.model.scorer import check_golden
 from batchscore.monitor.due import Reason, degraded, drifted, new_labels, older_than
+from batchscore.problem import better
 from batchscore.recipe import Condition
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
@@ -26,6 +29,8 @@ from batchscore.warehouse import Warehouse
 __all__ = ["retrain"]
 
 CHALLENGER = "challenger"
+# There is one lease of a job's retraining, and leases are of intervals.
+_ALWAYS = Interval(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC))
 
 
 def retrain(session: Session, name: str, conditions: str | None, to: str | None, *, dry_run: bool) -> str:
@@ -51,10 +56,12 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
     job = session.job(name)
     asked = _conditions(job, conditions)
     end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
-    if not session.registry.versions(job.model.name):
+    if _unused(session, job):
+        # Of versions that missed the bar on the rows of [training], another on the same would too.
+        window = job.window_until(end) if session.registry.versions(job.model.name) else job.training_window()
         if dry_run:
-            return _decided("due", "there is no model yet. It would train the first, on the window of [training]")
-        return _decided("first", train_first(session, name, promote=False))
+            return _decided("due", f"no version is in use yet. It would train one on rows of {window}")
+        return _decided("first", train_first(session, name, promote=False, window=window))
     with session.warehouse() as warehouse:
         session.patience().persist(lambda: warehouse.create(ledger.METADATA))
         return _retrain(session, job, warehouse, asked, end, dry_run=dry_run)
@@ -77,11 +84,34 @@ def _retrain(
     if dry_run:
         return _decided("due", f"{why}. It would train on rows of {window}")
     step(f"due: {why}")
-    owner, seconds = Owner.here(), session.settings.lease_seconds
-    with leased(warehouse, f"retrain:{job.name}", window, owner, seconds):
+    with _alone(session, warehouse, job) as lease:
         # Another process may have been at it while this one looked.
         wait = _wait(session, job, warehouse, end, due)
-        return _decided("waiting", wait) if wait else _challenge(session, job, champion, warehouse, window, due)
+        return _decided("waiting", wait) if wait else _challenge(session, job, champion, warehouse, lease, window, due)
+
+
+@contextmanager
+def _alone(session: Session, warehouse: Warehouse, job: Job) -> Iterator[Lease]:
+    """A block that no other process retrains the job in, whatever the window.
+
+    Raises:
+        IntervalLeased: Another process does.
+    """
+    taken = False
+    try:
+        with leased(warehouse, f"retrain:{job.name}", _ALWAYS, Owner.here(), session.settings.lease_seconds) as lease:
+            taken = True
+            yield lease
+    except IntervalLeased as error:
+        if taken:
+            raise
+        raise IntervalLeased(f"another process retrains job {job.name}. Let it finish, or run again.") from error
+
+
+def _unused(session: Session, job: Job) -> bool:
+    """Whether no version is in use yet, where the job names an alias."""
+    use = str(job.model.use)
+    return not use.isdecimal() and use not in session.registry.aliases(job.model.name)
 
 
 def _conditions(job: Job, given: str | None) -> list[Condition]:
@@ -146,10 +176,15 @@ def _wait(session: Session, job: Job, warehouse: Warehouse, end: datetime, due: 
 
 
 def _challenge(
-    session: Session, job: Job, champion: Bundle, warehouse: Warehouse, window: Interval, due: Sequence[Reason]
+    session: Session,
+    job: Job,
+    champion: Bundle,
+    warehouse: Warehouse,
+    lease: Lease,
+    window: Interval,
+    due: Sequence[Reason],
 ) -> str:
     """Train, register as challenger, decide, and keep the decision."""
-    registry = session.registry
     made = train(
         job,
         session.features(job),
@@ -160,18 +195,36 @@ def _challenge(
         champion=champion,
         window=window,
     )
-    version = registry.register(made)
-    challenger = registry.load(made.name, version)
-    check_golden(challenger)
-    log.info(Event.BUNDLE_WRITTEN, model=challenger.name, version=version, digest=challenger.digest)
-    registry.promote(challenger.name, version, CHALLENGER)
-    missed = _missed(job, champion, challenger)
+    challenger = registered(session, made)
+    session.registry.promote(challenger.name, challenger.version, CHALLENGER)
+    return session.patience().persist(
+        lambda: _settle(session, job, champion, challenger, warehouse, lease, window, due)
+    )
+
+
+def _settle(
+    session: Session,
+    job: Job,
+    champion: Bundle,
+    challenger: Bundle,
+    warehouse: Warehouse,
+    lease: Lease,
+    window: Interval,
+    due: Sequence[Reason],
+) -> str:
+    """Promote the challenger where it is better, and keep what was decided, as long as nobody has taken the lease."""
+    with warehouse.begin("the ledger") as tx:
+        ledger.check(tx.connection, lease)
+        missed = _missed(job, champion, challenger)
+        use = str(job.model.use)
+        if not missed and not session.registry.supersede(challenger.name, use, champion.version, challenger.version):
+            missed = f"is {CHALLENGER} only: {use} was moved from version {champion.version} while it was trained"
+        decision = "kept" if missed else "promoted"
+        told = f"{challenger} {missed or f'takes the place of version {champion.version}'}"
+        facts = _facts(job, champion, challenger, due, decision, told)
+        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
     if not missed:
-        registry.promote(challenger.name, version, str(job.model.use))
-        log.info(Event.BUNDLE_PROMOTED, model=challenger.name, version=version, alias=job.model.use)
-    decision = "kept" if missed else "promoted"
-    told = f"{challenger} {missed or 'takes the place of version'} {'' if missed else champion.version}".rstrip()
-    _record(job, champion, challenger, warehouse, window, due, decision, told)
+        log.info(Event.BUNDLE_PROMOTED, model=challenger.name, version=challenger.version, alias=use)
     return _decided(decision, told)
 
 
@@ -195,34 +248,29 @@ def _missed(job: Job, champion: Bundle, challenger: Bundle) -> str | None:
     return None
 
 
-def _record(
-    job: Job,
-    champion: Bundle,
-    challenger: Bundle,
-    warehouse: Warehouse,
-    window: Interval,
-    due: Sequence[Reason],
-    decision: str,
-    told: str,
-) -> None:
+def _facts(
+    job: Job, champion: Bundle, challenger: Bundle, due: Sequence[Reason], decision: str, told: str
+) -> dict[str, Any]:
+    """A row of `batchscore_retrains`, but for its key."""
     evaluation, metric = challenger.evaluation, job.problem.metric
     lead = evaluation.ahead.get("champion")
-    facts = {
+    theirs = evaluation.baselines.get("champion", {}).get(metric)
+    sign = -1 if better(metric) == "lower" else 1
+    return {
         "decision": decision,
         "told": f"{told} ({'; '.join(reason.told for reason in due)})",
         "champion_version": champion.version,
         "challenger_version": challenger.version,
         "metric": metric,
-        "champion": evaluation.baselines.get("champion", {}).get(metric),
-        "challenger": challenger.manifest.metrics.get(metric),
+        "champion": theirs,
+        # On the rows that the champion was measured on, which may be fewer than all test rows.
+        "challenger": None if lead is None or theirs is None else theirs + sign * lead.value,
         "ahead": lead.value if lead else None,
         "ahead_low": lead.low if lead else None,
         "ahead_high": lead.high if lead else None,
         "row_count": evaluation.rows["test"],
         "decided_at": datetime.now(UTC),
     }
-    with warehouse.begin("the ledger") as tx:
-        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
 
 
 def _decided(decision: str, told: str) -> str:

@@ -7,17 +7,28 @@ from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import on_terminal, step
 from batchscore.cli.session import Session, tell_unsigned
 from batchscore.errors import GateTripped
+from batchscore.interval import Interval
 from batchscore.logs import Event, log
+from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import check_golden
 from batchscore.train.explore import Asked
 from batchscore.train.workflow import promotable
 from batchscore.train.workflow import train as train_bundle
 
-__all__ = ["train"]
+__all__ = ["registered", "train"]
 
 
-def train(session: Session, name: str, *, promote: bool, asked: Asked | None = None) -> str:
+def train(
+    session: Session, name: str, *, promote: bool, asked: Asked | None = None, window: Interval | None = None
+) -> str:
     """Train, register, and promote when the job's bar is reached and either nothing is in use or `promote` is set.
+
+    Args:
+        session: The session.
+        name: The job.
+        promote: Whether it becomes the version in use even when there is one.
+        asked: Which curves are wanted.
+        window: Which rows to learn from; `[training]` says it where None.
 
     Returns:
         What became of the version, in words.
@@ -40,16 +51,10 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         session.labels(job) if job.problem.supervised else None,
         on_step=step,
         asked=asked,
+        window=window,
     )
-    patience = session.patience()
-    version = patience.persist(lambda: registry.register(bundle))
-    # What was written is what will score: read it back, and see that it gives what it gave.
-    stored = patience.persist(lambda: registry.load(bundle.name, version))
-    check_golden(stored)
-    log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
-    tell_unsigned(registry, stored)
-    if on_terminal():
-        show_evaluation(str(stored), stored.evaluation)
+    stored = registered(session, bundle)
+    version = stored.version
     if (missed := promotable(job, stored)) is not None:
         raise GateTripped(
             f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
@@ -66,3 +71,20 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         log.info(Event.BUNDLE_PROMOTED, model=stored.name, version=version, alias=job.model.use)
         return f"{told}; it is now {job.model.use}"
     return f"{told}; {job.model.use} stays. To use it: batchscore models promote {stored.name} {version}"
+
+
+def registered(session: Session, bundle: Bundle) -> Bundle:
+    """The bundle as the registry has it now: what was written is what will score, so it is read back and tried.
+
+    Raises:
+        BundleError: It is not what was written, or does not give what it gave.
+    """
+    registry, patience = session.registry, session.patience()
+    version = patience.persist(lambda: registry.register(bundle))
+    stored = patience.persist(lambda: registry.load(bundle.name, version))
+    check_golden(stored)
+    log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
+    tell_unsigned(registry, stored)
+    if on_terminal():
+        show_evaluation(str(stored), stored.evaluation)
+    return stored

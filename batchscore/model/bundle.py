@@ -56,7 +56,7 @@ class File(_Table):
 
 
 class Training(_Table):
-    """What the pipeline learned from: the window in UTC and its rows."""
+    """What the pipeline learned from: the window in UTC, its rows, and the time of the latest that it learned from."""
 
     start: str
     end: str
@@ -65,6 +65,7 @@ class Training(_Table):
     fitted: int
     validated: int
     tested: int
+    learned_until: str | None
 
 
 class Manifest(_Table):

@@ -191,6 +191,28 @@ class Registry:
 
         self._change(name, moved)
 
+    def supersede(self, name: str, alias: str, before: int, after: int) -> bool:
+        """Move an alias from one version to another, unless somebody has moved it meanwhile.
+
+        Returns:
+            Whether it stands for the other now.
+
+        Raises:
+            BundleNotFound: There is no such version.
+            WarehouseError: The place cannot be written.
+        """
+        self.resolve(name, after)
+        stands = False
+
+        def moved(aliases: Aliases) -> Aliases:
+            nonlocal stands
+            self._refuse_pruned(name, after, aliases)
+            stands = aliases.aliases.get(alias) in (before, after)
+            return aliases.moved(alias, after, _now(), _who()) if stands else aliases
+
+        self._change(name, moved)
+        return stands
+
     def before(self, name: str, alias: str) -> int:
         """The version that an alias stood for before it was moved to the one that it stands for.
 

@@ -75,25 +75,30 @@ def drifted(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> Reason:
 def degraded(
     tx: sa.Connection, job: Job, bundle: Bundle, output: Output, labels: Source, runs: Sequence[Run]
 ) -> Reason:
-    """Whether the metric over these runs is beyond the worse end of the interval that it had at training.
+    """Whether the metric over these runs is worse than at training by more than chance.
 
-    At least 200 of their rows must have a label.
+    That is when the better end of its interval over these runs is beyond the worse end of that at training. At least
+    200 of their rows must have a label.
     """
     metric = job.problem.metric
     trained = bundle.evaluation.test.get(metric)
     if not runs or trained is None:
         return Reason("degraded", False, f"no published run of {bundle} to look at, or no {metric} at training")
     window = Interval(runs[0].interval.start, runs[-1].interval.end)
-    seen = performance(tx, job, bundle, output, labels, window, {run.run_id for run in runs})
+    seen = performance(tx, job, bundle, output, labels, window, {run.run_id for run in runs}, resample=True)
     over = f"over the last {len(runs)} run(s) of {bundle}"
-    value = seen.metrics.get(metric)
+    value = seen.intervals.get(metric)
     if value is None or seen.labelled < _FEWEST_ROWS:
         told = f"{seen.labelled:,} of {seen.predictions:,} rows have a label {over}, too few for {metric}"
         return Reason("degraded", False, told)
     lower = better(metric) == "lower"
-    bound = (trained.high if lower else trained.low) or trained.value
-    holds = value > bound if lower else value < bound
-    told = f"{metric} is {value:.4f} on {seen.labelled:,} labelled rows {over}, and {bound:.4f} is the bound"
+    end, best = (trained.high, value.low) if lower else (trained.low, value.high)
+    bound, best = trained.value if end is None else end, value.value if best is None else best
+    holds = best > bound if lower else best < bound
+    told = (
+        f"{metric} is {value.value:.4f} on {seen.labelled:,} labelled rows {over}, at best {best:.4f}, and "
+        f"{bound:.4f} is the bound"
+    )
     return Reason("degraded", holds, told)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 import sqlalchemy as sa
 
 from batchscore.interval import Interval
 from batchscore.job import Job
+from batchscore.model.bootstrap import intervals, resampled
 from batchscore.model.bundle import Bundle
+from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import evaluate
 from batchscore.schema import Schema, dtype_of
 from batchscore.sources import Source, read_frame
@@ -28,12 +30,14 @@ class Performance:
         predictions: Published rows.
         labelled: Those whose label is known; the metrics are of them alone.
         metrics: By name; empty without labels.
+        intervals: The same with their 95 % intervals, where they were asked for; rows are taken for independent.
     """
 
     window: Interval
     predictions: int
     labelled: int
     metrics: dict[str, float]
+    intervals: Mapping[str, Measured] = field(default_factory=dict)
 
 
 def performance(
@@ -44,6 +48,8 @@ def performance(
     labels: Source,
     window: Interval,
     runs: Collection[str] | None = None,
+    *,
+    resample: bool = False,
 ) -> Performance:
     """Join the published predictions of a window with their labels by key, and measure.
 
@@ -58,6 +64,7 @@ def performance(
         labels: The job's labels.
         window: The intervals that start in it.
         runs: The ids of the runs whose rows count; all where None.
+        resample: Whether intervals are wanted.
     """
     published = _published(tx, output, window, runs)
     key = Schema(tuple(bundle.schema[name] for name in job.source.key))
@@ -65,11 +72,14 @@ def performance(
     keys = key.conform(known, labels.where)
     truth = keys.with_columns(known[job.problem.target]).drop_nulls(job.problem.target)
     joined = published.join(truth, on=list(job.source.key), how="inner")
-    metrics = {}
+    metrics, measured = {}, {}
     if joined.height:
         answers = joined.select(list(bundle.predictor.output_types))
         metrics = evaluate(bundle.predictor.task, joined[job.problem.target], answers, bundle.predictor.classes)
-    return Performance(window, published.height, joined.height, metrics)
+        if resample:
+            drawn = resampled(bundle.predictor, answers, joined[job.problem.target], None)
+            measured = intervals(metrics, drawn)
+    return Performance(window, published.height, joined.height, metrics, measured)
 
 
 def _published(tx: sa.Connection, output: Output, window: Interval, runs: Collection[str] | None) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import polars as pl
 from batchscore.errors import TrainingError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
+from batchscore.model.bootstrap import ahead, defined, intervals, resampled
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.problem import better
@@ -17,7 +18,7 @@ from batchscore.schema import Schema
 from batchscore.sources import Source
 from batchscore.train.evaluate import blocks_of
 from batchscore.train.fit import predicted
-from batchscore.train.measure import ahead, defined, intervals, of_predictions, resampled
+from batchscore.train.measure import of_predictions
 from batchscore.train.rows import read_rows, with_labels
 
 __all__ = ["Comparison", "compare"]

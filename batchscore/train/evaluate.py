@@ -12,9 +12,8 @@ import numpy.typing as npt
 import polars as pl
 from sklearn import metrics as sk
 
-from batchscore.errors import TrainingError
 from batchscore.job import Job
-from batchscore.logs import Event, log
+from batchscore.model.bootstrap import defined, intervals, resampled
 from batchscore.model.evaluation import (
     Bin,
     Calibration,
@@ -34,15 +33,8 @@ from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.train.fit import Part, predicted
 from batchscore.train.made import parameters
-from batchscore.train.measure import (
-    ahead,
-    defined,
-    intervals,
-    measured,
-    of_predictions,
-    predictions_of,
-    resampled,
-)
+from batchscore.train.measure import measured, of_predictions, predictions_of
+from batchscore.train.rivals import Rival, measure
 
 __all__ = ["blocks_of", "evaluate"]
 
@@ -62,7 +54,7 @@ _FEWEST_BLOCKS = 10
 def evaluate(
     job: Job,
     predictor: Predictor,
-    baselines: Mapping[str, Predictor],
+    rivals: Mapping[str, Rival],
     train: Part,
     validation: Part,
     test: Part,
@@ -78,7 +70,7 @@ def evaluate(
     Args:
         job: The job; it has `[training]`.
         predictor: Fitted on the training rows, its threshold and calibration chosen on the validation rows.
-        baselines: Simpler models, and the version in use, by name.
+        rivals: Simpler models, and the version in use, by name.
         train: What it was fitted on.
         validation: What anything was chosen on; may be empty.
         test: What nothing was fitted or chosen on.
@@ -102,12 +94,7 @@ def evaluate(
     on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
     on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
     metric = job.problem.metric
-    others, lead = {}, {}
-    for name, theirs in _predicted(baselines, test):
-        others[name] = defined(of_predictions(baselines[name], test.features, theirs, test.target))
-        if metric in tested and metric in others[name]:
-            again = resampled(baselines[name], theirs, test.target, blocks)
-            lead[name] = ahead(metric, tested, drawn, others[name], again)
+    others, lead = measure(rivals, metric, predictor, predictions, test, blocks)
     measurements = Evaluation(
         metric=metric,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
@@ -117,7 +104,7 @@ def evaluate(
         validation=on_validation,
         baselines=others,
         ahead=lead,
-        gap=_gap(metric, on_train, on_validation, cross_validation, tested) if test.target is not None else None,
+        gap=None if test.target is None else _gap(job, on_train, on_validation, cross_validation, tested),
         latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
         audit=tuple(findings),
         threshold=threshold,
@@ -134,15 +121,6 @@ def evaluate(
 
 def _measured(predictor: Predictor, part: Part) -> dict[str, float]:
     return measured(predictor, part.features, part.target)
-
-
-def _predicted(baselines: Mapping[str, Predictor], test: Part) -> Iterator[tuple[str, pl.DataFrame]]:
-    for name, baseline in baselines.items():
-        try:
-            yield name, predicted(baseline, test.rows)
-        except TrainingError as error:
-            # Another model's failure is no fault of this one.
-            log.warning(Event.BASELINE_FAILED, baseline=name, error=str(error))
 
 
 def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | None, str]:
@@ -162,18 +140,22 @@ def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | Non
 
 
 def _gap(
-    metric: str,
+    job: Job,
     train: Mapping[str, float],
     validation: Mapping[str, float],
     folds: CrossValidation | None,
     test: Mapping[str, Measured],
 ) -> Gap | None:
+    """Training rows against validation rows, or folds, or test rows: the first of them that nothing was chosen on."""
+    metric, recipe = job.problem.metric, job.training
     tested = test.get(metric)
-    if metric not in train or tested is None:
+    if metric not in train or tested is None or recipe is None:
         return None
-    if metric in validation:
+    searched_on = None if recipe.search is None else "validation" if folds is None else "folds"
+    chosen_on_validation = recipe.threshold or recipe.calibrate or searched_on == "validation"
+    if metric in validation and not chosen_on_validation:
         on, held_out = "validation", validation[metric]
-    elif folds is not None and metric in folds.metrics:
+    elif folds is not None and metric in folds.metrics and searched_on != "folds":
         on, held_out = "cross-validation", fmean(folds.metrics[metric])
     else:
         on, held_out = "test", tested.value

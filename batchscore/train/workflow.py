@@ -37,6 +37,7 @@ from batchscore.train.fit import (
     threshold,
     unfitted,
 )
+from batchscore.train.rivals import Rival, champion_of, learned_until
 from batchscore.train.rows import read_rows, with_labels
 from batchscore.train.split import Parts, split
 
@@ -112,17 +113,19 @@ def train(
     on_step(f"fitting on {len(train):,} rows")
     with span("fit", {"batchscore.rows": len(train)}):
         predictor = fitted(tried.predictor, train)
-        others = baselines_of(predictor, train)
-    if champion is not None and _takes(champion, schema):
-        others["champion"] = replace(champion.predictor, explainer=None)
+        simpler = baselines_of(predictor, train)
     predictor, chosen = _choose(job, predictor, validation)
+    # With a threshold and a calibration of their own, or ours would be better by these alone.
+    rivals = {name: Rival(_choose(job, each, validation)[0]) for name, each in simpler.items()}
+    if champion is not None and (rival := champion_of(job, champion, schema, test)):
+        rivals["champion"] = rival
     predictor = _explained(job, predictor, train, test)
     on_step(f"testing on {len(test):,} rows held out")
     with span("test", {"batchscore.rows": len(test)}):
         evaluation, predictions = evaluate(
             job,
             predictor,
-            others,
+            rivals,
             train,
             validation,
             test,
@@ -134,7 +137,7 @@ def train(
         )
     golden = test.rows.gather_every(max(1, len(test) // GOLDEN_ROWS)).head(GOLDEN_ROWS)
     return Bundle(
-        manifest=_manifest(job, predictor, schema, window, given, labelled, evaluation),
+        manifest=_manifest(job, predictor, schema, window, given, labelled, train, validation, evaluation),
         schema=schema,
         predictor=predictor,
         query=query,
@@ -144,11 +147,6 @@ def train(
         golden_predictions=predicted(predictor, golden),
         evaluation=evaluation,
     )
-
-
-def _takes(champion: Bundle, schema: Schema) -> bool:
-    """Whether the rows have what another version reads."""
-    return all(schema.types.get(name) == type_ for name, type_ in champion.schema.types.items())
 
 
 def _split(job: Job, labelled: pl.DataFrame) -> Parts:
@@ -196,6 +194,8 @@ def _manifest(
     window: Interval,
     given: pl.DataFrame,
     labelled: pl.DataFrame,
+    train: Part,
+    validation: Part,
     evaluation: Evaluation,
 ) -> Manifest:
     return Manifest(
@@ -219,6 +219,7 @@ def _manifest(
             fitted=evaluation.rows["train"],
             validated=evaluation.rows["validation"],
             tested=evaluation.rows["test"],
+            learned_until=learned_until(job, train.rows, validation.rows),
         ),
         metrics={name: measured.value for name, measured in evaluation.test.items()},
         libraries=libraries_here(),
