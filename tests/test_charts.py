@@ -43,7 +43,7 @@ def texts(root: ET.Element) -> list[str]:
 
 class TestPlot:
     @given(points, points, names, st.booleans(), st.sampled_from(["line", "points", "dots", "rule"]))
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     def test_any_numbers(
         self, one: list[tuple[float, float]], two: list[tuple[float, float]], name: str, log: bool, kind: str
     ) -> None:
@@ -109,7 +109,7 @@ class TestPlot:
 
 class TestRows:
     @given(st.lists(st.tuples(names, anything, st.none() | anything, st.none() | anything), max_size=8), anything)
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     def test_any_numbers(self, rows: list[tuple[str, float, float | None, float | None]], mark: float) -> None:
         """Bars and dots are as sound as points are."""
         given = [Bar(label, value, f"{value}", low, high) for label, value, low, high in rows]

@@ -24,7 +24,7 @@ class TestMigrate:
 
         assert (first.code, again.code) == (0, 0), first.out
         (told,) = first.named("tables.ready")
-        assert (told["output_table"].rpartition(".")[2], told["ledger_tables"]) == ("toy_predictions", 6)
+        assert (told["output_table"].rpartition(".")[2], told["ledger_tables"]) == ("toy_predictions", 7)
         assert {"toy_predictions", "batchscore_runs", "batchscore_leases"} < made
         assert anywhere.table() == []
         assert anywhere.call("backfill", "toy", *DAY).code == 0

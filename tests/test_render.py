@@ -133,7 +133,7 @@ class TestTerminal:
         code, seen = at_terminal(project, "train", "toy", BATCHSCORE_REGISTRY_URL="var/own")
 
         metric = bar.split('"')[1]
-        (value,) = re.findall(rf"^{metric} +(\S+)$", seen, re.MULTILINE)
+        (value,) = re.findall(rf"^{metric} +(\S+) +\S+ to ", seen, re.MULTILINE)
         assert code == 0, seen
         assert f"toy version 1 is registered: {metric} {float(value):.3f} on 775 rows held out" in seen
 
