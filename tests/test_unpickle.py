@@ -243,6 +243,9 @@ class TestPipelines:
             transformer = load(dumped(FunctionTransformer(own.double)))
             assert isinstance(load(dumped(own.Mine())), own.Mine)
             assert 4 == transformer.transform(2)
+            assert 6 == load(dumped(Call(own.double, 3)))
+            with pytest.raises(BundleCorrupt, match="another __setstate__"):
+                load(dumped(Made(own.Mine, {"__setstate__": own.double})))
             with pytest.raises(BundleUntrusted, match=r"names batchscore_features_0\.system"):
                 load(b"\x80\x04cbatchscore_features_0\nsystem\n.")
         finally:
@@ -377,6 +380,11 @@ class TestForged:
             (Call(_bit_generator, GaussianNB), r"gives numpy\.random\._pickle\.__bit_generator_ctor"),
             (Call(copyreg._reconstructor, GaussianNB, object, None), r"gives copyreg\._reconstructor"),
             (Call(collections.Counter, GaussianNB()), r"gives collections\.Counter"),
+            (Made(GaussianNB, ({"__setstate__": np.mean}, None)), "a name of Python's own"),
+            (
+                Call(np._core.multiarray._reconstruct, GaussianNB, (0,), b"b"),
+                r"gives numpy\._core\.multiarray\._reconst",
+            ),
             (Filled(GaussianNB, [1]), "fills what is no container"),
             (Filled(GaussianNB, pairs={"a": 1}), "fills what is no container"),
             (Filled(Bunch, pairs={"__array__": np.mean}), "gives Bunch a name of Python's own"),
@@ -388,9 +396,16 @@ class TestForged:
             load(dumped(forged))
 
     @pytest.mark.parametrize(
-        "called", [Call(np.mean, [1.0]), Call(GaussianNB), Call(f_classif, X, Y), Call(Tags, None, None)]
+        "called",
+        [
+            Call(np.mean, [1.0]),
+            Call(GaussianNB),
+            Call(f_classif, X, Y),
+            np.array([Call(GaussianNB)], dtype=object),
+            Call(Tags, None, None),
+        ],
     )
-    def test_held_is_not_called(self, called: Call) -> None:
+    def test_held_is_not_called(self, called: object) -> None:
         """What a pipeline may hold, its pickle may not call."""
         with pytest.raises(BundleUntrusted, match=r"its pipeline calls [\w.]+, which is not allowed"):
             load(dumped(called))
@@ -483,6 +498,7 @@ class TestPlanted:
             b"\x80\x04]",
             b"not a pickle",
             b"\x80\x04K\x01K\x02\x85R.",
+            b"\x80\x04cbuiltins\nrange\n]K\x01aR.",
             b"\x80\x04csklearn.base\nBaseEstimator\n}K\x01K\x02sb.",
             b"\x80\x04(isklearn.base\nBaseEstimator\n.",
             b"\x80\x04Psomething\n.",
