@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import collections
+import contextlib
+import copyreg
 import functools
 import io
 import operator
@@ -20,9 +23,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
+from numpy.random._pickle import __bit_generator_ctor as _bit_generator
+from numpy.random._pickle import __generator_ctor as _generator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
@@ -37,7 +42,9 @@ from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics._scorer import _cached_call, _Scorer
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -55,6 +62,8 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils import Bunch
+from sklearn.utils._tags import Tags, TargetTags
 
 from batchscore.errors import BundleCorrupt, BundleUntrusted
 from batchscore.model.unpickle import checked, names_in
@@ -137,6 +146,10 @@ FITTED = [
     lambda: GaussianProcessRegressor(alpha=0.1, optimizer=None),
     lambda: CalibratedClassifierCV(GaussianNB(), method="isotonic"),
     lambda: CalibratedClassifierCV(FrozenEstimator(GaussianNB().fit(X, Y)), method="sigmoid"),
+    lambda: TransformedTargetRegressor(LinearRegression(), func=np.log1p, inverse_func=np.expm1),
+    lambda: make_pipeline(
+        FunctionTransformer(functools.partial(np.clip, a_min=0.2, a_max=0.8)), FrozenEstimator(GaussianNB().fit(X, Y))
+    ),
     lambda: FixedThresholdClassifier(LogisticRegression(), threshold=0.4),
     lambda: StackingClassifier([("a", GaussianNB()), ("b", DummyClassifier())]),
     lambda: GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, scoring="roc_auc"),
@@ -152,6 +165,31 @@ class TestPipelines:
         data = dumped(FITTED[number]().fit(X, Y))
 
         np.testing.assert_array_equal(joblib.load(io.BytesIO(data)).predict(X), load(data).predict(X))
+
+    @pytest.mark.parametrize(
+        "loss", ["hinge", "log_loss", "modified_huber", "squared_hinge", "perceptron", "huber", "epsilon_insensitive"]
+    )
+    def test_gradient_descent(self, loss: str) -> None:
+        """A linear model keeps its loss, which its pickle calls by name, and is loaded."""
+        data = dumped(SGDClassifier(loss=loss, random_state=0).fit(X, Y))
+
+        np.testing.assert_array_equal(joblib.load(io.BytesIO(data)).predict(X), load(data).predict(X))
+
+    @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "gamma", "poisson", "quantile"])
+    def test_boosting(self, loss: str) -> None:
+        """So is boosting with each of its losses."""
+        data = dumped(HistGradientBoostingRegressor(loss=loss, quantile=0.5, max_iter=3).fit(X, Y + 1))
+
+        np.testing.assert_array_equal(joblib.load(io.BytesIO(data)).predict(X), load(data).predict(X))
+
+    def test_scorers(self) -> None:
+        """A search keeps its scorer: every scorer that has a name is loaded."""
+        scorers = {name: get_scorer(name) for name in get_scorer_names()}
+        found = load(dumped(scorers))
+
+        assert {name: repr(scorer) for name, scorer in scorers.items()} == {
+            name: repr(scorer) for name, scorer in found.items()
+        }
 
     def test_isotonic(self) -> None:
         """An isotonic regression, which keeps a function of scipy's, is loaded."""
@@ -205,6 +243,9 @@ class TestPipelines:
             transformer = load(dumped(FunctionTransformer(own.double)))
             assert isinstance(load(dumped(own.Mine())), own.Mine)
             assert 4 == transformer.transform(2)
+            assert 6 == load(dumped(Call(own.double, 3)))
+            with pytest.raises(BundleCorrupt, match="another __setstate__"):
+                load(dumped(Made(own.Mine, {"__setstate__": own.double})))
             with pytest.raises(BundleUntrusted, match=r"names batchscore_features_0\.system"):
                 load(b"\x80\x04cbatchscore_features_0\nsystem\n.")
         finally:
@@ -245,6 +286,129 @@ def sings(canary: Path) -> dict[str, object]:
         "numpy.load": Call(np.savetxt, str(canary), [1.0]),
         "joblib.load": Call(joblib.dump, 1, str(canary)),
     }
+
+
+class Made:
+    """Pickles as an empty object of a class, which is then given a state."""
+
+    def __init__(self, kind: type, state: Any) -> None:
+        self.made = kind, state
+
+    # A pickler asks for it.
+    __class__ = property(lambda self: self.made[0])  # type: ignore[assignment]
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        kind, state = self.made
+        return copyreg.__newobj__, (kind,), state  # type: ignore[attr-defined]
+
+
+class Filled:
+    """Pickles as an empty object of a class, which is then given items."""
+
+    def __init__(self, kind: type, items: list[Any] | None = None, pairs: dict[Any, Any] | None = None) -> None:
+        self.made = kind, items, pairs
+
+    __class__ = property(lambda self: self.made[0])  # type: ignore[assignment]
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        kind, items, pairs = self.made
+        return copyreg.__newobj__, (kind,), None, iter(items or ()), iter((pairs or {}).items())  # type: ignore[attr-defined]
+
+
+def bound(function: Any, *arguments: Any) -> Build:
+    """A `functools.partial` of anything."""
+    return Build(functools.partial, (np.mean,), (function, arguments, {}, None))
+
+
+def writes(canary: Path, made: Any) -> dict[str, object]:
+    """Pickles of allowed classes that write the file by the method of an array; `made` makes a class's object."""
+    array = np.frombuffer(b"print('sang')", dtype=np.uint8).copy()
+    tags = bound(Tags, None, Call(TargetTags, False))
+    frozen = made(
+        FrozenEstimator, {"estimator": array, "__sklearn_tags__": tags, "_sklearn_version": sklearn.__version__}
+    )
+    state = {"_sign": 1, "_kwargs": {}, "_response_method": "tofile", "_metadata_request": None}
+    scorer = made(_Scorer, {"_score_func": np.mean, **state})
+    return {
+        "function": Call(_cached_call, None, frozen, "tofile", str(canary)),
+        "generator": Call(_generator, "MT19937", bound(scorer, frozen, str(canary))),
+    }
+
+
+class TestForged:
+    """Pickles that name what pipelines need, and make something else of it."""
+
+    @pytest.mark.parametrize(
+        ("how", "named"),
+        [
+            ("function", r"names sklearn\.metrics\._scorer\._cached_call,"),
+            ("generator", r"calls sklearn\.utils\._tags\.TargetTags,"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "made", [Made, lambda kind, state: Build(copyreg._reconstructor, (kind, object, None), state)]
+    )
+    def test_never_writes(self, tmp_path: Path, how: str, named: str, made: Any) -> None:
+        """It writes the file when joblib loads it; here it is refused by name, and has not."""
+        canary = tmp_path / "sang"
+        data = dumped(writes(canary, made)[how])
+        with contextlib.suppress(Exception):
+            joblib.load(io.BytesIO(data))
+        assert b"print('sang')" == canary.read_bytes()
+        canary.unlink()
+
+        with pytest.raises(BundleUntrusted, match=named):
+            load(data)
+        assert not canary.exists()
+
+    @pytest.mark.parametrize(
+        ("forged", "told"),
+        [
+            (Made(FrozenEstimator, {"estimator": np.zeros(3)}), "FrozenEstimator what is no estimator"),
+            (Made(FrozenEstimator, {"estimator": GaussianNB(), "__sklearn_tags__": 1}), "another __sklearn_tags__"),
+            (Made(StandardScaler, {"__setstate__": np.mean}), "another __setstate__"),
+            (Made(StandardScaler, {"transform": np.mean}), "another transform"),
+            (Made(StandardScaler, {"_sklearn_version": GaussianNB()}), "a version that is no text"),
+            (Made(StandardScaler, {1: 2}), "another 1"),
+            (Made(Tags, (None, {"estimator_type": "a"})), "what is no state"),
+            (bound(Made(_Scorer, {}), 1), "what is no function"),
+            (bound(GaussianNB, 1), "what is no function"),
+            (Build(functools.partial, (np.mean,), (np.mean, (), {}, {"mean": 1})), "what is no function"),
+            (Call(functools.partial, dict), r"gives functools\.partial"),
+            (Call(_generator, "MT19937", np.mean), r"gives numpy\.random\._pickle\.__generator_ctor"),
+            (Call(_generator, "MT19937"), r"gives numpy\.random\._pickle\.__generator_ctor"),
+            (Call(_bit_generator, GaussianNB), r"gives numpy\.random\._pickle\.__bit_generator_ctor"),
+            (Call(copyreg._reconstructor, GaussianNB, object, None), r"gives copyreg\._reconstructor"),
+            (Call(collections.Counter, GaussianNB()), r"gives collections\.Counter"),
+            (Made(GaussianNB, ({"__setstate__": np.mean}, None)), "a name of Python's own"),
+            (
+                Call(np._core.multiarray._reconstruct, GaussianNB, (0,), b"b"),
+                r"gives numpy\._core\.multiarray\._reconst",
+            ),
+            (Filled(GaussianNB, [1]), "fills what is no container"),
+            (Filled(GaussianNB, pairs={"a": 1}), "fills what is no container"),
+            (Filled(Bunch, pairs={"__array__": np.mean}), "gives Bunch a name of Python's own"),
+        ],
+    )
+    def test_odd(self, forged: object, told: str) -> None:
+        """A call with an object, a state that hides a method, and the filling of no container are refused as corrupt."""
+        with pytest.raises(BundleCorrupt, match=rf"^here: pipeline\.joblib is not what a training writes.*{told}"):
+            load(dumped(forged))
+
+    @pytest.mark.parametrize(
+        "called",
+        [
+            Call(np.mean, [1.0]),
+            Call(GaussianNB),
+            Call(f_classif, X, Y),
+            np.array([Call(GaussianNB)], dtype=object),
+            Call(Tags, None, None),
+        ],
+    )
+    def test_held_is_not_called(self, called: object) -> None:
+        """What a pipeline may hold, its pickle may not call."""
+        with pytest.raises(BundleUntrusted, match=r"its pipeline calls [\w.]+, which is not allowed"):
+            load(dumped(called))
 
 
 class TestPlanted:
@@ -334,6 +498,7 @@ class TestPlanted:
             b"\x80\x04]",
             b"not a pickle",
             b"\x80\x04K\x01K\x02\x85R.",
+            b"\x80\x04cbuiltins\nrange\n]K\x01aR.",
             b"\x80\x04csklearn.base\nBaseEstimator\n}K\x01K\x02sb.",
             b"\x80\x04(isklearn.base\nBaseEstimator\n.",
             b"\x80\x04Psomething\n.",
@@ -347,8 +512,8 @@ class TestPlanted:
 
     def test_allowed_class_is_not_changed(self) -> None:
         """A pickle cannot give an allowed class another method."""
-        data = pickle.dumps(Build(functools.partial, (dict,), None))
-        assert load(data)() == {}
+        data = pickle.dumps(Build(functools.partial, (np.log1p,), None))
+        assert load(data)(0) == 0
         before = StandardScaler.fit
         planted = b"\x80\x04csklearn.preprocessing._data\nStandardScaler\nN}\x8c\x03fitcbuiltins\ndict\ns\x86b."
 

@@ -2,15 +2,17 @@
 
 A pickle is a program that imports names and calls them. Here it may name the classes of scikit-learn and of what
 stands beside it, some functions that only compute, what the bundle's own features module defines, and what the
-operator allows. This makes a planted pickle hard to use, and is no sandbox: the libraries' own classes read the numbers
-that they are given without much doubt. A signature is what says whose they are.
+operator allows; it may call few of them, and with values only. This narrows what a changed pickle can do, and is no
+sandbox: the libraries' own classes read the numbers that they are given without much doubt, and nothing here looks at
+what a pipeline does when it predicts. A signature is what says whose it is.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler
 
 from batchscore.errors import BundleCorrupt, BundleUntrusted
 from batchscore.model.allowed import Allowed
+from batchscore.model.calls import Odd, check_arguments, check_filled, check_names, check_state
 
 __all__ = ["checked", "names_in"]
 
@@ -49,17 +52,18 @@ def checked(data: bytes, where: str, own: str, modules: Collection[str] = ()) ->
         What loads the pipeline, once the features module is imported.
 
     Raises:
-        BundleUntrusted: It names what it may not; so does what loads it, of the features module.
+        BundleUntrusted: It names or calls what it may not; so does what loads it, of the features module.
         BundleCorrupt: See `names_in`.
         ImportError, AttributeError: What it may name is not installed here.
     """
     scanner = _Scanner(_opened(data))
     _read(scanner, where)
     policy = Allowed(where, own, tuple(modules))
-    for module, name in sorted(scanner.named):
-        if module != own:
-            policy.find(module, name)
-    return lambda: _read(_Loader(_opened(data), policy.find), where)
+    # The features module is not imported yet, and is trusted.
+    found = {named: policy.find(*named) for named in sorted(scanner.named) if named[0] != own}
+    for called in sorted(scanner.called & found.keys()):
+        policy.check_called(found[called])
+    return lambda: _read(_Loader(_opened(data), policy), where)
 
 
 def _opened(data: bytes) -> io.BufferedReader:
@@ -77,7 +81,7 @@ def _read(unpickler: _Guarded, where: str) -> Any:
         if isinstance(unpickler, _Loader):
             raise
         raise _unreadable(where) from None
-    except _Odd as odd:
+    except Odd as odd:
         raise _unreadable(where, f": {odd}") from None
     except Exception as error:
         raise _unreadable(where, f": {type(error).__name__}: {error}") from error
@@ -85,10 +89,6 @@ def _read(unpickler: _Guarded, where: str) -> Any:
 
 def _unreadable(where: str, told: str = "") -> BundleCorrupt:
     return BundleCorrupt(f"{where}: pipeline.joblib is not what a training writes{told}. Do not use it: retrain.")
-
-
-class _Odd(Exception):
-    """An instruction that no pickler writes."""
 
 
 class _Array(NumpyArrayWrapper):  # type: ignore[misc]
@@ -120,27 +120,63 @@ class _Guarded(NumpyUnpickler):  # type: ignore[misc]
         self.found[id(found)] = found
         return found
 
-    def _check_called(self, function: Any) -> None:
+    def check_call(self, function: Any, arguments: Any) -> None:
+        """Look at a call of what was named."""
+        raise NotImplementedError
+
+    def check_build(self, thing: Any, state: Any) -> None:
+        """Look at the state that is given to what was made."""
+
+    def check_fill(self, thing: Any, kinds: type | tuple[type, ...], keys: Sequence[Any] = ()) -> None:
+        """Look at what is filled with items, and the keys of those."""
+
+    def _check_called(self, function: Any, arguments: Any, *, makes_empty: bool = False) -> None:
         if id(function) not in self.found:
-            raise _Odd("it calls what it made itself")
+            raise Odd("it calls what it made itself")
+        if type(arguments) is not tuple:
+            raise Odd("it calls something with what are no arguments")
+        # To make an empty object of a class calls nothing of the class that would take an argument.
+        if function is not _Array and not (makes_empty and not arguments and isinstance(function, type)):
+            self.check_call(function, arguments)
 
     def load_reduce(self) -> None:
-        self._check_called(self.stack[-2])
+        self._check_called(self.stack[-2], self.stack[-1])
         NumpyUnpickler.load_reduce(self)
 
     def load_newobj(self) -> None:
-        self._check_called(self.stack[-2])
+        self._check_called(self.stack[-2], self.stack[-1], makes_empty=True)
         NumpyUnpickler.load_newobj(self)
 
     def load_newobj_ex(self) -> None:
-        self._check_called(self.stack[-3])
+        self._check_called(self.stack[-3], self.stack[-2])
         NumpyUnpickler.load_newobj_ex(self)
+
+    def load_setitem(self) -> None:
+        self.check_fill(self.stack[-3], dict, self.stack[-2:-1])
+        NumpyUnpickler.load_setitem(self)
+
+    def load_setitems(self) -> None:
+        self.check_fill(self.metastack[-1][-1], dict, self.stack[::2])
+        NumpyUnpickler.load_setitems(self)
+
+    def load_append(self) -> None:
+        self.check_fill(self.stack[-2], (list, deque))
+        NumpyUnpickler.load_append(self)
+
+    def load_appends(self) -> None:
+        self.check_fill(self.metastack[-1][-1], (list, deque))
+        NumpyUnpickler.load_appends(self)
+
+    def load_additems(self) -> None:
+        self.check_fill(self.metastack[-1][-1], set)
+        NumpyUnpickler.load_additems(self)
 
     def load_build(self) -> None:
         thing, state = self.stack[-2], self.stack[-1]
         if id(thing) in self.found:
-            raise _Odd("it changes what it names")
+            raise Odd("it changes what it names")
         if not isinstance(thing, _Array):
+            self.check_build(thing, state)
             # NumpyUnpickler's own does no more than this for what is no array.
             pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]  # noqa: SLF001
             return
@@ -151,7 +187,7 @@ class _Guarded(NumpyUnpickler):  # type: ignore[misc]
             and isinstance(state.get("dtype"), np.dtype)
             and state.get("order") in ("C", "F")
         ):
-            raise _Odd("an array in it is not described as one")
+            raise Odd("an array in it is not described as one")
         thing.__dict__.update(state, allow_mmap=False)
         self.stack[-2:] = [self.read_array(thing)]
 
@@ -159,6 +195,11 @@ class _Guarded(NumpyUnpickler):  # type: ignore[misc]
         (pickle.REDUCE, load_reduce),
         (pickle.NEWOBJ, load_newobj),
         (pickle.NEWOBJ_EX, load_newobj_ex),
+        (pickle.SETITEM, load_setitem),
+        (pickle.SETITEMS, load_setitems),
+        (pickle.APPEND, load_append),
+        (pickle.APPENDS, load_appends),
+        (pickle.ADDITEMS, load_additems),
         (pickle.BUILD, load_build),
     ):
         dispatch[_opcode[0]] = _method
@@ -188,19 +229,29 @@ class _Nothing:
 class _Scanner(_Guarded):
     """Walks through a pickle and makes nothing of it but the types of its arrays, which say how long they are."""
 
-    def __init__(self, stream: io.BufferedReader, named: set[tuple[str, str]] | None = None) -> None:
+    def __init__(self, stream: io.BufferedReader) -> None:
         super().__init__(stream)
-        self.named = set() if named is None else named
+        self.named: set[tuple[str, str]] = set()
+        self.called: set[tuple[str, str]] = set()
 
     def given(self, module: str, name: str) -> Any:
         self.named.add((module, name))
         if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper"):
             return _Array
-        return np.dtype if (module, name) == ("numpy", "dtype") else type("_Named", (_Nothing,), {})
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        return type("_Named", (_Nothing,), {"names": (module, name)})
+
+    def check_call(self, function: Any, arguments: Any) -> None:
+        # A dtype may be called.
+        if function is not np.dtype:
+            self.called.add(function.names)
 
     def read_array(self, array: _Array) -> Any:
         if array.dtype.hasobject:
-            return _Scanner(self.file_handle, self.named).load()
+            nested = _Scanner(self.file_handle)
+            nested.named, nested.called = self.named, self.called
+            return nested.load()
         if array.safe_get_numpy_array_alignment_bytes() is not None:
             self.file_handle.read(int.from_bytes(self.file_handle.read(1), "little"))
         left = array.dtype.itemsize * int(np.prod(array.shape, dtype=object))
@@ -215,15 +266,32 @@ class _Scanner(_Guarded):
 class _Loader(_Guarded):
     """Loads a pickle with the names that a policy gives."""
 
-    def __init__(self, stream: io.BufferedReader, find: Callable[[str, str], Any]) -> None:
+    def __init__(self, stream: io.BufferedReader, policy: Allowed) -> None:
         super().__init__(stream)
-        self.find = find
+        self.policy = policy
 
     def given(self, module: str, name: str) -> Any:
-        found = self.find(module, name)
+        found = self.policy.find(module, name)
         return _Array if found is NumpyArrayWrapper else found
+
+    def is_named(self, thing: Any) -> bool:
+        """Whether a name stands for it."""
+        return id(thing) in self.found
+
+    def check_call(self, function: Any, arguments: Any) -> None:
+        self.policy.check_called(function)
+        if not self.policy.trusted(function):
+            check_arguments(function, arguments, self.is_named)
+
+    def check_build(self, thing: Any, state: Any) -> None:
+        check_names(thing, state)
+        if not self.policy.trusted(type(thing)):
+            check_state(thing, state, self.is_named)
+
+    def check_fill(self, thing: Any, kinds: type | tuple[type, ...], keys: Sequence[Any] = ()) -> None:
+        check_filled(thing, kinds, keys)
 
     def read_array(self, array: _Array) -> Any:
         if array.dtype.hasobject:
-            return _Loader(self.file_handle, self.find).load()
+            return _Loader(self.file_handle, self.policy).load()
         return array.read(self, ensure_native_byte_order=True)
