@@ -140,7 +140,7 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
                 f"run {run.run_id} was scored for {run.output_table}, and job {job.name} has table = "
                 f"{job.output.table!r} now. Name the old table in [output], or score the interval again."
             )
-        bundle = session.registry.load(run.model_name, run.model_version)
+        bundle = session.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
         held = replace(run, override_reason=reason, override_by=person())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchscore import stop
 from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import on_terminal, step
-from batchscore.cli.session import Session, tell_unsigned
+from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
 from batchscore.logs import Event, log
 from batchscore.model.scorer import check_golden
@@ -44,10 +44,9 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
     patience = session.patience()
     version = patience.persist(lambda: registry.register(bundle))
     # What was written is what will score: read it back, and see that it gives what it gave.
-    stored = patience.persist(lambda: registry.load(bundle.name, version))
+    stored = patience.persist(lambda: session.load(bundle.name, version))
     check_golden(stored)
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
-    tell_unsigned(registry, stored)
     if on_terminal():
         show_evaluation(str(stored), stored.evaluation)
     if (missed := promotable(job, stored)) is not None:
