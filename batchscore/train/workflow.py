@@ -93,7 +93,7 @@ def train(
         given = read_rows(job, rows, window)
     schema = Schema.of(given)
     on_step(f"checking that features() is row-wise on {given.height:,} rows")
-    guarded("features()", check_row_wise, features, given)
+    guarded("features()", check_row_wise, features, given, quote=job.source.quotable)
     labelled = given
     if labels is not None:
         on_step("reading labels")
@@ -114,7 +114,7 @@ def train(
         predictor = fitted(tried.predictor, train)
         others = baselines_of(predictor, train)
     if champion is not None and _takes(champion, schema):
-        others["champion"] = replace(champion.predictor, explainer=None)
+        others["champion"] = replace(champion.predictor, explainer=None, quote=job.source.quotable)
     predictor, chosen = _choose(job, predictor, validation)
     predictor = _explained(job, predictor, train, test)
     on_step(f"testing on {len(test):,} rows held out")
@@ -175,7 +175,7 @@ def _target(job: Job, rows: pl.DataFrame) -> pl.Series | None:
 
 def _part(job: Job, features: Features, schema: Schema, rows: pl.DataFrame) -> Part:
     target = _target(job, rows)
-    return part_of(features, schema.conform(rows, "the training rows"), target)
+    return part_of(job, features, schema.conform(rows, "the training rows"), target)
 
 
 def _choose(job: Job, predictor: Predictor, validation: Part) -> tuple[Predictor, Threshold | None]:
@@ -232,8 +232,10 @@ def _explained(job: Job, predictor: Predictor, train: Part, test: Part) -> Predi
     if not top:
         return predictor
     with in_threads():
-        explainer = Explainer.fitted(predictor.pipeline, train.some(_BACKGROUND_ROWS).features, top)
-        explainer.check(test.some(_BACKGROUND_ROWS).features)
+        explainer = Explainer.fitted(
+            predictor.pipeline, train.some(_BACKGROUND_ROWS).features, top, quote=predictor.quote
+        )
+        explainer.check(test.some(_BACKGROUND_ROWS).features, quote=predictor.quote)
     return replace(predictor, explainer=explainer, output_types={**predictor.output_types, **reason_types(top)})
 
 
