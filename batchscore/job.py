@@ -79,7 +79,9 @@ class Source(Rows):
         key: The columns that identify a row. Rows are read in their order, and a run resumes behind the last one done.
         time_column: With `parquet`: the column whose time lies in the interval. With `sql` nothing reads it, for a
             query chooses its rows itself.
-        private: Columns whose values are never kept with a rejected row.
+        private: Columns whose values are never kept with a rejected row, nor told by training and what it writes of
+            itself. The bundle's golden rows are whole all the same, and its profiles have bounds and categories of
+            every column: who may read the registry may read those.
     """
 
     key: tuple[str, ...] = Field(min_length=1)
@@ -91,6 +93,11 @@ class Source(Rows):
         if hidden := [name for name in self.key if name in self.private]:
             raise ValueError(f"{hidden[0]} is of the key, which every reject keeps, and cannot be private")
         return self
+
+    @property
+    def quotable(self) -> bool:
+        """Whether the words of an exception may be told, which may hold any value of the row."""
+        return not self.private
 
 
 class Cut(Table):
@@ -287,6 +294,11 @@ class Job(Table):
             raise ValueError(f"training.cross_validation: one row alone says nothing of a {task} task")
         if self.problem.target in training.columns.values():
             raise ValueError(f"training: the target {self.problem.target} is no column of the rows")
+        if hidden := [name for name in training.slices if name in self.source.private]:
+            raise ValueError(
+                f"training.slices: {hidden[0]} is in source.private, and slices would tell its values; leave it out of "
+                "one of them"
+            )
         return self
 
     @model_validator(mode="after")

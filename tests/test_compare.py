@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +12,8 @@ import pytest
 import toy
 from sklearn import metrics as sk
 from toy import Project
+
+from batchscore.model.registry import Registry
 
 FULL = 'return rows.select("a", pl.col("b").fill_null(-1.0), "c")'
 POOR = 'return rows.select(pl.lit(1.0).alias("a"), pl.col("b").fill_null(-1.0), "c")'
@@ -95,6 +99,23 @@ def test_refusals(two: Project, words: tuple[str, ...], code: int, told: str) ->
 
     assert result.code == code
     assert told in result.error
+
+
+def test_golden_rows(two: Project, tmp_path: Path) -> None:
+    """A version that does not give here what it gave at training is not measured, whichever of the two it is."""
+    project = Project(tmp_path, two.url)
+    Project.at(tmp_path, two.url)
+    shutil.copytree(two.root / "var/registry", tmp_path / "var/registry")
+    registry = Registry.at(tmp_path / "var/registry")
+    bundle = registry.load("toy", 2)
+    moved = bundle.golden_predictions.with_columns(pl.col("score") * (1 + 1e-8))
+    registry.register(replace(bundle, golden_predictions=moved))
+
+    for uses in (("1", "3"), ("3", "1")):
+        result = project.call("models", "compare", "toy", *uses)
+        assert result.code == 10
+        assert "toy version 3: " in result.error
+        assert "golden rows have another score here than at training" in result.error
 
 
 def test_another_question(two: Project, tmp_path: Path) -> None:

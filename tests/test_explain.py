@@ -339,6 +339,29 @@ def test_a_model_that_cannot_be_explained_is_refused(model: Any, target: str, me
         Explainer.fitted(one_hot(model).fit(given, labels), given, top=1)
 
 
+@pytest.mark.parametrize("quote", [True, False])
+def test_a_library_that_fails_at_it_is_named(quote: bool) -> None:
+    """What the model's library raises is an error of training's, with its words where they may be quoted."""
+    lightgbm = pytest.importorskip("lightgbm", exc_type=(ImportError, OSError))
+    given = rows()
+    # LightGBM gives no contributions of trees whose leaves are linear.
+    model = one_hot(lightgbm.LGBMClassifier(n_estimators=5, linear_tree=True, verbose=-1))
+    with pytest.raises(
+        TrainingError, match=r"^LGBMClassifier of lightgbm cannot be explained.*: LightGBMError.*Leave explain_top out"
+    ) as refused:
+        Explainer.fitted(model.fit(given, answer(given) > 0), given, top=2, quote=quote)
+
+    assert quote == ("linear trees" in str(refused.value))
+
+
+def test_rows_that_the_model_cannot_take_are_told() -> None:
+    """Where rows held out fail in a step of the pipeline, it is an error of training's too."""
+    given = rows()
+    explainer = Explainer.fitted(encoded(DecisionTreeClassifier()).fit(given, answer(given) > 0), given, top=2)
+    with pytest.raises(TrainingError, match=r"DecisionTreeClassifier of sklearn cannot be explained.*: ValueError"):
+        explainer.check(given.rename({"gap": "hole"}))
+
+
 def named(transformer: Any, given: pl.DataFrame) -> list[str]:
     """The origins of its outputs, once it is fitted; there are as many as it has outputs."""
     width = transformer.fit_transform(given, np.arange(given.height) % 2).shape[1]

@@ -513,7 +513,7 @@ class TestOverride:
     @pytest.mark.skipif(os.getuid() != 0, reason="only root may become a user that nobody knows")
     def test_a_user_without_a_name(self) -> None:
         """Under a user id that has no name, as in a container, the ledger keeps the number."""
-        become = "import os; from batchscore.cli.runs import _person; os.setuid(54321); print(_person())"
+        become = "import os; from batchscore.person import person; os.setuid(54321); print(person())"
         environment = {name: value for name, value in os.environ.items() if name not in NAMES_OF_USER}
 
         done = subprocess.run(

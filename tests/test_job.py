@@ -435,6 +435,15 @@ class TestFaults:
 
         assert f"{place}: missing. Add it." in faults(jobs, (line, rest))
 
+    def test_slices_of_a_private_column(self, jobs):
+        """A slice has a value of its column for a name, so a private column has none; another column may."""
+        private = ('key = ["flight_id"]', 'key = ["flight_id"]\nprivate = ["passenger"]')
+        sliced = ("test = 0.2 }", 'test = 0.2 }\nslices = ["carrier", "passenger"]')
+        (line,) = faults(jobs, private, sliced)
+
+        assert "training.slices: passenger is in source.private, and slices would tell its values" in line
+        assert read(jobs, private, ("test = 0.2 }", 'test = 0.2 }\nslices = ["carrier"]')).training
+
     def test_an_empty_file_lacks_every_table(self, jobs):
         """The tables that a job needs are all named at once."""
         (jobs / "flight_delay.toml").write_text("")

@@ -71,12 +71,31 @@ class TestModels:
 
         assert ["info"] == [each["level"] for each in scored.named("bundle.unsigned")]
 
+    def test_unsigned_is_logged_wherever_it_is_loaded(self, project: Project) -> None:
+        """Training, a shadow and a held run's publishing say it of each version that they load."""
+        trained = project.call("train", "toy")
+        assert [2] == _unsigned(trained)
+        project.edit("jobs/toy.toml", ('name = "toy"\n\n[output]', 'name = "toy"\nshadow = 2\n\n[output]'))
+        first = ("--from", "2024-02-01", "--to", "2024-02-02")
+        assert [1, 2] == _unsigned(project.call("backfill", "toy", *first, "--only", "all"))
+        project.edit("jobs/toy.toml", ("[limits]", "[publish]\nscore_range = [0.4, 0.6]\n\n[limits]"))
+        held = project.call("backfill", "toy", *first, "--only", "all")
+        assert 31 == held.code
+        run_id = next(each["run_id"] for each in held.events if "run_id" in each)
+        published = project.call("runs", "publish", run_id, "--override", "--reason", "it is right")
+        assert (0, [1]) == (published.code, _unsigned(published))
+
     def test_lists_names(self, project: Project) -> None:
         """`verify` lists what the pipeline names, and the guard's setting lets more in."""
         names = project.call("models", "verify", "toy").named("bundle.loaded")[0]["names"]
 
         assert "sklearn.pipeline.Pipeline" in names
         assert any(re.fullmatch(r"batchscore_features_\w+\.log1p", name) for name in names)
+
+
+def _unsigned(result: Result) -> list[int]:
+    """The versions that the log says were loaded without a signature."""
+    return [each["version"] for each in result.named("bundle.unsigned")]
 
 
 class TestS3:

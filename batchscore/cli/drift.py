@@ -18,7 +18,6 @@ from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import Event, about, log
 from batchscore.model.bundle import Bundle
-from batchscore.model.registry import Registry
 from batchscore.monitor.watch import compare_with_training, record_drift
 from batchscore.warehouse import Warehouse
 
@@ -78,7 +77,7 @@ def drift(session: Session, name: str, first: str | None, last: str | None, ever
             runs = runs[-1:]
         # What the module inside a bundle prints is not the answer.
         with warehouse.begin("the ledger") as tx, redirect_stdout(sys.stderr):
-            comparisons = list(_compared(tx.connection, session.registry, runs))
+            comparisons = list(_compared(tx.connection, session, runs))
     if format_ is Format.json:
         print_json([_as_json(job, each, everything) for each in comparisons])
         return
@@ -91,7 +90,7 @@ def drift(session: Session, name: str, first: str | None, last: str | None, ever
             show(rows, format_)
 
 
-def _compared(tx: sa.Connection, registry: Registry, runs: Sequence[Run]) -> Iterator[_Comparison]:
+def _compared(tx: sa.Connection, session: Session, runs: Sequence[Run]) -> Iterator[_Comparison]:
     def bundle_of(run: Run) -> tuple[str, int, str]:
         return run.model_name, run.model_version, run.bundle_digest
 
@@ -99,15 +98,15 @@ def _compared(tx: sa.Connection, registry: Registry, runs: Sequence[Run]) -> Ite
     for (name, version, digest), group in groupby(sorted(runs, key=bundle_of), bundle_of):
         scored = list(group)
         try:
-            bundle = registry.load(name, version)
+            bundle = session.load(name, version)
         except BundleNotFound:
-            yield _Comparison(scored, [], [], f"{registry} no longer holds that version")
+            yield _Comparison(scored, [], [], f"{session.registry} no longer holds that version")
             continue
         except BundleIncompatible as error:
             yield _Comparison(scored, [], [], str(error))
             continue
         if bundle.digest != digest:
-            yield _Comparison(scored, [], [], f"{bundle} in {registry} is another one than scored them")
+            yield _Comparison(scored, [], [], f"{bundle} in {session.registry} is another one than scored them")
             continue
         compared, found = compare_with_training(tx, bundle, scored)
         lost = len(scored) - len(compared)

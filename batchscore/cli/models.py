@@ -14,11 +14,11 @@ import typer
 
 from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
-from batchscore.cli.session import Session, tell_unsigned
+from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log, redacted
-from batchscore.model.bundle import Bundle, Manifest
+from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import write_keys
@@ -166,8 +166,13 @@ def compare(
 
     Raises:
         UsageError: The window holds no interval, or the versions' job cannot be compared on labels.
+        GoldenRowsDiffer: A version does not give here what it gave at training.
     """
-    one, other = (session.registry.load(name, use) for use in uses)
+    # What the features modules inside the bundles print is not the answer.
+    with redirect_stdout(sys.stderr):
+        one, other = (session.load(name, use) for use in uses)
+        for bundle in (one, other):
+            check_golden(bundle)
     job = session.job(other.manifest.job)
     if not job.problem.supervised:
         raise UsageError(f"a {job.problem.task} task has no labels to compare versions by.")
@@ -176,7 +181,6 @@ def compare(
     begin, end = first or learned, last or job.calendar.containing(session.now).start
     if begin >= end:
         raise UsageError(f"there is no row between {instant(begin)} and {instant(end)}: give --from and --to.")
-    # What the features module inside a bundle prints is not the answer.
     with redirect_stdout(sys.stderr):
         found = comparing.compare(
             job, one, other, session.source(job, job.source), session.labels(job), Interval(begin, end)
@@ -205,7 +209,7 @@ def verify(session: Session, name: str, use: str) -> None:
     registry.manifest(name, version)
     names = names_in(registry.read(name, version)["pipeline.joblib"], f"{name} version {version}")
     say(f"{name} version {version} names {', '.join(names)}")
-    bundle: Bundle = registry.load(name, version)
+    bundle = session.load(name, version)
     check_golden(bundle)
     log.info(
         Event.BUNDLE_LOADED,
@@ -216,7 +220,6 @@ def verify(session: Session, name: str, use: str) -> None:
         names=names,
         signed_by=bundle.signed_by,
     )
-    tell_unsigned(registry, bundle)
     say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
-import os
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +21,7 @@ from batchscore.job import Job, read_job
 from batchscore.ledger import Owner, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
+from batchscore.person import person
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.run.prune import prune as prune_warehouse
@@ -142,10 +140,10 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
                 f"run {run.run_id} was scored for {run.output_table}, and job {job.name} has table = "
                 f"{job.output.table!r} now. Name the old table in [output], or score the interval again."
             )
-        bundle = session.registry.load(run.model_name, run.model_version)
+        bundle = session.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
-        held = replace(run, override_reason=reason, override_by=_person())
+        held = replace(run, override_reason=reason, override_by=person())
         done = patience.persist(lambda: _override(session, warehouse, held, bundle, job))
         log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
         watch(warehouse, bundle, done)
@@ -188,16 +186,6 @@ def _outputs(session: Session, job: Job, bundle: Bundle, run: Run) -> Output:
 def _full_name(warehouse: Warehouse, job: Job) -> str:
     with warehouse.begin("the output table") as tx:
         return tx.full_name(job.output.table)
-
-
-def _person() -> str:
-    """Who is at work, and where: `ana@laptop`; by number where the user has no name, as in a container."""
-    try:
-        user = getpass.getuser()
-    # Which of them depends on Python's version.
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _held(warehouse: Warehouse, prefix: str) -> Run:

@@ -32,7 +32,7 @@ from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
 
-__all__ = ["Session", "history_of", "runs_of", "secrets_of", "tell_unsigned"]
+__all__ = ["Session", "history_of", "runs_of", "secrets_of"]
 
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
@@ -128,13 +128,25 @@ class Session:
             raise UsageError(f"job {job.name} has no [labels].")
         return self.source(job, job.labels)
 
+    def load(self, name: str, use: str | int) -> Bundle:
+        """A version, verified; where no signature of it was looked at, the log says so.
+
+        Raises:
+            BundleNotFound: There is none.
+            BundleError: It cannot be used.
+        """
+        bundle = self.registry.load(name, use)
+        if bundle.signed_by is None:
+            # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
+            tell = log.warning if self.registry.trust.keys else log.info
+            tell(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+        return bundle
+
     def bundle(self, job: Job) -> Bundle:
         """The bundle the job uses, verified, with its golden rows scored here."""
-        registry = self.registry
-        bundle = self.patience().persist(lambda: registry.load(job.model.name, job.model.use))
+        bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
         check_golden(bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
-        tell_unsigned(registry, bundle)
         if changed := libraries_changed(bundle.manifest):
             log.warning(Event.BUNDLE_LIBRARIES, model=bundle.name, version=bundle.version, libraries=changed)
         path = self.features_path(job)
@@ -158,7 +170,7 @@ class Session:
         if (version := self.registry.resolve(name, wanted)) == bundle.version:
             raise BundleNotFound(f"{wanted} is {bundle}, which scores already.")
         try:
-            shadow = self.registry.load(name, version)
+            shadow = self.load(name, version)
             check_golden(shadow)
         except BatchscoreError:
             raise
@@ -247,17 +259,6 @@ class Session:
             then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql or job.source.parquet), lineterm=""
         )
         return "\n".join(f"  {line}" for line in lines)
-
-
-def tell_unsigned(registry: Registry, bundle: Bundle) -> None:
-    """Log that no signature of the bundle was looked at, if none was."""
-    if bundle.signed_by is not None:
-        return
-    # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
-    if registry.trust.keys:
-        log.warning(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
-    else:
-        log.info(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
 
 
 def secrets_of(settings: Settings) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchscore import stop
 from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import on_terminal, step
-from batchscore.cli.session import Session, tell_unsigned
+from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
 from batchscore.interval import Interval
 from batchscore.logs import Event, log
@@ -81,10 +81,9 @@ def registered(session: Session, bundle: Bundle) -> Bundle:
     """
     registry, patience = session.registry, session.patience()
     version = patience.persist(lambda: registry.register(bundle))
-    stored = patience.persist(lambda: registry.load(bundle.name, version))
+    stored = patience.persist(lambda: session.load(bundle.name, version))
     check_golden(stored)
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
-    tell_unsigned(registry, stored)
     if on_terminal():
         show_evaluation(str(stored), stored.evaluation)
     return stored

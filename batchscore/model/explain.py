@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -81,26 +82,29 @@ class Explainer:
     _model: _Model = field(repr=False, compare=False)
 
     @classmethod
-    def fitted(cls, pipeline: Any, features: pl.DataFrame, top: int) -> Self:
+    def fitted(cls, pipeline: Any, features: pl.DataFrame, top: int, *, quote: bool = True) -> Self:
         """Learn from the rows that the pipeline was fitted on, or some of them, what is to be known in advance.
 
         Args:
             pipeline: A fitted classifier of two classes or a regressor, or a pipeline that ends in one.
             features: At least one row of its input.
             top: How many reasons a row is to get.
+            quote: Whether what the model's library raises is told in its own words, which may hold values.
 
         Raises:
-            TrainingError: It is no model that can be explained, or its contributions do not add up.
+            TrainingError: It is no model that can be explained, its library fails at it, or its contributions do not
+                add up.
         """
         steps, estimator = _opened(pipeline)
-        rows = _transformed(steps, features)
-        model = _model(estimator, _means(rows))
-        named = _names(steps, features.columns, rows.shape[1])
-        names = tuple(dict.fromkeys([*(name for name in features.columns if name in named), *named]))
-        columns = tuple(names.index(name) for name in named)
-        means = tuple(model.means.tolist()) if isinstance(model, _Linear) else None
-        sums = model.contributions(rows, columns, len(names)).sum(axis=1)
-        base = _base(estimator, rows, sums, model.tolerance)
+        with _explaining(estimator, quote=quote):
+            rows = _transformed(steps, features)
+            model = _model(estimator, _means(rows))
+            named = _names(steps, features.columns, rows.shape[1])
+            names = tuple(dict.fromkeys([*(name for name in features.columns if name in named), *named]))
+            columns = tuple(names.index(name) for name in named)
+            means = tuple(model.means.tolist()) if isinstance(model, _Linear) else None
+            sums = model.contributions(rows, columns, len(names)).sum(axis=1)
+            base = _base(estimator, rows, sums, model.tolerance)
         return cls(pipeline, top, base, names, columns, means, model)
 
     @classmethod
@@ -125,16 +129,21 @@ class Explainer:
         rows = _transformed(_opened(self.pipeline)[0], features)
         return self._model.contributions(rows, self.columns, len(self.names))
 
-    def check(self, features: pl.DataFrame) -> None:
+    def check(self, features: pl.DataFrame, *, quote: bool = True) -> None:
         """Compare base and contributions with the model's answers.
 
+        Args:
+            features: Rows as the pipeline takes them.
+            quote: See `fitted`.
+
         Raises:
-            TrainingError: They do not add up on these rows.
+            TrainingError: They do not add up on these rows, or the model's library fails at it.
         """
         steps, estimator = _opened(self.pipeline)
-        rows = _transformed(steps, features)
-        sums = self._model.contributions(rows, self.columns, len(self.names)).sum(axis=1)
-        _base(estimator, rows, sums, self._model.tolerance, self.base)
+        with _explaining(estimator, quote=quote):
+            rows = _transformed(steps, features)
+            sums = self._model.contributions(rows, self.columns, len(self.names)).sum(axis=1)
+            _base(estimator, rows, sums, self._model.tolerance, self.base)
 
     def reasons(self, features: pl.DataFrame) -> pl.DataFrame:
         """The names that contribute most, the strongest first, with what they contribute.
@@ -162,6 +171,23 @@ class Explainer:
         ]
         given = [series for pair in found for series in pair]
         return pl.DataFrame([series.alias(name) for name, series in zip(reason_types(self.top), given, strict=True)])
+
+
+@contextmanager
+def _explaining(estimator: Any, *, quote: bool) -> Iterator[None]:
+    try:
+        yield
+    except (TrainingError, MemoryError):
+        raise
+    except Exception as error:
+        kind = type(estimator)
+        # On one line: XGBoost appends the stack of its C++ code.
+        words = next(iter(str(error).strip().splitlines()), "")
+        told = f"{type(error).__name__}: {words}" if quote else type(error).__name__
+        raise TrainingError(
+            f"{kind.__name__} of {kind.__module__.partition('.')[0]} cannot be explained, for it fails at that: "
+            f"{told}. Leave explain_top out, or change the model."
+        ) from error
 
 
 def _opened(pipeline: Any) -> tuple[list[Any], Any]:

@@ -28,11 +28,11 @@ Stage = Literal["features", "pipeline"]
 class StageError(Exception):
     """The user's features or pipeline failed on some rows."""
 
-    def __init__(self, stage: Stage, cause: BaseException) -> None:
+    def __init__(self, stage: Stage, cause: BaseException, *, quote: bool = True) -> None:
         # On one line, as tables and logs have it, and without the character that Postgres cannot keep.
         words = " ".join(str(cause).replace("\0", r"\0").split())
         self.kind = type(cause).__name__
-        super().__init__(f"{self.kind}: {words}")
+        super().__init__(f"{self.kind}: {words}" if quote else self.kind)
         self.stage = stage
 
 
@@ -50,6 +50,7 @@ class Predictor:
             `reason_<k>_value` for each of the explainer's, with their types, in order.
         threshold: Binary: the score from which on the second class is predicted; None where the more probable one is.
         explainer: What says why; None where the job does not ask.
+        quote: Whether a failure is told in its own words, which may hold values; by its class alone otherwise.
     """
 
     features: Features
@@ -59,6 +60,7 @@ class Predictor:
     output_types: Mapping[str, TypeName]
     threshold: float | None = None
     explainer: Explainer | None = None
+    quote: bool = True
 
     def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`prediction`, the scores and the reasons, shape `(rows, output_types)`, of at least one row.
@@ -66,12 +68,12 @@ class Predictor:
         Raises:
             StageError: The user's features or pipeline failed.
         """
-        with _in_stage("features"):
+        with self._in_stage("features"):
             features = self.features.transform(rows)
         answers = self.predict_from(features)
         if self.explainer is None:
             return answers
-        with _in_stage("pipeline"), in_threads():
+        with self._in_stage("pipeline"), in_threads():
             return answers.hstack(self.explainer.reasons(features))
 
     def predict_from(self, features: pl.DataFrame) -> pl.DataFrame:
@@ -88,7 +90,7 @@ class Predictor:
         Raises:
             StageError: The pipeline failed.
         """
-        with _in_stage("pipeline"), in_threads():
+        with self._in_stage("pipeline"), in_threads():
             answers = np.asarray(self._answer(features))
             if len(answers) != features.height:
                 raise ValueError(f"the pipeline gave {len(answers)} predictions for {features.height} rows")
@@ -121,20 +123,19 @@ class Predictor:
         scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
         return pl.DataFrame([labels.gather(chosen), *scores])
 
+    @contextmanager
+    def _in_stage(self, stage: Stage) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            # Too large a chunk is no row's fault.
+            raise
+        except (Exception, SystemExit) as error:
+            raise StageError(stage, error, quote=self.quote) from error
+
 
 @contextmanager
 def in_threads() -> Iterator[None]:
     """A block in which `n_jobs` of an estimator means threads: another process could not import the features module."""
     with joblib.parallel_config(backend="threading"):
         yield
-
-
-@contextmanager
-def _in_stage(stage: Stage) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        # Too large a chunk is no row's fault.
-        raise
-    except (Exception, SystemExit) as error:
-        raise StageError(stage, error) from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +12,7 @@ from batchscore.model.aliases import Aliases, Move
 from batchscore.model.bundle import MANIFEST, Bundle, Manifest, pack
 from batchscore.model.store import ALIASES, Store, open_store
 from batchscore.model.trust import SIGNATURE, Trust
+from batchscore.person import person
 
 __all__ = ["Registry"]
 
@@ -187,7 +185,7 @@ class Registry:
 
         def moved(aliases: Aliases) -> Aliases:
             self._refuse_pruned(name, version, aliases)
-            return aliases.moved(alias, version, _now(), _who())
+            return aliases.moved(alias, version, _now(), person())
 
         self._change(name, moved)
 
@@ -208,7 +206,7 @@ class Registry:
             nonlocal stands
             self._refuse_pruned(name, after, aliases)
             stands = aliases.aliases.get(alias) in (before, after)
-            return aliases.moved(alias, after, _now(), _who()) if stands else aliases
+            return aliases.moved(alias, after, _now(), person()) if stands else aliases
 
         self._change(name, moved)
         return stands
@@ -240,7 +238,7 @@ class Registry:
             if aliases.before(alias) != version:
                 raise UsageError(f"{alias} of model {name!r} was moved meanwhile. See: batchscore models list.")
             self._refuse_pruned(name, version, aliases)
-            return aliases.moved(alias, version, _now(), _who(), back=True)
+            return aliases.moved(alias, version, _now(), person(), back=True)
 
         self._change(name, moved)
 
@@ -304,12 +302,3 @@ class Registry:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user often has no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -426,7 +426,7 @@ def _score(scoring: Scoring, chunks: Iterable[_Read], done: Progress) -> Iterato
     for read in chunks:
         left = MOST_FAILURES - failures
         job = scoring.job
-        quote = not job.source.private
+        quote = job.source.quotable
         with span("score", {"batchscore.rows": read.chunk.rows.height}):
             result = score(scoring.bundle, read.chunk.rows, job.output.carry, failures_left=left, quote=quote)
         failures += result.failures

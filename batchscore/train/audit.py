@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,9 @@ def audit(job: Job, rows: pl.DataFrame) -> list[Finding]:
         job: The job; it has `[training]`.
         rows: The training rows with their target, if the task has one. Test rows are none of its business.
     """
-    bounds = job.training.audit if job.training else Audit()
+    bounds, private = job.training.audit if job.training else Audit(), job.source.private
     inputs = [name for name in rows.columns if name not in (*job.source.key, job.problem.target)]
-    found = [*_duplicates(rows.select(inputs), bounds), *_columns(rows.select(inputs), bounds)]
+    found = [*_duplicates(rows.select(inputs), bounds), *_columns(rows.select(inputs), bounds, private)]
     if job.problem.target:
         found += _about_target(rows.select(inputs), rows[job.problem.target], job.problem.task == "regression", bounds)
     return sorted(found, key=lambda finding: not finding.suspect)
@@ -63,7 +63,7 @@ def _duplicates(inputs: pl.DataFrame, bounds: Audit) -> Iterator[Finding]:
         yield _finding("duplicates", None, share, share >= bounds.duplicates, told)
 
 
-def _columns(inputs: pl.DataFrame, bounds: Audit) -> Iterator[Finding]:
+def _columns(inputs: pl.DataFrame, bounds: Audit, private: Collection[str]) -> Iterator[Finding]:
     for column in inputs.iter_columns():
         name, kept = column.name, column.drop_nulls()
         if column.null_count():
@@ -72,15 +72,15 @@ def _columns(inputs: pl.DataFrame, bounds: Audit) -> Iterator[Finding]:
                 "missing", name, share, share >= bounds.missing, f"{name} is NULL in {share:.1%} of the rows"
             )
         if kept.n_unique() <= 1:
-            held = f"{kept[0]!r}" if len(kept) else "NULL"
+            held = "NULL" if kept.is_empty() else "the same" if name in private else f"{kept[0]!r}"
             yield _finding(
                 "constant", name, 1.0, True, f"{name} is {held} in every row{' that has it' * bool(len(kept))}"
             )
         elif column.dtype.is_numeric():
-            yield from _outliers(kept.cast(pl.Float64), bounds)
+            yield from _outliers(kept.cast(pl.Float64), bounds, quote=name not in private)
 
 
-def _outliers(kept: pl.Series, bounds: Audit) -> Iterator[Finding]:
+def _outliers(kept: pl.Series, bounds: Audit, *, quote: bool) -> Iterator[Finding]:
     """Values beyond 1.5 interquartile ranges from the quartiles (Tukey, "Exploratory Data Analysis", 1977)."""
     values = kept.filter(kept.is_finite()).to_numpy()
     if not len(values):
@@ -90,8 +90,10 @@ def _outliers(kept: pl.Series, bounds: Audit) -> Iterator[Finding]:
     # A column that is one number in half of its rows or more has no spread to judge by.
     share = float(((values < low - reach) | (values > high + reach)).mean()) if reach > 0 else 0.0
     if share:
-        told = f"{kept.name} is beyond {low - reach:g} to {high + reach:g} in {share:.1%} of the rows: it goes from "
-        told += f"{values.min():g} to {values.max():g}"
+        told = f"{kept.name} has outliers in {share:.1%} of the rows"
+        if quote:
+            told = f"{kept.name} is beyond {low - reach:g} to {high + reach:g} in {share:.1%} of the rows: it goes "
+            told += f"from {values.min():g} to {values.max():g}"
         yield _finding("outliers", kept.name, share, share >= bounds.outliers, told)
 
 

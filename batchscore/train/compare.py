@@ -66,7 +66,7 @@ def compare(job: Job, one: Bundle, other: Bundle, rows: Source, labels: Source, 
     blocks, _ = blocks_of(job, labelled)
     found = []
     for bundle in (one, other):
-        predictor = replace(bundle.predictor, explainer=None)
+        predictor = replace(bundle.predictor, explainer=None, quote=job.source.quotable)
         predictions = predicted(predictor, bundle.schema.conform(labelled, rows.where))
         drawn = resampled(predictor, predictions, target, blocks)
         measured = defined(of_predictions(predictor, predictions, predictions, target))

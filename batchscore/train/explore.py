@@ -99,12 +99,12 @@ def explore(
     over, values = asked_curve(asked.curve) if asked.curve is not None else ("", [])
     if over:
         check_names(predictor.pipeline, [over], "--curve")
-    trial = _trial(job, recipe, predictor, rows, train, validation)
+    trial, quote = _trial(job, recipe, predictor, rows, train, validation), predictor.quote
     found = None
     if recipe.search is not None:
         telling = replace(trial, on_fit=_teller(f"searching by {recipe.search.by}", trial, on_step))
         pipeline, found = guarded(
-            "the search", search, predictor.pipeline, _search_space(predictor), recipe.search, telling
+            "the search", search, predictor.pipeline, _search_space(predictor), recipe.search, telling, quote=quote
         )
         predictor = replace(predictor, pipeline=pipeline)
         told = ", ".join(f"{name} = {value}" for name, value in found.best.items())
@@ -112,14 +112,16 @@ def explore(
     crossed = None
     if recipe.cross_validation is not None:
         on_step(f"cross-validating on {len(trial.cuts)} folds")
-        crossed = guarded("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
+        crossed = guarded(
+            "cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial, quote=quote
+        )
     curves = []
     if over:
         on_step(f"drawing the curve over {len(values)} values of {over}")
-        curves.append(guarded("--curve", validation_curve, predictor.pipeline, over, values, trial))
+        curves.append(guarded("--curve", validation_curve, predictor.pipeline, over, values, trial, quote=quote))
     if asked.learning_curve:
         on_step("drawing the learning curve")
-        curves.append(guarded("--learning-curve", learning_curve, predictor.pipeline, trial))
+        curves.append(guarded("--learning-curve", learning_curve, predictor.pipeline, trial, quote=quote))
     return Explored(predictor, found, crossed, tuple(curves))
 
 
@@ -148,7 +150,8 @@ def _search_space(predictor: Predictor) -> Any:
             "[training] search wants search_space() beside pipeline() in the job's Python file: "
             "def search_space(): return {'step__parameter': [values, …]}."
         )
-    return guarded("search_space()", asked)
+    # It has seen no row.
+    return guarded("search_space()", asked, quote=True)
 
 
 def _teller(what: str, trial: Trial, on_step: Step) -> Callable[[float], None]:

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _BASELINE_ROWS = 50_000
+_NOT_QUOTED = "What it says is left out, for it may hold a value of a column under [source] private."
 # scikit-learn's calibration cuts its rows in five, though what it calibrates is fitted already.
 _FEWEST_TO_CALIBRATE = 5
 
@@ -68,13 +69,19 @@ class Part:
         return Part(self.rows.gather_every(every), self.features.gather_every(every), target)
 
 
-def part_of(features: Features, rows: pl.DataFrame, target: pl.Series | None) -> Part:
+def part_of(job: Job, features: Features, rows: pl.DataFrame, target: pl.Series | None) -> Part:
     """The rows with their features."""
-    return Part(rows, guarded("features()", features.transform, rows), target)
+    return Part(rows, guarded("features()", features.transform, rows, quote=job.source.quotable), target)
 
 
-def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
+def guarded(what: str, call: Callable[..., Any], *args: Any, quote: bool) -> Any:
     """Call the user's code; its failure is an error of training's, with the cause kept.
+
+    Args:
+        what: What is called, for the message.
+        call: The code.
+        args: What it is called with.
+        quote: Whether its failure is told in its own words, which may hold values; by its class alone otherwise.
 
     Raises:
         TrainingError: It failed.
@@ -85,7 +92,8 @@ def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
     except (BatchscoreError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise TrainingError(f"{what} fails on the training rows: {type(error).__name__}: {error}.") from error
+        told = f"{type(error).__name__}: {error}." if quote else f"{type(error).__name__}. {_NOT_QUOTED}"
+        raise TrainingError(f"{what} fails on the training rows: {told}") from error
 
 
 def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predictor:
@@ -99,13 +107,15 @@ def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predicto
     Raises:
         TrainingError: The target's classes are not what the task wants, or `pipeline()` fails.
     """
-    pipeline = guarded("pipeline()", features.pipeline)
+    # It has seen no row.
+    pipeline = guarded("pipeline()", features.pipeline, quote=True)
+    quote = job.source.quotable
     types: dict[str, TypeName]
     if target is None:
         types = {"prediction": "integer"} if job.problem.task == "clustering" else _ODD
-        return Predictor(features, pipeline, job.problem.task, (), types)
+        return Predictor(features, pipeline, job.problem.task, (), types, quote=quote)
     if job.problem.task == "regression":
-        return Predictor(features, pipeline, "regression", (), {"prediction": "float"})
+        return Predictor(features, pipeline, "regression", (), {"prediction": "float"}, quote=quote)
     classes = tuple(np.unique(target.to_numpy()).tolist())
     if len(classes) < 2:
         raise TrainingError(
@@ -117,7 +127,7 @@ def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predicto
     if len(set(names)) < len(names):
         raise TrainingError(f"two classes would share a score column: {', '.join(sorted(names))}. Rename a class.")
     types = {"prediction": _type_of(target)} | dict.fromkeys(names, "float")
-    return Predictor(features, pipeline, job.problem.task, classes, types)
+    return Predictor(features, pipeline, job.problem.task, classes, types, quote=quote)
 
 
 _ODD: dict[str, TypeName] = {"prediction": "boolean", "score": "float"}
@@ -147,9 +157,11 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
             return predictor.pipeline.fit(train.features, truth)
 
     try:
-        pipeline = guarded("pipeline().fit", fit)
+        pipeline = guarded("pipeline().fit", fit, quote=predictor.quote)
     except TrainingError as error:
-        if isinstance(error.__cause__, (TypeError, ValueError)) and (hint := _hint(train.features)):
+        if isinstance(error.__cause__, (TypeError, ValueError)) and (
+            hint := _hint(train.features, quote=predictor.quote)
+        ):
             raise TrainingError(f"{error} {hint}") from error.__cause__
         raise
     wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
@@ -171,13 +183,15 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
 _CALIBRATE = "Wrap its last step in CalibratedClassifierCV."
 
 
-def _hint(features: pl.DataFrame) -> str:
+def _hint(features: pl.DataFrame, *, quote: bool) -> str:
     """What columns that most estimators refuse there are, in words."""
     told = [raw] if (raw := raw_times(features)) else []
     if words := features.select(cs.string()).columns:
+        # A feature may hold a column's values under another name.
+        instance = f", for instance {features[words[0]].drop_nulls().first()!r}" if quote else ""
         told.append(
-            f"{', '.join(words)} is text, for instance {features[words[0]].drop_nulls().first()!r}: encode it in the "
-            "pipeline, or cast it in features() where it should be a number"
+            f"{', '.join(words)} is text{instance}: encode it in the pipeline, or cast it in features() where it "
+            "should be a number"
         )
     return f"Of the features, {'; '.join(told)}." if told else ""
 
@@ -228,7 +242,7 @@ def calibrated(predictor: Predictor, method: Literal["isotonic", "sigmoid"], val
         )
     wrapped = CalibratedClassifierCV(FrozenEstimator(predictor.pipeline), method=method)
     with in_threads():
-        guarded("the calibration", wrapped.fit, validation.features, target.to_numpy())
+        guarded("the calibration", wrapped.fit, validation.features, target.to_numpy(), quote=predictor.quote)
     return replace(predictor, pipeline=wrapped)
 
 

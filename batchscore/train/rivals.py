@@ -51,7 +51,7 @@ def champion_of(job: Job, champion: Bundle, schema: Schema, test: Part) -> Rival
     if why := _obstacle(job, champion, schema, newer):
         log.warning(Event.BASELINE_FAILED, baseline="champion", error=why)
         return None
-    return Rival(replace(champion.predictor, explainer=None), newer)
+    return Rival(replace(champion.predictor, explainer=None, quote=job.source.quotable), newer)
 
 
 def _obstacle(job: Job, champion: Bundle, schema: Schema, newer: pl.Series | None) -> str | None:

@@ -155,7 +155,9 @@ def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> t
             _hush()
             searching.fit(trial.features, trial.truth)
     except (ValueError, TypeError) as error:
-        raise TrainingError(f"search_space() cannot be searched by {how.by}: {error}") from error
+        # Where every fit fails, scikit-learn quotes them all.
+        told = error if trial.predictor.quote else type(error).__name__
+        raise TrainingError(f"search_space() cannot be searched by {how.by}: {told}") from error
     results = searching.cv_results_
     values = trial.sign * np.asarray(results["mean_test_score"], dtype=np.float64)
     # Of halving, the last round that a setting reached counts: it was measured on most rows there.

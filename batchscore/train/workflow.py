@@ -94,7 +94,7 @@ def train(
         given = read_rows(job, rows, window)
     schema = Schema.of(given)
     on_step(f"checking that features() is row-wise on {given.height:,} rows")
-    guarded("features()", check_row_wise, features, given)
+    guarded("features()", check_row_wise, features, given, quote=job.source.quotable)
     labelled = given
     if labels is not None:
         on_step("reading labels")
@@ -173,7 +173,7 @@ def _target(job: Job, rows: pl.DataFrame) -> pl.Series | None:
 
 def _part(job: Job, features: Features, schema: Schema, rows: pl.DataFrame) -> Part:
     target = _target(job, rows)
-    return part_of(features, schema.conform(rows, "the training rows"), target)
+    return part_of(job, features, schema.conform(rows, "the training rows"), target)
 
 
 def _choose(job: Job, predictor: Predictor, validation: Part) -> tuple[Predictor, Threshold | None]:
@@ -233,8 +233,10 @@ def _explained(job: Job, predictor: Predictor, train: Part, test: Part) -> Predi
     if not top:
         return predictor
     with in_threads():
-        explainer = Explainer.fitted(predictor.pipeline, train.some(_BACKGROUND_ROWS).features, top)
-        explainer.check(test.some(_BACKGROUND_ROWS).features)
+        explainer = Explainer.fitted(
+            predictor.pipeline, train.some(_BACKGROUND_ROWS).features, top, quote=predictor.quote
+        )
+        explainer.check(test.some(_BACKGROUND_ROWS).features, quote=predictor.quote)
     return replace(predictor, explainer=explainer, output_types={**predictor.output_types, **reason_types(top)})
 
 

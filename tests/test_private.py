@@ -1,0 +1,209 @@
+"""What training tells of a job with private columns: of their values nothing, whatever fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import toy
+from toy import Project
+
+from batchscore.errors import TrainingError
+from batchscore.interval import Interval
+from batchscore.model.features import Features
+from batchscore.train.compare import compare
+from batchscore.train.workflow import train
+from tests.models import CLASSIFIER, SQL, Frame, job, labels, slow, trips
+
+N = 160
+SECRET = "John Smith"
+RECIPE: Mapping[str, Any] = {"split": {"by": "random", "validation": 0.25, "test": 0.25}}
+
+HEAD = "import polars as pl\nfrom sklearn.linear_model import LogisticRegression\n"
+AS_IT_IS = "def features(rows):\n    return rows.select('distance', pl.col('carrier').fill_null('John Smith').alias('who'))\n"
+MODEL = "def pipeline():\n    return LogisticRegression()\n"
+SPACE = "def search_space():\n    return {'C': [0.1, 1.0]}\n"
+HELD_OUT = """
+def features(rows):
+    return rows.select('distance', pl.col('carrier').fill_null('John Smith').alias('who'))
+
+
+class Frail(LogisticRegression):
+    def fit(self, X, y):
+        return super().fit(X.with_columns(who=0.0), y)
+
+    def predict_proba(self, X):
+        if 'John' in ''.join(X['who']):
+            raise ValueError(f"cannot take {''.join(X['who'])}")
+        return super().predict_proba(X.with_columns(who=0.0))
+
+
+def pipeline():
+    return Frail()
+"""
+
+
+def rows() -> pl.DataFrame:
+    """Trips, whose carriers are names."""
+    return trips(N).with_columns(carrier=pl.col("carrier").replace(["AA", "UA"], [SECRET, f"{SECRET} Junior"]))
+
+
+def refused(source: str, *, private: bool = True, **recipe: Any) -> str:
+    """What is said when the job cannot be trained."""
+    hidden = {"private": ["carrier"]} if private else {}
+    asked = job(source=hidden, training={**RECIPE, **recipe})
+    given = rows()
+    with pytest.raises(TrainingError) as error:
+        train(asked, Features.of(HEAD + source, "jobs/trips.py"), SQL, Frame(given), Frame(_known()), lambda _: None)
+    return str(error.value)
+
+
+def _known() -> pl.DataFrame:
+    return labels(rows(), slow(trips(N)))
+
+
+class TestFails:
+    """What user code raises is told by its class alone."""
+
+    @pytest.mark.parametrize(
+        ("source", "recipe", "says"),
+        [
+            (
+                "def features(rows):\n    raise ValueError(rows.collect()['carrier'].to_list())\n" + MODEL,
+                {},
+                "features() fails on the training rows: ValueError",
+            ),
+            (AS_IT_IS + MODEL, {}, "pipeline().fit fails on the training rows: ValueError"),
+            (AS_IT_IS + MODEL + SPACE, {"search": {"by": "grid"}}, "cannot be searched by grid: ValueError"),
+            (
+                AS_IT_IS + MODEL,
+                {"cross_validation": {"by": "k-fold", "folds": 3}},
+                "cross-validation fails on the training rows: ValueError",
+            ),
+            (HELD_OUT, {}, "fails on the rows held out: ValueError"),
+            (
+                HELD_OUT,
+                {"cross_validation": {"by": "k-fold", "folds": 3}},
+                "fails on rows that it is measured on: ValueError",
+            ),
+        ],
+    )
+    def test_by_its_class(self, source: str, recipe: dict[str, Any], says: str) -> None:
+        """The same failure quotes the value where no column is private, and does not where its column is."""
+        assert SECRET in refused(source, private=False, **recipe)
+        told = refused(source, **recipe)
+
+        assert says in told
+        assert SECRET not in told
+
+    def test_calibration(self) -> None:
+        """What calibrating raises is told by its class too."""
+        source = HELD_OUT.replace("predict_proba", "decision_function")
+
+        assert SECRET in refused(source, private=False, calibrate="sigmoid")
+        told = refused(source, calibrate="sigmoid")
+        assert "the calibration fails on the training rows: ValueError" in told
+        assert SECRET not in told
+
+    def test_hint(self) -> None:
+        """Text among the features is named, and no value of it is: it may be a private one under another name."""
+        told = refused(AS_IT_IS + MODEL)
+
+        assert "who is text: encode it in the pipeline" in told
+
+    def test_pipeline_in_its_own_words(self) -> None:
+        """What `pipeline()` raises is told whole: it has seen no row."""
+        assert "TypeError: no such thing" in refused(
+            AS_IT_IS + "def pipeline():\n    raise TypeError('no such thing')\n"
+        )
+
+    def test_compare(self) -> None:
+        """Neither does a version that fails on a row it is compared on."""
+        made = train(
+            job(training=RECIPE),
+            Features.of(CLASSIFIER, "jobs/trips.py"),
+            SQL,
+            Frame(trips(N)),
+            Frame(labels(trips(N), slow(trips(N)))),
+            lambda _: None,
+        )
+        frail = train(
+            job(training=RECIPE),
+            Features.of(HEAD + HELD_OUT, "jobs/trips.py"),
+            SQL,
+            Frame(trips(N)),
+            Frame(labels(trips(N), slow(trips(N)))),
+            lambda _: None,
+        )
+        for hidden in ([], ["carrier"]):
+            asked = job(training=RECIPE, source={"private": hidden})
+            window: Interval = asked.training_window()
+            with pytest.raises(TrainingError, match="ValueError") as error:
+                compare(asked, made, frail, Frame(rows()), Frame(_known()), window)
+            assert (SECRET in str(error.value)) == (hidden == [])
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Project:
+    """The toy job, whose column c is a name in every row, and a has one value far from all others."""
+    project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+    far = pl.when(pl.col("id") == 17).then(987_654.25).otherwise("a")
+    toy.load(project.url, toy.rows().with_columns(c=pl.lit(SECRET), a=far))
+    return project
+
+
+class TestAudit:
+    """`train` and what it registers."""
+
+    @pytest.mark.parametrize("private", [True, False])
+    def test_nowhere(self, odd: Project, private: bool) -> None:
+        """No value of a private column is printed, on the card, in the evaluation, or shown; the findings are."""
+        if private:
+            odd.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["a", "c"]'))
+        done = [
+            odd.call("train", "toy"),
+            odd.call("models", "show", "toy"),
+            odd.call("models", "show", "toy", "--format", "json"),
+        ]
+        assert [0, 0, 0] == [each.code for each in done]
+        bundle = odd.root / "var/registry/toy/1"
+        told = [each.out + each.err for each in done[1:]]
+        told += [(bundle / name).read_text() for name in ("evaluation.json", "card.html")]
+        found = json.loads((bundle / "evaluation.json").read_text())["audit"]
+
+        assert {"constant c", "outliers a"} <= {f"{each['check']} {each['column']}" for each in found}
+        assert [private] * 4 == [SECRET not in text and "987654" not in text for text in told]
+        assert not private or SECRET not in done[0].out + done[0].err
+
+    def test_refused(self, odd: Project) -> None:
+        """What the audit refuses is told without them."""
+        odd.edit(
+            "jobs/toy.toml",
+            ('key = ["id"]', 'key = ["id"]\nprivate = ["a", "c"]'),
+            ("test = 0.25 }", 'test = 0.25 }\naudit = { outliers = 0.0001, refuse = ["constant", "outliers"] }'),
+        )
+        result = odd.call("train", "toy")
+
+        assert result.code == 11
+        assert "constant: c is the same in every row that has it" in result.error
+        assert "outliers: a has outliers in " in result.error
+        assert SECRET not in result.out
+        assert "987654" not in result.out
+
+
+def test_champion_that_fails(odd: Project) -> None:
+    """What the version in use fails with on the test rows is logged by its class alone."""
+    toy.load(odd.url, toy.rows())
+    odd.edit("jobs/toy.py", ('handle_unknown="ignore"', 'handle_unknown="error"'))
+    odd.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c"]'))
+    assert odd.call("train", "toy").code == 0
+    toy.load(odd.url, toy.rows().with_columns(c=pl.lit(SECRET) + pl.col("c")))
+    result = odd.call("retrain", "toy", "--if", "new-labels=1", "--to", "2024-02-05")
+
+    (failed,) = [each for each in result.named("training.baseline_failed") if each["baseline"] == "champion"]
+    assert failed["error"].endswith("ValueError.")
+    assert SECRET not in result.out + result.err
