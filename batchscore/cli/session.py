@@ -136,10 +136,11 @@ class Session:
             BundleError: It cannot be used.
         """
         bundle = self.registry.load(name, use)
-        if bundle.signed_by is None:
-            # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
-            tell = log.warning if self.registry.trust.keys else log.info
-            tell(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+        # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
+        if bundle.signed_by is None and self.registry.trust.keys:
+            log.warning(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
+        elif bundle.signed_by is None:
+            log.info(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
         return bundle
 
     def bundle(self, job: Job) -> Bundle:
