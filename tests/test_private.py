@@ -24,7 +24,9 @@ SECRET = "John Smith"
 RECIPE: Mapping[str, Any] = {"split": {"by": "random", "validation": 0.25, "test": 0.25}}
 
 HEAD = "import polars as pl\nfrom sklearn.linear_model import LogisticRegression\n"
-AS_IT_IS = "def features(rows):\n    return rows.select('distance', pl.col('carrier').fill_null('John Smith').alias('who'))\n"
+AS_IT_IS = (
+    "def features(rows):\n    return rows.select('distance', pl.col('carrier').fill_null('John Smith').alias('who'))\n"
+)
 MODEL = "def pipeline():\n    return LogisticRegression()\n"
 SPACE = "def search_space():\n    return {'C': [0.1, 1.0]}\n"
 HELD_OUT = """
