@@ -11,12 +11,9 @@ import polars as pl
 import pytest
 import toy
 from sklearn import metrics as sk
-from toy import Project
+from toy import FULL, POOR, Project
 
 from batchscore.model.registry import Registry
-
-FULL = 'return rows.select("a", pl.col("b").fill_null(-1.0), "c")'
-POOR = 'return rows.select(pl.lit(1.0).alias("a"), pl.col("b").fill_null(-1.0), "c")'
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import toy
-from toy import Project, Result
+from toy import FULL, POOR, Project, Result
 
 from batchscore.cli.retrain import _ALWAYS
 from batchscore.database import Database
@@ -19,9 +19,6 @@ from batchscore.warehouse import open_warehouse
 
 # Four days behind the rows that the first version learned from, of a hundred labels each.
 TO = ("--to", "2024-02-05")
-FULL = 'return rows.select("a", pl.col("b").fill_null(-1.0), "c")'
-# Without the column that tells most.
-POOR = 'return rows.select(pl.lit(1.0).alias("a"), pl.col("b").fill_null(-1.0), "c")'
 
 
 @pytest.fixture(scope="module")

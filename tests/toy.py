@@ -96,6 +96,10 @@ def pipeline():
     return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=20, random_state=0))
 '''
 
+# What `features` ends with, and the same without the column that tells most.
+FULL = 'return rows.select("a", pl.col("b").fill_null(-1.0), "c")'
+POOR = 'return rows.select(pl.lit(1.0).alias("a"), pl.col("b").fill_null(-1.0), "c")'
+
 ROWS_SQL = "SELECT id, ts, day, a, b, c FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
 LABELS_SQL = "SELECT id, y FROM toy WHERE ts >= :interval_start AND ts < :interval_end\n"
 

@@ -85,7 +85,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
-    manifest, files = _verified(session, name, use)
+    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     if format_ is Format.json:
         told = manifest.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
@@ -137,7 +137,7 @@ def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
     Raises:
         UsageError: The file cannot be written.
     """
-    manifest, files = _verified(session, name, use)
+    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
     if to == Path("-"):
         sys.stdout.buffer.write(files["card.html"])
         return
@@ -147,16 +147,6 @@ def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}. Give another file with --to.") from error
     print(path)
-
-
-def _verified(session: Session, name: str, use: str) -> tuple[Manifest, dict[str, bytes]]:
-    """What a version says of itself, and the very bytes that it says it of."""
-    version = session.registry.resolve(name, use)
-    manifest = session.registry.manifest(name, version)
-    files = session.registry.read(name, version)
-    if Manifest.verified(files, f"{name} version {version}").digest != manifest.digest:
-        raise BundleCorrupt(f"{name} version {version} was replaced while it was read. Look again.")
-    return manifest, files
 
 
 def compare(
@@ -206,8 +196,8 @@ def verify(session: Session, name: str, use: str) -> None:
     """Check signature and digests, list what the pipeline is made of, load it, and score the golden rows."""
     registry = session.registry
     version = registry.resolve(name, use)
-    registry.manifest(name, version)
-    names = names_in(registry.read(name, version)["pipeline.joblib"], f"{name} version {version}")
+    _, files = registry.verified(name, version)
+    names = names_in(files["pipeline.joblib"], f"{name} version {version}")
     say(f"{name} version {version} names {', '.join(names)}")
     bundle = session.load(name, version)
     check_golden(bundle)

@@ -126,11 +126,19 @@ class Registry:
             BundleUntrusted: No key that is trusted signed it.
             WarehouseError: A file cannot be read.
         """
+        return self.verified(name, version)[0]
+
+    def verified(self, name: str, version: int) -> tuple[Manifest, dict[str, bytes]]:
+        """The same, with the very bytes that it says it of.
+
+        Raises:
+            BundleError, WarehouseError: See `manifest`.
+        """
         files, where = self.read(name, version), f"{name} version {version}"
         self._trusted(files, where)
         manifest = Manifest.verified(files, where)
         self._refuse_other(manifest, name, version)
-        return manifest
+        return manifest, files
 
     def load(self, name: str, use: str | int) -> Bundle:
         """The bundle that an alias or version stands for, verified before anything of it is loaded.

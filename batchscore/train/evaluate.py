@@ -94,7 +94,7 @@ def evaluate(
     on_train = defined(_measured(predictor, train.some(_TRAIN_ROWS)))
     on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
     metric = job.problem.metric
-    others, lead = measure(rivals, metric, predictor, predictions, test, blocks)
+    others, lead = measure(rivals, metric, predictor, predictions, test, tested, drawn, blocks)
     measurements = Evaluation(
         metric=metric,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},

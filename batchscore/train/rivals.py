@@ -14,7 +14,7 @@ import polars as pl
 from batchscore.errors import TrainingError
 from batchscore.job import Job
 from batchscore.logs import Event, log
-from batchscore.model.bootstrap import ahead, defined, intervals, resampled
+from batchscore.model.bootstrap import Drawn, ahead, defined, intervals, resampled
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.predictor import Predictor
@@ -95,6 +95,8 @@ def measure(
     ours: Predictor,
     predictions: pl.DataFrame,
     test: Part,
+    tested: Mapping[str, Measured],
+    drawn: Drawn,
     blocks: npt.NDArray[np.int64] | None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Measured]]:
     """Every metric of each rival, and by how much our model is better in one metric on the same rows.
@@ -105,15 +107,19 @@ def measure(
         ours: The model.
         predictions: What it gives for all test rows.
         test: The test rows.
+        tested: Its metrics on them.
+        drawn: The same, resampled.
         blocks: See `resampled`.
     """
     metrics: dict[str, dict[str, float]] = {}
     lead: dict[str, Measured] = {}
     for name, rival in rivals.items():
-        part, mine, numbers = test, predictions, blocks
+        part, own, own_drawn, numbers = test, tested, drawn, blocks
         if rival.rows is not None:
             part, mine = _only(test, rival.rows), predictions.filter(rival.rows)
             numbers = None if blocks is None else _renumbered(blocks[rival.rows.to_numpy()])
+            own_drawn = resampled(ours, mine, part.target, numbers)
+            own = intervals(of_predictions(ours, part.features, mine, part.target), own_drawn)
         try:
             theirs = predicted(rival.predictor, part.rows)
         except TrainingError as error:
@@ -121,13 +127,9 @@ def measure(
             log.warning(Event.BASELINE_FAILED, baseline=name, error=str(error))
             continue
         metrics[name] = defined(of_predictions(rival.predictor, part.features, theirs, part.target))
-        own = defined(of_predictions(ours, part.features, mine, part.target))
         if better(metric) is not None and metric in own and metric in metrics[name]:
-            drawn, again = (
-                resampled(ours, mine, part.target, numbers),
-                resampled(rival.predictor, theirs, part.target, numbers),
-            )
-            lead[name] = ahead(metric, intervals(own, drawn), drawn, metrics[name], again)
+            again = resampled(rival.predictor, theirs, part.target, numbers)
+            lead[name] = ahead(metric, own, own_drawn, metrics[name], again)
     return metrics, lead
 
 
