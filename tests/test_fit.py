@@ -211,14 +211,21 @@ class TestPoison:
         assert clean.manifest.metrics != spoilt.manifest.metrics
 
     def test_validation_rows(self) -> None:
-        """What validation rows hold moves calibration and threshold, and neither the pipeline nor the baselines."""
+        """What validation rows hold moves calibration and threshold, of the baselines too, and not the pipeline."""
         clean, spoilt = trained(**self.RECIPE), trained(spoil=self.VALIDATION, **self.RECIPE)
 
         assert parameters(_inner(clean)) == parameters(_inner(spoilt))
-        assert clean.evaluation.baselines == spoilt.evaluation.baselines
+        assert clean.evaluation.baselines["linear"] != spoilt.evaluation.baselines["linear"]
         assert clean.evaluation.audit == spoilt.evaluation.audit
         assert _calibration(clean) != _calibration(spoilt)
         assert clean.evaluation.threshold != spoilt.evaluation.threshold
+
+    def test_baselines(self) -> None:
+        """Where nothing is chosen on validation rows, what they hold moves no baseline: it was fitted without them."""
+        clean, spoilt = trained(), trained(spoil=self.VALIDATION)
+
+        assert clean.evaluation.baselines == spoilt.evaluation.baselines
+        assert clean.evaluation.validation != spoilt.evaluation.validation
 
     def test_training_rows(self) -> None:
         """Spoilt training rows do move all of them: what is compared above can move."""
