@@ -23,7 +23,8 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Every way to break a run at every boundary, of which `make test` has the kills, and every run on SQLite and MariaDB.
+# Every way to break a run at every boundary, of which `make test` has the kills; whole runs on DuckDB, SQLite and MariaDB,
+# of which it has those on Postgres; the demo, and whatever is on MariaDB.
 proof: $(READY)
 	$(PYTEST) -m long
 

@@ -47,6 +47,7 @@ def _demo(root: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 class TestDemo:
     def test_every_flight_of_the_quarter_is_predicted_once(self, flights: Project) -> None:
         """84,292 flights of October to December, one prediction each, in 92 published runs."""

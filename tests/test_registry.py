@@ -33,7 +33,7 @@ NOBODY = 65534
 START = "import sys; from batchscore.model.registry import Registry; "
 REGISTER_MANY = START + (
     "registry = Registry.at(sys.argv[1]); bundle = registry.load('trips', 1); print('ready', flush=True); "
-    "input(); print([registry.register(bundle) for _ in range(6)])"
+    "input(); print([registry.register(bundle) for _ in range(3)])"
 )
 REGISTER_FOREVER = START + (
     "registry = Registry.at(sys.argv[1]); bundle = registry.load('trips', 1)\nwhile True: registry.register(bundle)"
@@ -44,7 +44,7 @@ PROMOTE_FOREVER = START + (
 )
 PROMOTE_MANY = START + (
     "registry = Registry.at(sys.argv[1]); print('ready', flush=True); input()\n"
-    "for i in range(100): registry.promote('trips', 1, f'{sys.argv[2]}_{i}')"
+    "for i in range(30): registry.promote('trips', 1, f'{sys.argv[2]}_{i}')"
 )
 # Root may do everything, so it becomes somebody else; it imports all there is before, for Python may be root's own.
 AS_NOBODY = START + (
@@ -229,9 +229,9 @@ class TestRegister:
             process.stdin.flush()
         taken = [version for process in children for version in json.loads(process.communicate()[0])]
 
-        assert list(range(2, 14)) == sorted(taken)
-        assert list(range(1, 14)) == registry.versions("trips")
-        assert list(range(1, 14)) == [registry.manifest("trips", version).version for version in range(1, 14)]
+        assert list(range(2, 8)) == sorted(taken)
+        assert list(range(1, 8)) == registry.versions("trips")
+        assert list(range(1, 8)) == [registry.manifest("trips", version).version for version in range(1, 8)]
         assert not any(".writing-" in path for path in content(registry))
 
     def test_killed(self, folder: Registry, trained: Bundle) -> None:
@@ -367,7 +367,7 @@ class TestAliases:
         for process in children:
             process.communicate()
 
-        assert {f"{name}_{i}": 1 for name in ("one", "two") for i in range(100)} == stocked.aliases("trips")
+        assert {f"{name}_{i}": 1 for name in ("one", "two") for i in range(30)} == stocked.aliases("trips")
 
 
 class TestHistory:

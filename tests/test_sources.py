@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from toy import MARIADB
 
 from batchscore.database import Database
 from batchscore.errors import (
@@ -231,7 +232,7 @@ class ParquetBench:
         return self.source()
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", "mariadb", "parquet"])
+@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", MARIADB, "parquet"])
 def bench(request, tmp_path):
     """Each kind of source in turn."""
     match request.param:
@@ -521,7 +522,7 @@ def test_a_generator_may_be_closed_early_and_from_another_thread(bench):
     assert len(chunks(bench.source(), frame)[0].rows) == 5
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", "mariadb"])
+@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", MARIADB])
 def sql_bench(request, tmp_path):
     """Each kind of database in turn."""
     match request.param:

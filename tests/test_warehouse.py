@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from disk import Disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from toy import MARIADB
 
 from batchscore import ledger
 from batchscore.database import Database
@@ -356,7 +357,7 @@ def anysql(postgres_url: str) -> AnyBench:
     return AnyBench(postgres_url)
 
 
-KNOWN = ("embedded_duckdb", "embedded_sqlite", "postgres", "mariadb")
+KNOWN = ("embedded_duckdb", "embedded_sqlite", "postgres", MARIADB)
 
 
 @pytest.fixture(params=[*KNOWN, pytest.param("anysql", marks=pytest.mark.long)])
@@ -524,7 +525,7 @@ class TestPrepare:
         counts = [count(warehouse, name) for name in ("predictions", "stage", "batchscore_rejects")]
         assert counts == [3, 2, 1]
 
-    @pytest.mark.parametrize("bench", ["embedded_sqlite", "postgres", "mariadb"], indirect=True)
+    @pytest.mark.parametrize("bench", ["embedded_sqlite", "postgres", MARIADB], indirect=True)
     def test_at_once(self, bench: Bench) -> None:
         """Processes that start together on an empty database all find or make the tables."""
         for table in ("one", "two", "three", "four"):
@@ -648,6 +649,7 @@ class TestValues:
         position = [each.name for each in WIDE.columns].index(column)
         assert [row[position] for row in published(warehouse, WIDE)] == values
 
+    @pytest.mark.long
     def test_infinity(self, mariadb: MariaDBBench) -> None:
         """Where there are no infinities, the column is refused by its name, and nothing is written."""
         with mariadb.open() as warehouse:
@@ -1030,6 +1032,7 @@ class TestLiveTable:
         else:
             assert warehouse.prepare(OUTPUT) == {}
 
+    @pytest.mark.long
     def test_text_measured_in_bytes(self, mariadb: MariaDBBench) -> None:
         """A text of more bytes than TEXT has is refused when it is staged, and quoted by its beginning."""
         mariadb.create(OUTPUT, label="text CHARACTER SET utf8mb4")
@@ -1064,7 +1067,7 @@ class TestView:
             with pytest.raises(OutputMismatch, match=r"^predictions is a view .* Name a table in \[output\] table"):
                 look(OUTPUT)
 
-    @pytest.mark.parametrize("bench", ["postgres", "mariadb"], indirect=True)
+    @pytest.mark.parametrize("bench", ["postgres", MARIADB], indirect=True)
     def test_updatable(self, bench: Bench, warehouse: Warehouse) -> None:
         """A view that passes rows on to its table is as good as the table."""
         bench.create(Output("beneath", OUTPUT.columns))
@@ -1168,6 +1171,7 @@ class TestRefusals:
         with pytest.raises(UsageError, match=words):
             open_warehouse(Database.at(url))
 
+    @pytest.mark.long
     def test_autocommit(self, mariadb: MariaDBBench) -> None:
         """A connection that takes nothing back is refused at the start, and nothing is left of the attempt."""
         careless = MariaDBBench(mariadb.database.url.update_query_dict({"autocommit": "true"}))
@@ -1176,6 +1180,7 @@ class TestRefusals:
 
         assert mariadb.query("SHOW TABLES") == []
 
+    @pytest.mark.long
     def test_table_without_transactions(self, mariadb: MariaDBBench) -> None:
         """An output table whose rows a rollback would not take back is refused, with the statement that mends it."""
         mariadb.create(OUTPUT)
