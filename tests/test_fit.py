@@ -479,6 +479,7 @@ def test_unknown_binary_class_has_no_likelihood() -> None:
 
     assert {"roc_auc", "average_precision", "brier", "log_loss"} == {n for n, v in given.items() if math.isnan(v)}
     assert math.isclose(2 / 3, given["accuracy"])
+    assert math.isclose(2 / 3, given["balanced_accuracy"])
 
 
 def test_replaced_threshold_moves_predictions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,17 @@ class TestBinary:
         }
         assert (0.0, 1.0) == (measured["base_rate"], measured["accuracy"])
 
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=20))
+    def test_unknown_classes(self, rows: list[tuple[str, bool]]) -> None:
+        """Labels of classes that the model does not know are misses, as scikit-learn counts them."""
+        labels, guess = [label for label, _ in rows], ["b" if called else "a" for _, called in rows]
+        predictions = pl.DataFrame({"prediction": guess, "score": [float(called) for _, called in rows]})
+        measured = evaluate("binary", pl.Series("y", labels), predictions, ("a", "b"))
+
+        assert math.isclose(sk.accuracy_score(labels, guess), measured["accuracy"])
+        assert math.isclose(_balanced_accuracy(labels, guess), measured["balanced_accuracy"])
+
 
 class TestMulticlass:
     """`evaluate` of a multiclass task."""
@@ -197,6 +209,13 @@ def test_names(task: Task) -> None:
     }[task]()
 
     assert METRICS[task] == tuple(measured)
+
+
+def _balanced_accuracy(labels: list[str], guess: list[str]) -> float:
+    """scikit-learn's, which warns of predictions of a class that the labels lack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return float(sk.balanced_accuracy_score(labels, guess))
 
 
 def _areas(y: np.ndarray, scores: np.ndarray) -> list[float]:
