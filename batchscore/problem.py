@@ -52,9 +52,9 @@ Attributes:
     recall: Share of the second class's rows that are predicted to be of it.
     f1: Harmonic mean of precision and recall.
     base_rate: Share of rows of the second class: a fact of the labels, not of the model.
-    precision_macro: Precision averaged over the classes.
-    recall_macro: Recall averaged over the classes.
-    f1_macro: F1 averaged over the classes.
+    precision_macro: Precision averaged over the classes that labels or predictions have.
+    recall_macro: Recall averaged over the classes that labels or predictions have.
+    f1_macro: F1 averaged over the classes that labels or predictions have.
     roc_auc_macro: Area under the ROC curve of each class against the others, averaged over the classes.
     mae: Mean absolute error, in the target's unit; lower is better.
     rmse: Root of the mean squared error, in the target's unit; lower is better.
