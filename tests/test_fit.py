@@ -54,7 +54,9 @@ def part(features: pl.DataFrame, target: Any) -> Part:
 def chosen(score: list[float], truth: list[bool], **how: Any) -> float:
     """The threshold chosen for these validation rows."""
     predictor = Predictor(RAW, Given(), "binary", (False, True), TYPES)
-    return threshold(predictor, Threshold(**how), part(pl.DataFrame({"p": score}), truth)).value
+    made = threshold(predictor, Threshold(**how), part(pl.DataFrame({"p": score}), truth))
+    assert made.share == np.mean(np.array(score) >= made.value)
+    return made.value
 
 
 SCORED = st.lists(
@@ -108,15 +110,15 @@ class TestThreshold:
         assert called == sum(each >= at for each in score)
 
     @settings(deadline=None, max_examples=80)
-    @given(st.integers(2, 200), st.floats(0.01, 0.99), st.integers(0, 99))
-    def test_rate(self, n: int, rate: float, seed: int) -> None:
-        """The share of rows above it is the rate to within a row, and one row at least."""
-        score = np.random.default_rng(seed).permutation(n) / n
-        at = chosen(score.tolist(), [i % 2 == 0 for i in range(n)], by="rate", rate=rate)
-        above = int((score >= at).sum())
+    @given(SCORED, st.floats(0.01, 0.99))
+    def test_rate(self, rows: list[tuple[float, bool]], rate: float) -> None:
+        """No other threshold that some row reaches has a share of rows nearer to the rate, though scores are equal."""
+        score = np.array([each for each, _ in rows])
+        at = chosen(score.tolist(), [truth for _, truth in rows], by="rate", rate=rate)
+        shares = [(score >= candidate).mean() for candidate in np.unique(score)]
 
-        assert abs(above - rate * n) <= 1
-        assert above >= 1
+        assert (score >= at).mean() in shares
+        assert abs((score >= at).mean() - rate) == min(abs(share - rate) for share in shares)
 
     @settings(deadline=None, max_examples=60)
     @given(SCORED, st.sampled_from([{"by": "f_score"}, {"by": "cost"}, {"by": "rate", "rate": 0.3}]))
@@ -145,7 +147,7 @@ class TestThreshold:
         assert "the least cost, at 5 for a false positive, 1 for a false negative" == str(
             Threshold(by="cost", false_positive=5.0)
         )
-        assert "0.1 of the rows above it" == str(Threshold(by="rate", rate=0.1))
+        assert "the share of rows nearest to 0.1" == str(Threshold(by="rate", rate=0.1))
 
     def test_reaches_the_table(self, project: Project) -> None:
         """Of a scored run the prediction follows the threshold of the bundle, which is far from a half."""

@@ -263,7 +263,7 @@ def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluat
         )
     match how.by:
         case "rate":
-            value = float(np.quantile(score, 1 - (how.rate or 0.0), method="higher"))
+            value = _nearest(score, how.rate or 0.0)
         case "f_score":
             precision, recall, at = precision_recall_curve(truth, score)
             weight = how.beta**2
@@ -272,7 +272,8 @@ def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluat
             value = float(at[gain[:-1].argmax()])
         case "cost":
             value = _cheapest(score, truth, how)
-    return evaluation.Threshold(value=_between(score, value), by=str(how), rows=len(validation))
+    at = _between(score, value)
+    return evaluation.Threshold(value=at, by=str(how), rows=len(validation), share=float((score >= at).mean()))
 
 
 def _between(score: Any, value: float) -> float:
@@ -283,6 +284,13 @@ def _between(score: Any, value: float) -> float:
     lower = score[score < value]
     middle = (float(lower.max()) + value) / 2 if len(lower) else value
     return middle if not len(lower) or lower.max() < middle else value
+
+
+def _nearest(score: Any, rate: float) -> float:
+    """The score that the share of rows reaches which is nearest to the rate: rows of equal score go together."""
+    scores, counts = np.unique(score, return_counts=True)
+    shares = counts[::-1].cumsum()[::-1] / len(score)
+    return float(scores[np.abs(shares - rate).argmin()])
 
 
 def _cheapest(score: Any, truth: Any, how: Threshold) -> float:
