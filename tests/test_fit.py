@@ -437,11 +437,23 @@ class TestHints:
 
         assert "is a date or time: take its weekday, month or hour in features(), unless the pipeline does so" in hint
 
-    def test_not_told(self) -> None:
-        """A failure that no column is to blame for gets no advice on columns."""
+    @pytest.mark.parametrize(
+        ("steps", "says"),
+        [
+            ("LogisticRegression(C=-1)", "'C' parameter"),
+            ("OneHotEncoder(), LogisticRegression(C=-1)", "'C' parameter"),
+            ("OneHotEncoder(), FunctionTransformer(refuse), LogisticRegression()", "ValueError: speed is negative"),
+        ],
+    )
+    def test_not_told(self, steps: str, says: str) -> None:
+        """A failure that no column is to blame for gets no advice on columns, be there text that is encoded or not."""
+        columns = "'carrier', 'distance'" if "OneHot" in steps else "'distance'"
+        source = self.model(columns).replace("StandardScaler(), LogisticRegression()", steps)
+        more = "from sklearn.preprocessing import FunctionTransformer, OneHotEncoder\n\n\ndef refuse(values):\n"
         with pytest.raises(TrainingError) as refused:
-            trained(CLASSIFIER.replace("LogisticRegression()", "LogisticRegression(C=-1)"))
+            trained(f"{source}\n{more}    raise ValueError('speed is negative')\n")
 
+        assert says in str(refused.value)
         assert "Of the features" not in str(refused.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ __all__ = [
 
 _BASELINE_ROWS = 50_000
 _NOT_QUOTED = "What it says is left out, for it may hold a value of a column under [source] private."
+# What estimators say of values that are no numbers; for nothing else is a column of text to blame.
+_OF_TYPES = re.compile(r"could not convert|dtype|datatype|datetime|timestamp|'str'", re.IGNORECASE)
 # scikit-learn's calibration cuts its rows in five, though what it calibrates is fitted already.
 _FEWEST_TO_CALIBRATE = 5
 
@@ -159,9 +162,7 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
     try:
         pipeline = guarded("pipeline().fit", fit, quote=predictor.quote)
     except TrainingError as error:
-        if isinstance(error.__cause__, (TypeError, ValueError)) and (
-            hint := _hint(train.features, quote=predictor.quote)
-        ):
+        if _OF_TYPES.search(str(error.__cause__)) and (hint := _hint(train.features, quote=predictor.quote)):
             raise TrainingError(f"{error} {hint}") from error.__cause__
         raise
     wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
