@@ -22,6 +22,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.features import Features
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor
+from batchscore.train.evaluate import blocks_of
 from batchscore.train.workflow import train
 from tests.models import CLASSIFIER, SQL, Frame, job, labels, slow, trips
 
@@ -200,6 +201,17 @@ class TestBlocks:
         made = trained(with_model("LogisticRegression()"), rows, split=split, interval={"every": every})
 
         assert named == made.evaluation.resampled
+
+    @pytest.mark.parametrize("by", ["group", "time"])
+    def test_without_a_value(self, by: str) -> None:
+        """Rows without a value are a block beside the others."""
+        rows = trips(480).with_columns(day=pl.when(pl.col("day") != date(2024, 1, 5)).then("day"))
+        blocks, named = blocks_of(job(training={"split": {"by": by, "column": "day"}}), rows)
+
+        assert named == ("day" if by == "group" else "days of day")
+        assert blocks is not None
+        assert [24] * 20 == np.bincount(blocks).tolist()
+        assert 1 == len(set(blocks[rows["day"].is_null().to_numpy()]))
 
     def test_no_midnight(self) -> None:
         """A day that has no midnight, as clocks go forward there at 0:00, is a day all the same."""
