@@ -143,7 +143,7 @@ class Problem(Table):
         target: The column of the labels to predict; clustering and anomaly have neither labels nor target.
         success: The bar for `train` to promote a version; without one every version passes.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
-            chunks of [limits] chunk_rows on the machine that trains.
+            chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains.
         retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.
         explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
             it, and how much. For binary tasks and regressions.
