@@ -175,7 +175,9 @@ class TestThreshold:
         assert 0 == shown.code
 
 
-def trained(source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None, **recipe: Any) -> Bundle:
+def trained(
+    source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None, explain_top: int = 0, **recipe: Any
+) -> Bundle:
     """Train on rows in memory, some of them spoilt, with a recipe."""
     rows = trips(n)
     target = slow(rows)
@@ -183,7 +185,7 @@ def trained(source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None
         target = rows.select(slow=pl.when(spoil).then(~target).otherwise(target)).to_series()
         rows = rows.with_columns(speed=pl.when(spoil).then(pl.col("speed") * 7 + 3).otherwise("speed"))
     frames = [Frame(rows), Frame(labels(rows, target))]
-    wanted = job(training={"split": BY_TIME} | recipe)
+    wanted = job(problem={"explain_top": explain_top}, training={"split": BY_TIME} | recipe)
     return train(wanted, Features.of(source, "jobs/trips.py"), SQL, *frames, lambda step: None)
 
 
@@ -196,11 +198,11 @@ def parameters(pipeline: Any) -> list[bytes]:
 class TestPoison:
     """Who learns from which rows."""
 
-    RECIPE: Mapping[str, Any] = {"threshold": {"by": "f_score"}, "calibrate": "sigmoid"}
+    RECIPE: Mapping[str, Any] = {"threshold": {"by": "f_score"}, "calibrate": "sigmoid", "explain_top": 2}
     VALIDATION, TEST = pl.col("id").is_between(200, 299), pl.col("id") >= 300
 
     def test_test_rows(self) -> None:
-        """Whatever the test rows hold, pipeline, calibration, threshold, audit and gap of validation stay as they are."""
+        """Whatever the test rows hold, pipeline, calibration, threshold, audit and reasons stay as they are."""
         clean, spoilt = trained(**self.RECIPE), trained(spoil=self.TEST, **self.RECIPE)
 
         assert parameters(_inner(clean)) == parameters(_inner(spoilt))
@@ -210,7 +212,17 @@ class TestPoison:
         assert clean.evaluation.validation == spoilt.evaluation.validation
         assert clean.evaluation.importance == spoilt.evaluation.importance
         assert clean.evaluation.audit == spoilt.evaluation.audit
+        assert _reasons(clean) == _reasons(spoilt)
         assert clean.manifest.metrics != spoilt.manifest.metrics
+
+    def test_gap(self) -> None:
+        """Where nothing is chosen on validation rows, test rows have no part in the figures of the gap."""
+        clean, spoilt = trained().evaluation, trained(spoil=self.TEST).evaluation
+
+        assert clean.gap is not None
+        assert spoilt.gap is not None
+        assert clean.gap.model_dump(exclude={"verdict"}) == spoilt.gap.model_dump(exclude={"verdict"})
+        assert clean.test != spoilt.test
 
     def test_validation_rows(self) -> None:
         """What validation rows hold moves calibration and threshold, of the baselines too, and not the pipeline."""
@@ -219,6 +231,7 @@ class TestPoison:
         assert parameters(_inner(clean)) == parameters(_inner(spoilt))
         assert clean.evaluation.baselines["linear"] != spoilt.evaluation.baselines["linear"]
         assert clean.evaluation.audit == spoilt.evaluation.audit
+        assert _reasons(clean) == _reasons(spoilt)
         assert _calibration(clean) != _calibration(spoilt)
         assert clean.evaluation.threshold != spoilt.evaluation.threshold
 
@@ -237,6 +250,12 @@ class TestPoison:
         assert clean.evaluation.baselines["linear"] != spoilt.evaluation.baselines["linear"]
         assert clean.evaluation.baselines["dummy"] != spoilt.evaluation.baselines["dummy"]
         assert clean.evaluation.audit != spoilt.evaluation.audit
+        assert _reasons(clean) != _reasons(spoilt)
+
+
+def _reasons(bundle: Bundle) -> str:
+    assert bundle.predictor.explainer is not None
+    return bundle.predictor.explainer.frozen()
 
 
 def _inner(bundle: Bundle) -> Any:
