@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -27,23 +27,11 @@ from batchscore.recipe import Threshold
 from batchscore.train.fit import Part, baselines_of, calibrated, fitted, threshold
 from batchscore.train.measure import measured
 from batchscore.train.workflow import train
-from tests.models import CLASSIFIER, FEATURES, SQL, Frame, job, labels, slow, trips
+from tests.models import CLASSIFIER, FEATURES, SQL, Frame, Given, job, labels, slow, trips
 
 RAW = Features.of("def features(rows):\n    return rows\n\n\ndef pipeline():\n    return None\n", "jobs/raw.py")
 TYPES: Mapping[str, Any] = {"prediction": "boolean", "score": "float"}
 BY_TIME = {"by": "time", "column": "started", "validation": 0.25, "test": 0.25}
-
-
-@dataclass
-class Given:
-    """A fitted binary classifier whose probability is a column of the rows."""
-
-    classes_: Any = (False, True)
-
-    def predict_proba(self, rows: pl.DataFrame) -> Any:
-        """The column and what is left of 1."""
-        score = rows["p"].to_numpy()
-        return np.stack([1 - score, score], axis=1)
 
 
 def part(features: pl.DataFrame, target: Any) -> Part:
