@@ -151,6 +151,20 @@ class TestSearch:
         assert {str({n: str(v) for n, v in p.items()}) for p in theirs.cv_results_["params"]} == set(ours)
         assert made.evaluation.search.candidates[0].value == pytest.approx(theirs.best_score_)
 
+    def test_what_is_chosen_is_measured(self) -> None:
+        """Folds and curves measure the pipeline that the search chose, and not the one that it began with."""
+        space, asked = "{'model__max_depth': [1]}", Asked("model__min_samples_leaf=1,40", learning_curve=True)
+        made = trained(space, search={"by": "grid"}, cross_validation=FOLDS, asked=asked).evaluation
+        curve, learning = made.curves
+
+        assert made.search is not None
+        assert made.cross_validation is not None
+        chosen = pytest.approx(made.search.candidates[0].value)
+        assert chosen == np.mean(made.cross_validation.metrics["roc_auc"])
+        assert chosen == curve.points[0].validation
+        # A tree of no depth's limit knows every row.
+        assert learning.points[-1].train < 0.95
+
     def test_better_settings_are_first(self) -> None:
         """Candidates are listed from the best down, by a metric that is good when high."""
         found = trained(search={"by": "grid"}).evaluation.search
