@@ -52,9 +52,9 @@ Attributes:
     recall: Share of the second class's rows that are predicted to be of it.
     f1: Harmonic mean of precision and recall.
     base_rate: Share of rows of the second class: a fact of the labels, not of the model.
-    precision_macro: Precision averaged over the classes.
-    recall_macro: Recall averaged over the classes.
-    f1_macro: F1 averaged over the classes.
+    precision_macro: Precision averaged over the classes that labels or predictions have.
+    recall_macro: Recall averaged over the classes that labels or predictions have.
+    f1_macro: F1 averaged over the classes that labels or predictions have.
     roc_auc_macro: Area under the ROC curve of each class against the others, averaged over the classes.
     mae: Mean absolute error, in the target's unit; lower is better.
     rmse: Root of the mean squared error, in the target's unit; lower is better.
@@ -143,7 +143,7 @@ class Problem(Table):
         target: The column of the labels to predict; clustering and anomaly have neither labels nor target.
         success: The bar for `train` to promote a version; without one every version passes.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
-            chunks of [limits] chunk_rows on the machine that trains.
+            chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains.
         retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.
         explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
             it, and how much. For binary tasks and regressions.

@@ -108,7 +108,7 @@ class Threshold(Table):
 
     Attributes:
         by: `f_score`: the largest F-score; `cost`: the least cost of wrong predictions; `rate`: the share of rows
-            predicted to be of the second class.
+            predicted to be of the second class; where scores are equal, the nearest share that can be.
         beta: With `f_score`: how many times as much recall counts as precision.
         false_positive: With `cost`: what a wrong prediction of the second class costs.
         false_negative: With `cost`: what a row of the second class costs that is not predicted.
@@ -135,7 +135,7 @@ class Threshold(Table):
                 costs = f"{self.false_positive:g} for a false positive, {self.false_negative:g} for a false negative"
                 return f"the least cost, at {costs}"
             case _:
-                return f"{self.rate:g} of the rows above it"
+                return f"the share of rows nearest to {self.rate:g}"
 
 
 class Audit(Table):

@@ -177,7 +177,7 @@ class TestContent:
         """The threshold is told with who chose it and on what, and what it makes of a score."""
         text = said(cards.binary())
 
-        assert "The threshold is 0.3141 , chosen by F1 on 8,100 validation rows." in text
+        assert "The threshold is 0.3141 , chosen by F1 on 8,100 validation rows; 27.2% of them reach it." in text
         assert "The prediction is slow from a score of 0.3141 on, and on time below it." in text
 
     def test_many_classes(self) -> None:
@@ -446,7 +446,7 @@ class TestCommands:
             "beside linear",
             "no better than the linear model: 0.7265 there, and -0.0011 to 0.0105 better here",
         ] in lines
-        assert ["threshold", "0.3141, by F1 on 8,100 validation rows"] in lines
+        assert ["threshold", "0.3141, by F1 on 8,100 validation rows; 27.2% of them reach it"] in lines
         assert ["suspect", "arrived alone tells slow: AUC 0.990"] in lines
         assert "gap " in shown
         assert "most important  distance 0.1123, speed 0.0721, carrier 0.0311, " in shown

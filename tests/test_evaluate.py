@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -19,11 +20,16 @@ from batchscore.model import bootstrap
 from batchscore.model.bootstrap import ahead, resampled
 from batchscore.model.bootstrap import intervals as intervals_of
 from batchscore.model.bundle import Bundle
+from batchscore.model.evaluation import CrossValidation, Evaluation, Measured
 from batchscore.model.features import Features
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor
+from batchscore.train.evaluate import blocks_of
+from batchscore.train.evaluate import evaluate as evaluate_all
+from batchscore.train.fit import Part
+from batchscore.train.rivals import Rival
 from batchscore.train.workflow import train
-from tests.models import CLASSIFIER, SQL, Frame, job, labels, slow, trips
+from tests.models import CLASSIFIER, SQL, Frame, Given, job, labels, slow, trips
 
 RAW = Features.of("def features(rows):\n    return rows\n\n\ndef pipeline():\n    return None\n", "jobs/raw.py")
 REGRESSION = Predictor(RAW, None, "regression", (), {"prediction": "float"})
@@ -116,6 +122,36 @@ def trained(
     return train(wanted, Features.of(source, "jobs/trips.py"), SQL, Frame(rows), Frame(known), lambda step: None)
 
 
+def part(rows: int, right: float) -> Part:
+    """Rows of which so large a share is predicted right; each ten of them are a group."""
+    truth = np.arange(rows) % 2 == 0
+    wrong = np.random.default_rng(0).permutation(rows) >= round(right * rows)
+    frame = pl.DataFrame({"p": np.where(truth ^ wrong, 0.9, 0.1), "ten": np.arange(rows) // 10})
+    return Part(frame, frame, pl.Series("slow", truth))
+
+
+def measured(
+    train: Part,
+    validation: Part,
+    test: Part,
+    features: Features = RAW,
+    rivals: Mapping[str, Rival] | None = None,
+    folds: tuple[float, ...] = (),
+    limits: Mapping[str, Any] | None = None,
+    **recipe: Any,
+) -> Evaluation:
+    """The evaluation of `Given` on parts of known accuracy."""
+    asked = job(
+        problem={"success": {"metric": "accuracy", "at_least": 0.1}},
+        training={"split": {"by": "random", "validation": 0.2}} | recipe,
+        limits=limits or {},
+    )
+    crossed = CrossValidation(by="k-fold", folds=len(folds), metrics={"accuracy": folds}) if folds else None
+    nothing: dict[str, Any] = {"findings": (), "threshold": None, "search": None, "curves": ()}
+    predictor = replace(BINARY, features=features, pipeline=Given())
+    return evaluate_all(asked, predictor, rivals or {}, train, validation, test, cross_validation=crossed, **nothing)[0]
+
+
 def with_model(model: str, select: str = "'distance', 'speed'") -> str:
     """A job's Python file with features of these columns and that model."""
     return f"""
@@ -174,6 +210,72 @@ class TestGap:
         assert made.gap is not None
         assert (verdict, "mae") == (made.gap.verdict, made.gap.metric)
 
+    @pytest.mark.parametrize(
+        ("recipe", "folds", "on"),
+        [
+            ({}, (0.8, 0.7), "validation"),
+            ({"threshold": {"by": "f_score"}}, (0.8, 0.7), "cross-validation"),
+            ({"calibrate": "sigmoid"}, (0.8, 0.7), "cross-validation"),
+            ({"threshold": {"by": "f_score"}}, (), "test"),
+            ({"search": {"by": "grid"}}, (), "test"),
+            ({"search": {"by": "grid"}, "cross_validation": {"by": "k-fold"}}, (0.8, 0.7), "validation"),
+            (
+                {"search": {"by": "grid"}, "cross_validation": {"by": "k-fold"}, "calibrate": "sigmoid"},
+                (0.8, 0.7),
+                "test",
+            ),
+        ],
+    )
+    def test_held_out(self, recipe: dict[str, Any], folds: tuple[float, ...], on: str) -> None:
+        """The gap is on the first of validation rows, folds and test rows that nothing was chosen on."""
+        gap = measured(part(200, 0.9), part(200, 0.8), part(200, 0.7), folds=folds, **recipe).gap
+
+        assert gap is not None
+        held_out = {"validation": 0.8, "cross-validation": 0.75, "test": 0.7}[on]
+        assert (on, 0.9, pytest.approx(held_out)) == (gap.on, gap.train, gap.held_out)
+
+    @pytest.mark.parametrize(
+        ("rows", "lost", "verdict"), [(20, 0.1, "fits"), (4_000, 0.03, "fits"), (4_000, 0.1, "overfits")]
+    )
+    def test_verdict(self, rows: int, lost: float, verdict: str) -> None:
+        """A difference within chance, or within what may be lost, is no overfitting; one beyond both of them is."""
+        found = measured(part(rows, 0.9), part(rows, 0.9 - lost), part(rows, 0.9))
+        accuracy = found.test["accuracy"]
+        assert accuracy.low is not None
+        assert accuracy.high is not None
+        chance = (accuracy.high - accuracy.low) / 2
+        # Half the width of the interval is chance, and 0.05 may be lost.
+        assert (lost > chance, lost > 0.05) == (rows == 4_000, lost == 0.1)
+
+        assert found.gap is not None
+        assert verdict == found.gap.verdict
+
+
+class TestLatency:
+    """How long a row takes."""
+
+    def test_unit(self) -> None:
+        """Features that take 50 ms for a chunk of 1,000 rows take 50 µs for a row, and the pipeline a little more."""
+        idle = "import time\n\n\ndef features(rows):\n    time.sleep(0.05)\n    return rows\n\n\ndef pipeline():\n    ...\n"
+        parts = part(20, 0.9), part(20, 0.9), part(300, 0.9)
+        found = measured(*parts, features=Features.of(idle, "jobs/idle.py"), limits={"chunk_rows": 1_000})
+
+        assert 50 <= found.latency_us_per_row < 250
+
+
+class TestRivals:
+    """Other models on the same test rows."""
+
+    @pytest.mark.parametrize("some", [False, True], ids=["all rows", "some rows"])
+    def test_same_samples(self, some: bool) -> None:
+        """A rival that predicts the same is ahead in no sample: both are drawn by the same groups of rows."""
+        test = part(400, 0.8)
+        rival = Rival(replace(BINARY, pipeline=Given()), test.rows["ten"] >= 15 if some else None)
+        parts = part(20, 0.9), part(20, 0.9), test
+        found = measured(*parts, rivals={"same": rival}, split={"by": "group", "column": "ten"})
+
+        assert ("ten", Measured(value=0.0, low=0.0, high=0.0)) == (found.resampled, found.ahead["same"])
+
 
 class TestBlocks:
     """What the intervals draw anew."""
@@ -200,6 +302,17 @@ class TestBlocks:
         made = trained(with_model("LogisticRegression()"), rows, split=split, interval={"every": every})
 
         assert named == made.evaluation.resampled
+
+    @pytest.mark.parametrize("by", ["group", "time"])
+    def test_without_a_value(self, by: str) -> None:
+        """Rows without a value are a block beside the others."""
+        rows = trips(480).with_columns(day=pl.when(pl.col("day") != date(2024, 1, 5)).then("day"))
+        blocks, named = blocks_of(job(training={"split": {"by": by, "column": "day"}}), rows)
+
+        assert named == ("day" if by == "group" else "days of day")
+        assert blocks is not None
+        assert [24] * 20 == np.bincount(blocks).tolist()
+        assert 1 == len(set(blocks[rows["day"].is_null().to_numpy()]))
 
     def test_no_midnight(self) -> None:
         """A day that has no midnight, as clocks go forward there at 0:00, is a day all the same."""

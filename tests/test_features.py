@@ -165,6 +165,11 @@ class TestTransform:
         with pytest.raises(ValueError, match="gave 1 rows for 2"):
             features.transform(pl.DataFrame({"x": [1, 2]}))
 
+    def test_no_column(self) -> None:
+        """A transform without a column is told as that, and not as one that loses rows."""
+        with pytest.raises(TrainingError, match=r"^features\(\) gave no column\."):
+            row_wise("rows.select()").transform(pl.DataFrame({"x": [1, 2]}))
+
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("body", ["rows.select('id')", "rows.select('id').collect()"])
     def test_lazy_or_not(self, body: str) -> None:

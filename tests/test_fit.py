@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -27,23 +27,11 @@ from batchscore.recipe import Threshold
 from batchscore.train.fit import Part, baselines_of, calibrated, fitted, threshold
 from batchscore.train.measure import measured
 from batchscore.train.workflow import train
-from tests.models import CLASSIFIER, FEATURES, SQL, Frame, job, labels, slow, trips
+from tests.models import CLASSIFIER, FEATURES, SQL, Frame, Given, job, labels, slow, trips
 
 RAW = Features.of("def features(rows):\n    return rows\n\n\ndef pipeline():\n    return None\n", "jobs/raw.py")
 TYPES: Mapping[str, Any] = {"prediction": "boolean", "score": "float"}
 BY_TIME = {"by": "time", "column": "started", "validation": 0.25, "test": 0.25}
-
-
-@dataclass
-class Given:
-    """A fitted binary classifier whose probability is a column of the rows."""
-
-    classes_: Any = (False, True)
-
-    def predict_proba(self, rows: pl.DataFrame) -> Any:
-        """The column and what is left of 1."""
-        score = rows["p"].to_numpy()
-        return np.stack([1 - score, score], axis=1)
 
 
 def part(features: pl.DataFrame, target: Any) -> Part:
@@ -54,7 +42,9 @@ def part(features: pl.DataFrame, target: Any) -> Part:
 def chosen(score: list[float], truth: list[bool], **how: Any) -> float:
     """The threshold chosen for these validation rows."""
     predictor = Predictor(RAW, Given(), "binary", (False, True), TYPES)
-    return threshold(predictor, Threshold(**how), part(pl.DataFrame({"p": score}), truth)).value
+    made = threshold(predictor, Threshold(**how), part(pl.DataFrame({"p": score}), truth))
+    assert made.share == np.mean(np.array(score) >= made.value)
+    return made.value
 
 
 SCORED = st.lists(
@@ -108,15 +98,15 @@ class TestThreshold:
         assert called == sum(each >= at for each in score)
 
     @settings(deadline=None, max_examples=80)
-    @given(st.integers(2, 200), st.floats(0.01, 0.99), st.integers(0, 99))
-    def test_rate(self, n: int, rate: float, seed: int) -> None:
-        """The share of rows above it is the rate to within a row, and one row at least."""
-        score = np.random.default_rng(seed).permutation(n) / n
-        at = chosen(score.tolist(), [i % 2 == 0 for i in range(n)], by="rate", rate=rate)
-        above = int((score >= at).sum())
+    @given(SCORED, st.floats(0.01, 0.99))
+    def test_rate(self, rows: list[tuple[float, bool]], rate: float) -> None:
+        """No other threshold that some row reaches has a share of rows nearer to the rate, though scores are equal."""
+        score = np.array([each for each, _ in rows])
+        at = chosen(score.tolist(), [truth for _, truth in rows], by="rate", rate=rate)
+        shares = [(score >= candidate).mean() for candidate in np.unique(score)]
 
-        assert abs(above - rate * n) <= 1
-        assert above >= 1
+        assert (score >= at).mean() in shares
+        assert abs((score >= at).mean() - rate) == min(abs(share - rate) for share in shares)
 
     @settings(deadline=None, max_examples=60)
     @given(SCORED, st.sampled_from([{"by": "f_score"}, {"by": "cost"}, {"by": "rate", "rate": 0.3}]))
@@ -145,7 +135,7 @@ class TestThreshold:
         assert "the least cost, at 5 for a false positive, 1 for a false negative" == str(
             Threshold(by="cost", false_positive=5.0)
         )
-        assert "0.1 of the rows above it" == str(Threshold(by="rate", rate=0.1))
+        assert "the share of rows nearest to 0.1" == str(Threshold(by="rate", rate=0.1))
 
     def test_reaches_the_table(self, project: Project) -> None:
         """Of a scored run the prediction follows the threshold of the bundle, which is far from a half."""
@@ -173,7 +163,9 @@ class TestThreshold:
         assert 0 == shown.code
 
 
-def trained(source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None, **recipe: Any) -> Bundle:
+def trained(
+    source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None, explain_top: int = 0, **recipe: Any
+) -> Bundle:
     """Train on rows in memory, some of them spoilt, with a recipe."""
     rows = trips(n)
     target = slow(rows)
@@ -181,7 +173,7 @@ def trained(source: str = CLASSIFIER, n: int = 400, spoil: pl.Expr | None = None
         target = rows.select(slow=pl.when(spoil).then(~target).otherwise(target)).to_series()
         rows = rows.with_columns(speed=pl.when(spoil).then(pl.col("speed") * 7 + 3).otherwise("speed"))
     frames = [Frame(rows), Frame(labels(rows, target))]
-    wanted = job(training={"split": BY_TIME} | recipe)
+    wanted = job(problem={"explain_top": explain_top}, training={"split": BY_TIME} | recipe)
     return train(wanted, Features.of(source, "jobs/trips.py"), SQL, *frames, lambda step: None)
 
 
@@ -194,11 +186,11 @@ def parameters(pipeline: Any) -> list[bytes]:
 class TestPoison:
     """Who learns from which rows."""
 
-    RECIPE: Mapping[str, Any] = {"threshold": {"by": "f_score"}, "calibrate": "sigmoid"}
+    RECIPE: Mapping[str, Any] = {"threshold": {"by": "f_score"}, "calibrate": "sigmoid", "explain_top": 2}
     VALIDATION, TEST = pl.col("id").is_between(200, 299), pl.col("id") >= 300
 
     def test_test_rows(self) -> None:
-        """Whatever the test rows hold, pipeline, calibration, threshold, audit and gap of validation stay as they are."""
+        """Whatever the test rows hold, pipeline, calibration, threshold, audit and reasons stay as they are."""
         clean, spoilt = trained(**self.RECIPE), trained(spoil=self.TEST, **self.RECIPE)
 
         assert parameters(_inner(clean)) == parameters(_inner(spoilt))
@@ -208,7 +200,17 @@ class TestPoison:
         assert clean.evaluation.validation == spoilt.evaluation.validation
         assert clean.evaluation.importance == spoilt.evaluation.importance
         assert clean.evaluation.audit == spoilt.evaluation.audit
+        assert _reasons(clean) == _reasons(spoilt)
         assert clean.manifest.metrics != spoilt.manifest.metrics
+
+    def test_gap(self) -> None:
+        """Where nothing is chosen on validation rows, test rows have no part in the figures of the gap."""
+        clean, spoilt = trained().evaluation, trained(spoil=self.TEST).evaluation
+
+        assert clean.gap is not None
+        assert spoilt.gap is not None
+        assert clean.gap.model_dump(exclude={"verdict"}) == spoilt.gap.model_dump(exclude={"verdict"})
+        assert clean.test != spoilt.test
 
     def test_validation_rows(self) -> None:
         """What validation rows hold moves calibration and threshold, of the baselines too, and not the pipeline."""
@@ -217,6 +219,7 @@ class TestPoison:
         assert parameters(_inner(clean)) == parameters(_inner(spoilt))
         assert clean.evaluation.baselines["linear"] != spoilt.evaluation.baselines["linear"]
         assert clean.evaluation.audit == spoilt.evaluation.audit
+        assert _reasons(clean) == _reasons(spoilt)
         assert _calibration(clean) != _calibration(spoilt)
         assert clean.evaluation.threshold != spoilt.evaluation.threshold
 
@@ -235,6 +238,12 @@ class TestPoison:
         assert clean.evaluation.baselines["linear"] != spoilt.evaluation.baselines["linear"]
         assert clean.evaluation.baselines["dummy"] != spoilt.evaluation.baselines["dummy"]
         assert clean.evaluation.audit != spoilt.evaluation.audit
+        assert _reasons(clean) != _reasons(spoilt)
+
+
+def _reasons(bundle: Bundle) -> str:
+    assert bundle.predictor.explainer is not None
+    return bundle.predictor.explainer.frozen()
 
 
 def _inner(bundle: Bundle) -> Any:
@@ -435,11 +444,23 @@ class TestHints:
 
         assert "is a date or time: take its weekday, month or hour in features(), unless the pipeline does so" in hint
 
-    def test_not_told(self) -> None:
-        """A failure that no column is to blame for gets no advice on columns."""
+    @pytest.mark.parametrize(
+        ("steps", "says"),
+        [
+            ("LogisticRegression(C=-1)", "'C' parameter"),
+            ("OneHotEncoder(), LogisticRegression(C=-1)", "'C' parameter"),
+            ("OneHotEncoder(), FunctionTransformer(refuse), LogisticRegression()", "ValueError: speed is negative"),
+        ],
+    )
+    def test_not_told(self, steps: str, says: str) -> None:
+        """A failure that no column is to blame for gets no advice on columns, be there text that is encoded or not."""
+        columns = "'carrier', 'distance'" if "OneHot" in steps else "'distance'"
+        source = self.model(columns).replace("StandardScaler(), LogisticRegression()", steps)
+        more = "from sklearn.preprocessing import FunctionTransformer, OneHotEncoder\n\n\ndef refuse(values):\n"
         with pytest.raises(TrainingError) as refused:
-            trained(CLASSIFIER.replace("LogisticRegression()", "LogisticRegression(C=-1)"))
+            trained(f"{source}\n{more}    raise ValueError('speed is negative')\n")
 
+        assert says in str(refused.value)
         assert "Of the features" not in str(refused.value)
 
 
@@ -479,6 +500,7 @@ def test_unknown_binary_class_has_no_likelihood() -> None:
 
     assert {"roc_auc", "average_precision", "brier", "log_loss"} == {n for n, v in given.items() if math.isnan(v)}
     assert math.isclose(2 / 3, given["accuracy"])
+    assert math.isclose(2 / 3, given["balanced_accuracy"])
 
 
 def test_replaced_threshold_moves_predictions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,17 @@ class TestBinary:
         }
         assert (0.0, 1.0) == (measured["base_rate"], measured["accuracy"])
 
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=20))
+    def test_unknown_classes(self, rows: list[tuple[str, bool]]) -> None:
+        """Labels of classes that the model does not know are misses, as scikit-learn counts them."""
+        labels, guess = [label for label, _ in rows], ["b" if called else "a" for _, called in rows]
+        predictions = pl.DataFrame({"prediction": guess, "score": [float(called) for _, called in rows]})
+        measured = evaluate("binary", pl.Series("y", labels), predictions, ("a", "b"))
+
+        assert math.isclose(sk.accuracy_score(labels, guess), measured["accuracy"])
+        assert math.isclose(_balanced_accuracy(labels, guess), measured["balanced_accuracy"])
+
 
 class TestMulticlass:
     """`evaluate` of a multiclass task."""
@@ -121,9 +133,9 @@ class TestMulticlass:
         expected = {
             "accuracy": np.mean(y == guess),
             "balanced_accuracy": np.mean(recalls),
-            "precision_macro": sk.precision_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
-            "recall_macro": sk.recall_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
-            "f1_macro": sk.f1_score(y, guess, average="macro", labels=[0, 1, 2], zero_division=0.0),
+            "precision_macro": sk.precision_score(y, guess, average="macro", zero_division=0.0),
+            "recall_macro": sk.recall_score(y, guess, average="macro", zero_division=0.0),
+            "f1_macro": sk.f1_score(y, guess, average="macro", zero_division=0.0),
             "roc_auc_macro": np.mean(areas) if (areas := _areas(y, raw)) else math.nan,
             "log_loss": -np.mean(np.log(raw[np.arange(n), y])),
         }
@@ -156,6 +168,25 @@ class TestMulticlass:
 
         assert {"roc_auc_macro", "log_loss"} == {name for name, value in measured.items() if math.isnan(value)}
         assert (0.5, 0.5) == (measured["accuracy"], measured["balanced_accuracy"])
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2)), min_size=1, max_size=20))
+    def test_unknown_classes(self, rows: list[tuple[str, int]]) -> None:
+        """Several classes that the model was not fitted on count each as scikit-learn counts them."""
+        labels, guess = [label for label, _ in rows], ["abc"[called] for _, called in rows]
+        scores = np.eye(3)[[called for _, called in rows]]
+        predictions = pl.DataFrame({"prediction": guess} | {f"score_{i}": scores[:, i] for i in range(3)})
+        measured = evaluate("multiclass", pl.Series("y", labels), predictions, ("a", "b", "c"))
+
+        assert math.isclose(_balanced_accuracy(labels, guess), measured["balanced_accuracy"])
+        for name, theirs in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+            assert math.isclose(theirs(labels, guess, average="macro", zero_division=0.0), measured[f"{name}_macro"])
+
+    def test_class_without_a_row(self) -> None:
+        """Where every row is predicted right, no class that the rows lack takes anything from that."""
+        measured = multiclass(["a", "a", "b"], np.eye(3)[[0, 0, 1]])
+
+        assert {1.0} == {measured[name] for name in METRICS["multiclass"] if name != "log_loss"}
 
 
 class TestRegression:
@@ -197,6 +228,13 @@ def test_names(task: Task) -> None:
     }[task]()
 
     assert METRICS[task] == tuple(measured)
+
+
+def _balanced_accuracy(labels: list[str], guess: list[str]) -> float:
+    """scikit-learn's, which warns of predictions of a class that the labels lack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return float(sk.balanced_accuracy_score(labels, guess))
 
 
 def _areas(y: np.ndarray, scores: np.ndarray) -> list[float]:

@@ -13,7 +13,7 @@ import toy
 from models import bundle, trips
 from toy import Project
 
-from batchscore.errors import GoldenRowsDiffer
+from batchscore.errors import GoldenRowsDiffer, TrainingError
 from batchscore.job import Publish
 from batchscore.ledger import Totals
 from batchscore.model.bundle import Bundle, pack
@@ -108,6 +108,32 @@ def test_a_key_with_the_name_of_a_reason_is_refused(project: Project, tmp_path: 
 def explained(top: int = 2) -> Bundle:
     """The logistic regression of the trips, with reasons."""
     return bundle(explain_top=top)
+
+
+def test_reasons_that_do_not_add_up_on_test_rows() -> None:
+    """A model that is linear over the rows it is fitted on, and not over the test rows, has no reasons."""
+    source = """
+import numpy as np
+import polars as pl
+from sklearn.linear_model import LinearRegression
+
+
+class Bent(LinearRegression):
+    def predict(self, X):
+        return np.where(X["id"] < 120, super().predict(X), 0.0)
+
+
+def features(rows):
+    return rows.select(pl.col("id").cast(pl.Float64), "distance")
+
+
+def pipeline():
+    return Bent()
+"""
+    target = trips(160)["distance"] * 2
+    bundle(source, "regression", target)
+    with pytest.raises(TrainingError, match="contributions to Bent do not add up"):
+        bundle(source, "regression", target, explain_top=1)
 
 
 def test_golden_rows_hold_the_reasons() -> None:

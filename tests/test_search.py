@@ -28,6 +28,10 @@ from tests.models import FEATURES, SQL, Frame, job, labels, slow, trips
 N = 240
 VALIDATION = {"by": "random", "validation": 0.25, "test": 0.25}
 FOLDS = {"by": "stratified", "folds": 3}
+BY_TIME = {"by": "time", "column": "started", "test": 0.25}
+FOLDS_BY_TIME = {"by": "time", "column": "started", "folds": 3}
+# Two of three folds by time fit on rows without the second class.
+LATE = pl.Series([i >= 100 for i in range(N)])
 
 TREE = f"""{FEATURES}
 from sklearn.pipeline import Pipeline
@@ -146,6 +150,20 @@ class TestSearch:
         ours = {str(each.parameters): each.value for each in made.evaluation.search.candidates}
         assert {str({n: str(v) for n, v in p.items()}) for p in theirs.cv_results_["params"]} == set(ours)
         assert made.evaluation.search.candidates[0].value == pytest.approx(theirs.best_score_)
+
+    def test_what_is_chosen_is_measured(self) -> None:
+        """Folds and curves measure the pipeline that the search chose, and not the one that it began with."""
+        space, asked = "{'model__max_depth': [1]}", Asked("model__min_samples_leaf=1,40", learning_curve=True)
+        made = trained(space, search={"by": "grid"}, cross_validation=FOLDS, asked=asked).evaluation
+        curve, learning = made.curves
+
+        assert made.search is not None
+        assert made.cross_validation is not None
+        chosen = pytest.approx(made.search.candidates[0].value)
+        assert chosen == np.mean(made.cross_validation.metrics["roc_auc"])
+        assert chosen == curve.points[0].validation
+        # A tree of no depth's limit knows every row.
+        assert learning.points[-1].train < 0.95
 
     def test_better_settings_are_first(self) -> None:
         """Candidates are listed from the best down, by a metric that is good when high."""
@@ -383,16 +401,36 @@ class TestCrossValidation:
         assert {"roc_auc", "log_loss", "f1"} <= ours.metrics.keys()
 
     def test_fold_without_a_class(self) -> None:
-        """A metric that some fold does not define is left out, and the others stay."""
-        target = pl.Series([i >= 100 for i in range(N)])
+        """A metric that some fold does not define is left out, and the others stay; what the folds lack is told."""
+        told: list[str] = []
+        ours = trained(target=LATE, told=told, split=BY_TIME, cross_validation=FOLDS_BY_TIME)
+        metrics = ours.evaluation.cross_validation.metrics
+
+        assert {"accuracy", "balanced_accuracy", "brier", "log_loss", "precision", "base_rate"} == metrics.keys()
+        # Fitted on the first class alone, and measured on 45 rows of that, and then on 10 of it and 35 others.
+        assert (1.0, 10 / 45) == metrics["accuracy"][:2]
+        lacking = "2 of 3 folds are fitted on rows that lack a class, fold 1 on none of True."
+        assert f"{lacking} Widen the training window, or take stratified folds." in told
+
+    def test_fold_without_a_class_of_three(self) -> None:
+        """A pipeline fitted on two of three classes gives the third no chance, and knows the two by their names."""
+        target = pl.Series(["a" if late else "cbb"[i % 3] for i, late in enumerate(LATE)])
         ours = trained(
-            target=target,
-            split={"by": "time", "column": "started", "test": 0.25},
-            cross_validation={"by": "time", "column": "started", "folds": 3},
+            target=target, problem={"task": "multiclass"}, split=BY_TIME, cross_validation=FOLDS_BY_TIME
         ).evaluation.cross_validation
 
         assert ours is not None
-        assert "roc_auc" not in ours.metrics
+        # The carrier tells b from c.
+        assert (1.0, 10 / 45) == ours.metrics["accuracy"][:2]
+
+    def test_fold_that_cannot_be_fitted(self) -> None:
+        """Where an estimator takes no rows of one class, the error names the fold and says what to do."""
+        source = TREE.replace("DecisionTreeClassifier(random_state=0)", "LogisticRegression()").replace(
+            "import DecisionTreeClassifier",
+            "import DecisionTreeClassifier\nfrom sklearn.linear_model import LogisticRegression",
+        )
+        with pytest.raises(TrainingError, match=r"cross-validation fails.*2 classes.*fold 1 on none of True. Widen"):
+            trained(source=source, target=LATE, split=BY_TIME, cross_validation=FOLDS_BY_TIME)
 
     def test_fewer_rows_than_folds(self) -> None:
         """More folds than there are rows of a class is an error that says what to lower."""

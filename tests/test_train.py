@@ -384,7 +384,11 @@ class TestLabels:
                 "none of the 160 rows .* Check that trips/labels.sql",
             ),
             (lambda known: known.clear(), TrainingError, "none of the 160 rows .* has a label"),
-            (lambda known: known.with_columns(slow=pl.lit(None, pl.Boolean)), TrainingError, "none of the 160 rows"),
+            (
+                lambda known: known.with_columns(slow=pl.lit(None, pl.Boolean))[:90],
+                TrainingError,
+                "labels.sql has 90 of the rows .*, and slow is NULL in all of them. Take a window",
+            ),
             (lambda known: pl.concat([known, known[:1]]), KeyViolation, "labels.sql: the key .id = 0.*more than once"),
         ],
     )

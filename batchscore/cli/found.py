@@ -48,7 +48,8 @@ def findings(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
     if gap := gap_told(evaluation):
         yield "gap", gap
     if (threshold := evaluation.threshold) is not None:
-        yield "threshold", f"{rounded(threshold.value)}, by {threshold.by} on {threshold.rows:,} validation rows"
+        chosen = f"by {threshold.by} on {threshold.rows:,} validation rows; {threshold.share:.1%} of them reach it"
+        yield "threshold", f"{rounded(threshold.value)}, {chosen}"
     if first := evaluation.importance[:_COLUMNS]:
         yield "most important", ", ".join(f"{one.column} {rounded(one.mean)}" for one in first)
     for one in evaluation.audit:

@@ -90,11 +90,13 @@ class Threshold(_Record):
         value: The score.
         by: What chose it, in words.
         rows: On how many validation rows.
+        share: The share of them that are predicted to be of the second class.
     """
 
     value: float
     by: str
     rows: int
+    share: float
 
 
 class Confusion(_Record):

@@ -88,7 +88,7 @@ class Features:
         """The features of rows, one row for each, shape `(rows, features)`.
 
         Raises:
-            TrainingError: The transform gave no frame of Polars'.
+            TrainingError: The transform gave no frame of Polars', or one without a column.
             ValueError: It gave another number of rows.
         """
         function: Callable[[pl.LazyFrame], object] = self.module.features
@@ -103,6 +103,8 @@ class Features:
             raise TrainingError(
                 f"features() must return a Polars LazyFrame, it returned {kind}. End it with: return rows.select(…)."
             )
+        if not result.columns:
+            raise TrainingError("features() gave no column. End it with: return rows.select(…), with one or more.")
         if result.height != rows.height:
             raise ValueError(f"features() gave {result.height} rows for {rows.height}")
         return result

@@ -73,20 +73,19 @@ def silhouette(inputs: Floats, clusters: pl.Series) -> float:
 
 
 def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:
-    truth = (labels == classes[1]).to_numpy()
+    kinds = _numbered(labels, classes)
+    truth, unknown = kinds == 1, kinds > 1
     guess = (predictions["prediction"] == classes[1]).to_numpy()
     # A label that is neither of the classes is wrong whatever is predicted.
     right = (labels == predictions["prediction"]).to_numpy()
     score = predictions["score"].to_numpy()
     surprise, miss = _surprise(np.where(truth, score, 1 - score)), (score - truth) ** 2
     ranked = _ranking(truth, score)
-    unknown = (~labels.is_in(classes)).to_numpy()
 
     def metrics(weights: Floats) -> dict[str, float]:
         total, positive = float(weights.sum()), float(weights @ truth)
         hit, called = float(weights @ (truth & guess)), float(weights @ guess)
         recall = _share(hit, positive, math.nan)
-        specificity = _share(total - positive - called + hit, total - positive, math.nan)
         known = not float(weights @ unknown)
         roc_auc, average_precision = ranked(weights) if known else (math.nan, math.nan)
         return {
@@ -95,8 +94,7 @@ def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, 
             "brier": float(weights @ miss) / total if known else math.nan,
             "log_loss": float(weights @ surprise) / total if known else math.nan,
             "accuracy": float(weights @ right) / total,
-            # Recall averaged over the classes that there are.
-            "balanced_accuracy": float(np.nanmean([recall, specificity])),
+            "balanced_accuracy": _recall(kinds, right, weights),
             "precision": _share(hit, called, 0.0),
             "recall": recall,
             "f1": _share(2 * hit, called + positive, 0.0) if positive else math.nan,
@@ -104,6 +102,18 @@ def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, 
         }
 
     return metrics
+
+
+def _numbered(labels: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.int64]:
+    """The place of each label among the classes; a label that is none of them has a number of its own behind theirs."""
+    number = {label: i for i, label in enumerate(classes)}
+    return np.array([number.setdefault(label, len(number)) for label in labels.to_list()], dtype=np.int64)
+
+
+def _recall(kinds: npt.NDArray[np.int64], right: npt.NDArray[np.bool_], weights: Floats) -> float:
+    """Recall averaged over the classes that the labels have; one that the model does not know is never found."""
+    found, there = np.bincount(kinds, weights * right), np.bincount(kinds, weights)
+    return float((found[there > 0] / there[there > 0]).mean())
 
 
 def _surprise(likelihood: Floats) -> Floats:
@@ -145,33 +155,29 @@ def _share(part: float, whole: float, of_nothing: float) -> float:
 
 
 def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:
-    count = len(classes)
-    number = {label: i for i, label in enumerate(classes)}
-    # All labels that training never saw share a row of the confusion matrix behind the others.
-    truth = np.array([number.get(label, count) for label in labels.to_list()])
-    guess = np.array([number[label] for label in predictions["prediction"].to_list()])
+    truth, guess = _numbered(labels, classes), _numbered(predictions["prediction"], classes)
+    right, known = truth == guess, truth < len(classes)
+    width = max(len(classes), int(truth.max()) + 1)
     scores = predictions.drop("prediction").to_numpy()
-    known = truth < count
     surprise = _surprise(scores[np.arange(len(truth)), np.where(known, truth, 0)])
     each = [_ranking(truth == i, score) for i, score in enumerate(scores.T)]
 
     def metrics(weights: Floats) -> dict[str, float]:
         total = float(weights.sum())
-        table = np.bincount(truth * count + guess, weights, (count + 1) * count).reshape(count + 1, count)
-        hits, true, called = np.diag(table), table.sum(axis=1), table.sum(axis=0)
-        recall = np.divide(hits, true[:count], out=np.zeros(count), where=true[:count] > 0)
-        precision = np.divide(hits, called, out=np.zeros(count), where=called > 0)
-        both = true[:count] + called
-        f1 = np.divide(2 * hits, both, out=np.zeros(count), where=both > 0)
-        unknown = float(true[count])
+        hits = np.bincount(truth, weights * right, width)
+        true, called = np.bincount(truth, weights, width), np.bincount(guess, weights, width)
+        # A class that neither labels nor predictions have says nothing of the model.
+        there = true + called > 0
+        recall = np.divide(hits, true, out=np.zeros(width), where=true > 0)[there]
+        precision = np.divide(hits, called, out=np.zeros(width), where=called > 0)[there]
+        unknown = float(weights @ ~known)
         areas = [ranked(weights)[0] for ranked in each]
         return {
             "accuracy": float(hits.sum()) / total,
-            # A class that only the labels have is never found.
-            "balanced_accuracy": float(recall.sum()) / int((true > 0).sum()),
+            "balanced_accuracy": _recall(truth, right, weights),
             "precision_macro": float(precision.mean()),
             "recall_macro": float(recall.mean()),
-            "f1_macro": float(f1.mean()),
+            "f1_macro": float((2 * hits[there] / (true + called)[there]).mean()),
             "roc_auc_macro": _mean(areas) if not unknown else math.nan,
             "log_loss": float(weights @ surprise) / total if not unknown else math.nan,
         }

@@ -135,7 +135,8 @@ def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | Non
             column = column.dt.convert_time_zone(job.calendar.zone.key).dt.replace_time_zone(None)
         column = column.cast(pl.Datetime("us")).dt.truncate(_TRUNCATED[job.interval.every])
         named = f"{job.interval.every}s of {split.column}"
-    numbers = column.rank("dense").to_numpy().astype(np.int64) - 1
+    # Rows without a value are a block of their own.
+    numbers = np.unique(column.rank("dense").fill_null(0), return_inverse=True)[1].astype(np.int64)
     return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchscore.errors import UsageError
+from batchscore.errors import TrainingError, UsageError
 from batchscore.job import Job
 from batchscore.model.evaluation import CrossValidation, Curve, Search
 from batchscore.model.predictor import Predictor
@@ -100,28 +100,34 @@ def explore(
     if over:
         check_names(predictor.pipeline, [over], "--curve")
     trial, quote = _trial(job, recipe, predictor, rows, train, validation), predictor.quote
+    if lacking := _lacking(trial):
+        on_step(lacking)
+
+    def tried(what: str, call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return guarded(what, call, *args, quote=quote)
+        except TrainingError as error:
+            raise TrainingError(f"{error} {lacking}".rstrip()) from error.__cause__
+
     found = None
     if recipe.search is not None:
         telling = replace(trial, on_fit=_teller(f"searching by {recipe.search.by}", trial, on_step))
-        pipeline, found = guarded(
-            "the search", search, predictor.pipeline, _search_space(predictor), recipe.search, telling, quote=quote
-        )
+        space = _search_space(predictor)
+        pipeline, found = tried("the search", search, predictor.pipeline, space, recipe.search, telling)
         predictor = replace(predictor, pipeline=pipeline)
         told = ", ".join(f"{name} = {value}" for name, value in found.best.items())
         on_step(f"{found.tried} settings tried; the best is {told}")
     crossed = None
     if recipe.cross_validation is not None:
         on_step(f"cross-validating on {len(trial.cuts)} folds")
-        crossed = guarded(
-            "cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial, quote=quote
-        )
+        crossed = tried("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
     curves = []
     if over:
         on_step(f"drawing the curve over {len(values)} values of {over}")
-        curves.append(guarded("--curve", validation_curve, predictor.pipeline, over, values, trial, quote=quote))
+        curves.append(tried("--curve", validation_curve, predictor.pipeline, over, values, trial))
     if asked.learning_curve:
         on_step("drawing the learning curve")
-        curves.append(guarded("--learning-curve", learning_curve, predictor.pipeline, trial, quote=quote))
+        curves.append(tried("--learning-curve", learning_curve, predictor.pipeline, trial))
     return Explored(predictor, found, crossed, tuple(curves))
 
 
@@ -141,6 +147,19 @@ def _trial(
         both = pl.concat([train.target, validation.target])
     first, last = len(train), len(train) + len(validation)
     return trial(pl.concat([train.features, validation.features]), both, [(np.arange(first), np.arange(first, last))])
+
+
+def _lacking(trial: Trial) -> str:
+    """How many folds are fitted on rows without some class, and what to do, in words; empty where none is."""
+    classes, target = set(trial.predictor.classes), trial.target
+    gone = [classes - set(target[fit].unique()) if target is not None and classes else () for fit, _ in trial.cuts]
+    if not any(gone):
+        return ""
+    first = next(i for i, each in enumerate(gone) if each)
+    return (
+        f"{sum(map(bool, gone))} of {len(gone)} folds are fitted on rows that lack a class, fold {first + 1} on none "
+        f"of {', '.join(sorted(map(repr, gone[first])))}. Widen the training window, or take stratified folds."
+    )
 
 
 def _search_space(predictor: Predictor) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ __all__ = [
 
 _BASELINE_ROWS = 50_000
 _NOT_QUOTED = "What it says is left out, for it may hold a value of a column under [source] private."
+# What estimators say of values that are no numbers; for nothing else is a column of text to blame.
+_OF_TYPES = re.compile(r"could not convert|dtype|datatype|datetime|timestamp|'str'", re.IGNORECASE)
 # scikit-learn's calibration cuts its rows in five, though what it calibrates is fitted already.
 _FEWEST_TO_CALIBRATE = 5
 
@@ -159,9 +162,7 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
     try:
         pipeline = guarded("pipeline().fit", fit, quote=predictor.quote)
     except TrainingError as error:
-        if isinstance(error.__cause__, (TypeError, ValueError)) and (
-            hint := _hint(train.features, quote=predictor.quote)
-        ):
+        if _OF_TYPES.search(str(error.__cause__)) and (hint := _hint(train.features, quote=predictor.quote)):
             raise TrainingError(f"{error} {hint}") from error.__cause__
         raise
     wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
@@ -263,7 +264,7 @@ def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluat
         )
     match how.by:
         case "rate":
-            value = float(np.quantile(score, 1 - (how.rate or 0.0), method="higher"))
+            value = _nearest(score, how.rate or 0.0)
         case "f_score":
             precision, recall, at = precision_recall_curve(truth, score)
             weight = how.beta**2
@@ -272,7 +273,8 @@ def threshold(predictor: Predictor, how: Threshold, validation: Part) -> evaluat
             value = float(at[gain[:-1].argmax()])
         case "cost":
             value = _cheapest(score, truth, how)
-    return evaluation.Threshold(value=_between(score, value), by=str(how), rows=len(validation))
+    at = _between(score, value)
+    return evaluation.Threshold(value=at, by=str(how), rows=len(validation), share=float((score >= at).mean()))
 
 
 def _between(score: Any, value: float) -> float:
@@ -283,6 +285,13 @@ def _between(score: Any, value: float) -> float:
     lower = score[score < value]
     middle = (float(lower.max()) + value) / 2 if len(lower) else value
     return middle if not len(lower) or lower.max() < middle else value
+
+
+def _nearest(score: Any, rate: float) -> float:
+    """The score that the share of rows reaches which is nearest to the rate: rows of equal score go together."""
+    scores, counts = np.unique(score, return_counts=True)
+    shares = counts[::-1].cumsum()[::-1] / len(score)
+    return float(scores[np.abs(shares - rate).argmin()])
 
 
 def _cheapest(score: Any, truth: Any, how: Threshold) -> float:

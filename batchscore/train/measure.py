@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from batchscore.errors import TrainingError
 from batchscore.model.metrics import evaluate, silhouette
-from batchscore.model.predictor import Predictor, StageError
-from batchscore.problem import METRICS
+from batchscore.model.predictor import Label, Predictor, StageError
 
-__all__ = ["measured", "of_predictions", "predictions_of"]
+__all__ = ["measured", "of_predictions", "predictions_of", "refitted"]
 
 _SILHOUETTE_ROWS = 5_000
 
 
+def refitted(predictor: Predictor, pipeline: Any) -> Predictor:
+    """The predictor with a pipeline that was fitted on other rows; a class that those lack has the probability 0."""
+    if predictor.classes and tuple(np.asarray(pipeline.classes_).tolist()) != predictor.classes:
+        pipeline = _Widened(pipeline, predictor.classes)
+    return replace(predictor, pipeline=pipeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Widened:
+    pipeline: Any
+    classes: tuple[Label, ...]
+
+    def predict_proba(self, features: pl.DataFrame) -> npt.NDArray[np.float64]:
+        probabilities = np.zeros((features.height, len(self.classes)))
+        places = [self.classes.index(label) for label in np.asarray(self.pipeline.classes_).tolist()]
+        probabilities[:, places] = self.pipeline.predict_proba(features)
+        return probabilities
+
+
 def measured(predictor: Predictor, features: pl.DataFrame, target: pl.Series | None) -> dict[str, float]:
-    """Every metric of the task, NaN where the rows do not define it, or the pipeline does not know every class.
+    """Every metric of the task, NaN where the rows do not define it.
 
     Args:
         predictor: With a fitted pipeline.
@@ -28,8 +49,6 @@ def measured(predictor: Predictor, features: pl.DataFrame, target: pl.Series | N
     Raises:
         TrainingError: The pipeline fails.
     """
-    if predictor.classes and tuple(np.asarray(predictor.pipeline.classes_).tolist()) != predictor.classes:
-        return dict.fromkeys(METRICS[predictor.task], math.nan)
     return of_predictions(predictor, features, predictions_of(predictor, features), target)
 
 

@@ -65,10 +65,16 @@ def with_labels(job: Job, labels: Source, window: Interval, schema: Schema, give
         TrainingError: There is none, the labels lack the key or the target, or its type is not the task's.
     """
     known = _read_labels(job, labels, window, schema)
-    labelled = given.join(known, on=job.source.key, how="inner", maintain_order="left")
-    if labelled.is_empty():
+    found = given.join(known, on=job.source.key, how="inner", maintain_order="left")
+    if found.is_empty():
         raise TrainingError(
             f"none of the {given.height:,} rows of {window} has a label. Check that {labels.where} gives the same keys."
+        )
+    labelled = found.drop_nulls(job.problem.target)
+    if labelled.is_empty():
+        raise TrainingError(
+            f"{labels.where} has {found.height:,} of the rows of {window}, and {job.problem.target} is NULL in all of "
+            "them. Take a window whose labels are known."
         )
     _refuse_type(job, labelled[job.problem.target])
     return labelled
@@ -81,7 +87,7 @@ def _read_labels(job: Job, source: Source, window: Interval, schema: Schema) -> 
     if target not in given.columns:
         raise TrainingError(f"{source.where} has no column {target!r}, the target. It has: {', '.join(given.columns)}.")
     keys = Schema(tuple(schema[name] for name in job.source.key)).conform(given, source.where)
-    return keys.with_columns(given[target]).drop_nulls(target)
+    return keys.with_columns(given[target])
 
 
 def _refuse_type(job: Job, target: pl.Series) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +26,7 @@ from batchscore.model.predictor import Predictor, in_threads
 from batchscore.problem import better
 from batchscore.recipe import Folds
 from batchscore.recipe import Search as How
-from batchscore.train.measure import measured, of_predictions
+from batchscore.train.measure import measured, of_predictions, refitted
 
 __all__ = ["Trial", "asked_curve", "check_names", "cross_validate", "learning_curve", "search", "validation_curve"]
 
@@ -63,9 +63,9 @@ class Trial:
         return None if self.target is None else self.target.to_numpy()
 
     def metrics(self, fitted: Any, features: pl.DataFrame, truth: Any = None) -> dict[str, float]:
-        """Every metric of a fitted pipeline; NaN where it was fitted on rows without some class."""
-        predictor = replace(self.predictor, pipeline=fitted)
-        given = measured(predictor, features, None if truth is None else pl.Series(truth))
+        """Every metric of a pipeline that was fitted on some of the rows; NaN where those given do not define it."""
+        target = None if truth is None else pl.Series(truth)
+        given = measured(refitted(self.predictor, fitted), features, target)
         self.on_fit(given[self.metric])
         return given
 
@@ -106,7 +106,7 @@ def _together(pipeline: Any, trial: Trial) -> dict[str, float]:
     def fold(fit: Any, test: Any) -> pl.DataFrame:
         truth = trial.truth
         fitted = clone(pipeline).fit(trial.features[fit], None if truth is None else truth[fit])
-        return replace(trial.predictor, pipeline=fitted).predict_from(trial.features[test])
+        return refitted(trial.predictor, fitted).predict_from(trial.features[test])
 
     given = Parallel(n_jobs=cores())(delayed(fold)(fit, test) for fit, test in trial.cuts)
     order = np.concatenate([test for _, test in trial.cuts])
@@ -235,7 +235,7 @@ def learning_curve(pipeline: Any, trial: Trial) -> Curve:
     Those are the training rows, or with cross-validation what a fold leaves of them.
     """
     with in_threads(), warnings.catch_warnings():
-        # Few rows may lack a class, or be too few to fit on: that point is left out.
+        # Rows may be too few to fit on, or of one class: that point is left out.
         _hush()
         sizes, train, validation = sk.learning_curve(
             pipeline,
