@@ -142,6 +142,12 @@ class SchemaMismatch(InputError):
         """A column whose type, or some value, cannot become the declared type exactly."""
         return cls(f"{where}: column {column}: want {want}, got {got}. {advice}", column=column, want=want, got=got)
 
+    def without_values(self, where: str) -> Self:
+        """The same of a private column, without what the message quotes of its values."""
+        told = f"{where}: column {self.context['column']}: want {self.context['want']}, got values that are not so"
+        advice = "The column is private, so none is told. Cast it at the source."
+        return type(self)(f"{told}. {advice}", column=self.context["column"], want=self.context["want"])
+
 
 class KeyViolation(InputError):
     """A key that is NULL or occurs more than once."""
