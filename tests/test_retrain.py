@@ -127,17 +127,22 @@ class TestDecision:
         assert "batchscore models promote toy 2" in told
 
     def test_the_first(self, tmp_path: Path) -> None:
-        """Where there is no model, it trains the first on the window of [training], and writes nothing elsewhere."""
+        """Where there is no model, it trains the first on the window of [training], and the ledger has it."""
         project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
         toy.load(project.url, toy.rows())
         dry = decided(project.call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
+        assert dry[0] == "due"
+        assert "It would train on rows of [2024-01-01T00:00Z, 2024-02-01T00:00Z)" in dry[1]
+        assert toy.tables(project.url) == ["toy"]
         decision, told = decided(project.call("retrain", "toy", "--if", "drifted", *TO))
 
-        assert dry[0] == "due"
         assert decision == "first"
         assert told.startswith("toy version 1 is registered: roc_auc 0.")
         assert aliases(project) == {"champion": 1}
-        assert toy.tables(project.url) == ["toy"]
+        assert kept(project) == [("unused", "first", None, 1)]
+        ((champion, challenger, ahead),) = kept(project, "champion, challenger, ahead")
+        assert (champion, ahead) == (None, None)
+        assert f"roc_auc {challenger:.3f} on" in told
 
     def test_only_newer_rows_count(self, poor: Project) -> None:
         """With a random split, whose test rows the champion knows in part, it is compared on the newer ones alone."""
@@ -267,11 +272,34 @@ class TestOnce:
         toy.load(url, toy.rows())
         project = Project(poor.root, url)
         decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
+        command = ("retrain", "toy", "--if", "new-labels=400", *TO)
         with open_warehouse(Database.at(url)) as warehouse, leased(warehouse, "retrain:toy", _ALWAYS, other, 60.0):
-            result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+            anew, first = project.call(*command), project.call(*command, BATCHSCORE_REGISTRY_URL="empty")
 
-        assert result.code == 21
-        assert "another process retrains job toy" in result.error
+        assert [anew.code, first.code] == [21, 21]
+        assert "another process retrains job toy" in anew.error
+        assert aliases(project) == {"champion": 1}
+        assert not (project.root / "empty").exists()
+
+    def test_another_was_faster(self, poor: Project) -> None:
+        """What another process has trained for between the first look and the lease is not trained for again."""
+        url = f"sqlite:///{poor.root}/ledger.sqlite"
+        toy.load(url, toy.rows())
+        project = Project(poor.root, url)
+        decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
+        toy.execute(
+            url,
+            "CREATE TRIGGER faster AFTER UPDATE ON batchscore_leases WHEN NEW.owner IS NOT NULL BEGIN "
+            "INSERT OR IGNORE INTO batchscore_retrains (job, window_end, reason, decision, told, challenger_version, "
+            "metric, row_count, decided_at) VALUES ('toy', '2024-02-05 00:00:00.000000', 'new-labels', 'kept', "
+            "'toy version 9 stays.', 9, 'roc_auc', 1, '2024-02-05 00:00:00.000000'); END",
+        )
+        result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+        decision, told = decided(result)
+
+        assert any("due: " in str(event) for event in result.events)
+        assert decision == "waiting"
+        assert "new-labels. toy version 9 stays." in told
         assert aliases(project) == {"champion": 1}
 
     def test_a_failure_is_tried_again(self, poor: Project) -> None:
@@ -367,7 +395,7 @@ class TestReasons:
         assert decision == "due"
         assert "It would train on rows of [2024-01-05T00:00Z, 2024-02-05T00:00Z)" in told
         assert aliases(poor) == {"champion": 1}
-        assert kept(poor) == []
+        assert toy.tables(poor.url) == ["toy"]
 
     def test_of_the_job(self, poor: Project) -> None:
         """Without --if the job's own reasons count, and without those the age of [problem] retrain_every."""
@@ -395,14 +423,22 @@ class TestRefusals:
         assert known in project.call("retrain", "toy", *TO).error
 
     def test_a_first_that_misses_the_bar(self, tmp_path: Path) -> None:
-        """A first version below the job's bar is registered and not promoted, and exits with 31, as `train` does."""
+        """A first version below the bar is registered and not promoted: 31, and no other on the same rows or at once."""
         project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
         toy.load(project.url, toy.rows())
         project.edit("jobs/toy.toml", ("at_least = 0.6", "at_least = 0.99"))
-        result = project.call("retrain", "toy", "--if", "drifted", *TO)
-
-        assert result.code == 31
+        command = ("retrain", "toy", "--if", "drifted", *TO)
+        assert project.call(*command).code == 31
         assert aliases(project) == {}
+        assert kept(project) == [("unused", "first", None, 1)]
+        assert "the cooldown lasts until" in decided(project.call(*command))[1]
+        project.edit("jobs/toy.toml", ("[model]\n", '[retrain]\ncooldown = "0h"\n\n[model]\n'))
+        assert project.call(*command).code == 31
+        decision, told = decided(project.call(*command))
+
+        assert decision == "waiting"
+        assert "on rows up to 2024-02-05 00:00Z: unused. toy version 2 is registered and not promoted: roc_auc" in told
+        assert len(json.loads(project.call("models", "list", "--format", "json").out)) == 2
 
     def test_inside_an_interval(self, project: Project) -> None:
         """--to is where an interval starts."""

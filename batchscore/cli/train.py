@@ -7,7 +7,7 @@ from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import on_terminal, step
 from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
-from batchscore.interval import Interval
+from batchscore.job import Job
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import check_golden
@@ -15,12 +15,10 @@ from batchscore.train.explore import Asked
 from batchscore.train.workflow import promotable
 from batchscore.train.workflow import train as train_bundle
 
-__all__ = ["registered", "train"]
+__all__ = ["put_to_use", "registered", "train"]
 
 
-def train(
-    session: Session, name: str, *, promote: bool, asked: Asked | None = None, window: Interval | None = None
-) -> str:
+def train(session: Session, name: str, *, promote: bool, asked: Asked | None = None) -> str:
     """Train, register, and promote when the job's bar is reached and either nothing is in use or `promote` is set.
 
     Args:
@@ -28,7 +26,6 @@ def train(
         name: The job.
         promote: Whether it becomes the version in use even when there is one.
         asked: Which curves are wanted.
-        window: Which rows to learn from; `[training]` says it where None.
 
     Returns:
         What became of the version, in words.
@@ -38,7 +35,7 @@ def train(
     """
     job = session.job(name)
     # Before an hour of training: a key that is none is told here.
-    registry = session.registry
+    _ = session.registry
     stop.roll_back()
     rows = session.source(job, job.source)
     if rows.caution:
@@ -51,10 +48,20 @@ def train(
         session.labels(job) if job.problem.supervised else None,
         on_step=step,
         asked=asked,
-        window=window,
     )
-    stored = registered(session, bundle)
-    version = stored.version
+    return put_to_use(session, job, registered(session, bundle), promote=promote)
+
+
+def put_to_use(session: Session, job: Job, stored: Bundle, *, promote: bool) -> str:
+    """Promote a version when it reaches the job's bar and either nothing is in use or `promote` is set.
+
+    Returns:
+        What became of the version, in words.
+
+    Raises:
+        GateTripped: It misses the bar.
+    """
+    registry, version = session.registry, stored.version
     if (missed := promotable(job, stored)) is not None:
         raise GateTripped(
             f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "

@@ -13,15 +13,15 @@ from batchscore.ledger.tables import RETRAINS, insert_new
 __all__ = ["last_retrained", "record_retrain", "retrained_for"]
 
 
-def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> set[str]:
-    """The reasons for which the job was trained again on rows up to that instant."""
+def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> dict[str, str]:
+    """The reasons for which the job was trained on rows up to that instant, each with what was decided, in words."""
     c = RETRAINS.c
-    query = sa.select(c.reason).where(c.job == job, c.window_end == window_end)
-    return set(tx.execute(query).scalars())
+    query = sa.select(c.reason, c.told).where(c.job == job, c.window_end == window_end)
+    return {row.reason: row.told for row in tx.execute(query)}
 
 
 def last_retrained(tx: sa.Connection, job: str) -> datetime | None:
-    """When the job was last trained again; None where it never was."""
+    """When `retrain` last trained the job; None where it never did."""
     c = RETRAINS.c
     # Ordered here and not MAX: SQLite has no type for what a function gives.
     query = sa.select(c.decided_at).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
