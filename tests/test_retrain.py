@@ -13,7 +13,9 @@ from toy import FULL, POOR, Project, Result
 
 from batchscore.cli.retrain import _ALWAYS
 from batchscore.database import Database
-from batchscore.ledger import Owner
+from batchscore.ledger import Owner, history
+from batchscore.model.registry import Registry
+from batchscore.monitor.watch import compare_with_training
 from batchscore.run.lease import leased
 from batchscore.warehouse import open_warehouse
 
@@ -115,6 +117,24 @@ class TestDecision:
         assert decision == "kept"
         assert "worse than toy version 1 on the same rows" in told
         assert aliases(project) == {"champion": 1, "challenger": 2}
+
+    def test_as_good_is_not_better(self, project: Project) -> None:
+        """A challenger that is exactly as good as the champion does not take its place."""
+        # One column alone orders the rows alike, whatever was learned from it.
+        project.edit("jobs/toy.py", (FULL, 'return rows.select("a")'))
+        path = project.root / "jobs/toy.py"
+        kept_source = path.read_text().partition("def pipeline():")[0]
+        path.write_text(
+            f"from sklearn.linear_model import LogisticRegression\n{kept_source}def pipeline():\n"
+            "    return LogisticRegression()\n"
+        )
+        assert project.call("train", "toy", "--promote").code == 0
+        decision, told = decided(project.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert "by roc_auc it is 0.0000 better than toy version 2 on the same rows" in told
+        assert kept(project, "ahead") == [(0.0,)]
+        assert aliases(project) == {"champion": 2, "challenger": 3}
 
     def test_a_champion_that_reads_other_columns(self, poor: Project) -> None:
         """A champion that needs a column which the query no longer gives cannot be compared, and stays."""
@@ -378,6 +398,38 @@ class TestReasons:
         assert decision == "due"
         assert "roc_auc is 0." in told
         assert "is the bound" in told
+
+    def test_few_labels(self, project: Project) -> None:
+        """Fewer than 200 rows with a label are no loss, whatever they say."""
+        scored(project, "y = NOT y")
+        toy.execute(project.url, "UPDATE toy SET y = NULL WHERE ts >= '2024-02-02' AND id % 100 > 32")
+        few = decided(project.call("retrain", "toy", "--if", "degraded", *TO, "--dry-run"))
+        toy.execute(project.url, "UPDATE toy SET y = true WHERE ts >= '2024-02-02' AND ts < '2024-02-03' AND y IS NULL")
+        enough = decided(project.call("retrain", "toy", "--if", "degraded", *TO, "--dry-run"))
+
+        assert few[0] == "not due"
+        assert "199 of 400 rows have a label over the last 4 run(s) of toy version 1, too few for roc_auc" in few[1]
+        assert enough[0] == "due"
+
+    def test_only_important_columns_count(self, project: Project) -> None:
+        """What moved in a column that is not of the five most important ones is drift, and no reason."""
+        # The pipeline drops all but the first three, and so the sixth of the features is the sixth in importance.
+        project.edit(
+            "jobs/toy.py", (FULL, FULL.replace('"c")', '"c", pl.col("b").alias("d"), pl.lit(0).alias("e"), "side")'))
+        )
+        side = "b + CASE WHEN ts >= '2024-02-01' THEN 9 ELSE 0 END AS side"
+        project.edit("sql/toy/rows.sql", ("id, ts, day, a, b, c", f"id, ts, day, a, b, c, {side}"))
+        assert project.call("train", "toy", "--promote").code == 0
+        decision, told = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
+        bundle = Registry.at(project.root / "var/registry").load("toy", 2)
+        with open_warehouse(Database.at(project.url)) as warehouse, warehouse.begin() as tx:
+            _, found = compare_with_training(tx.connection, bundle, history(tx.connection, "toy"))
+
+        assert "side" in [drift.column for _, drift in found if drift.verdict == "moved"]
+        assert (decision, told.partition(" have")[0]) == (
+            "not due",
+            "neither predictions nor the most important columns",
+        )
 
     def test_only_the_last_runs_count(self, project: Project) -> None:
         """`over` says how many runs are looked at: what was wrong before is past."""
