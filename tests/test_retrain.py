@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,31 @@ class TestDecision:
 
         assert decided(result)[0] == "kept"
         assert "test rows are newer than those that toy version 1 learned from, too few to compare by" in event["error"]
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_registry_that_vanishes(self, poor: Project, first: bool) -> None:
+        """Gone between the pipeline and its alias: told with the version and what to do, and not trained for again."""
+        registry = poor.root / "var/registry"
+        if first:
+            shutil.rmtree(registry)
+        version, path = 1 if first else 2, poor.root / "jobs/toy.py"
+        vanish = f"if os.path.isdir('var/registry/toy/{version}'): os.rename('var/registry', 'var/gone')"
+        path.write_text("import os\n" + path.read_text().replace(FULL, f"{vanish}\n    {FULL}"))
+        command = ("retrain", "toy", "--if", "new-labels=400", *TO)
+        result = poor.call(*command)
+        # As it was, but for what the features do.
+        (poor.root / "var/gone").rename(registry)
+        (told,) = re.findall("When that is mended: batchscore (models promote toy .*)", result.error)
+
+        assert result.code == 10
+        assert f"toy version {version} is registered all the same." in result.error
+        assert told == f"models promote toy {version} --alias champion"
+        assert kept(poor) == [("unused", "first", None, 1) if first else ("new-labels", "kept", 1, 2)]
+        decision, waits = decided(poor.call(*command))
+        assert (decision, told in waits) == ("waiting", True)
+        assert aliases(poor) == ({} if first else {"champion": 1})
+        assert poor.call(*told.split()).code == 0
+        assert aliases(poor) == {"champion": version}
 
     def test_moved_meanwhile(self, poor: Project) -> None:
         """An alias that somebody moved while the challenger was trained is left where they moved it."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import step
 from batchscore.cli.session import Session, runs_of
-from batchscore.cli.train import put_to_use, registered
-from batchscore.errors import GateTripped, IntervalLeased, UsageError
+from batchscore.cli.train import UNFINISHED, put_to_use, read_back, register, registered
+from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Run
@@ -173,8 +173,9 @@ def _wait(session: Session, job: Job, warehouse: Warehouse, end: datetime, due: 
     if not [reason for reason in due if reason.name not in done]:
         told = " ".join(dict.fromkeys(done.values()))
         return f"trained for this already, on rows up to {end:%Y-%m-%d %H:%MZ}: {', '.join(sorted(done))}. {told}"
-    if last is not None and session.now < (until := last + age_of(job.retrain.cooldown, "cooldown")):
-        return f"it was trained at {last:%Y-%m-%d %H:%MZ}, and the cooldown lasts until {until:%Y-%m-%d %H:%MZ}"
+    if last is not None and session.now < (until := last[0] + age_of(job.retrain.cooldown, "cooldown")):
+        at, told = last
+        return f"it was trained at {at:%Y-%m-%d %H:%MZ}, and the cooldown lasts until {until:%Y-%m-%d %H:%MZ}. {told}"
     return None
 
 
@@ -201,11 +202,40 @@ def _trained(
         champion=champion,
         window=window,
     )
-    stored = registered(session, made)
-    if champion is None:
-        return session.patience().persist(lambda: _settle_first(session, job, stored, warehouse, lease, window, due))
-    session.registry.promote(stored.name, stored.version, CHALLENGER)
-    return session.patience().persist(lambda: _settle(session, job, champion, stored, warehouse, lease, window, due))
+    made = register(session, made)
+    patience = session.patience()
+    alias = CHALLENGER if champion is not None and _missed(job, champion, made) else str(job.model.use)
+    try:
+        with registered(made, alias):
+            stored = read_back(session, made)
+            if champion is None:
+                return patience.persist(lambda: _settle_first(session, job, stored, warehouse, lease, window, due))
+            patience.persist(lambda: session.registry.promote(stored.name, stored.version, CHALLENGER))
+            return patience.persist(lambda: _settle(session, job, champion, stored, warehouse, lease, window, due))
+    except UNFINISHED as error:
+        decision, told = "first" if champion is None else "kept", str(error)
+        # Or the next run would train the same again.
+        with suppress(BatchscoreError):
+            patience.persist(lambda: _keep(job, champion, made, warehouse, lease, window, due, decision, told))
+        raise
+
+
+def _keep(
+    job: Job,
+    champion: Bundle | None,
+    made: Bundle,
+    warehouse: Warehouse,
+    lease: Lease,
+    window: Interval,
+    due: Sequence[Reason],
+    decision: str,
+    told: str,
+) -> None:
+    """Keep what was decided, and nothing else."""
+    with warehouse.begin("the ledger") as tx:
+        ledger.check(tx.connection, lease)
+        facts = _facts(job, champion, made, due, decision, told)
+        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
 
 
 def _settle_first(

@@ -20,12 +20,13 @@ def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> dict[str
     return {row.reason: row.told for row in tx.execute(query)}
 
 
-def last_retrained(tx: sa.Connection, job: str) -> datetime | None:
-    """When `retrain` last trained the job; None where it never did."""
+def last_retrained(tx: sa.Connection, job: str) -> tuple[datetime, str] | None:
+    """When `retrain` last trained the job, and what was decided, in words; None where it never did."""
     c = RETRAINS.c
     # Ordered here and not MAX: SQLite has no type for what a function gives.
-    query = sa.select(c.decided_at).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
-    return tx.execute(query).scalar_one_or_none()
+    query = sa.select(c.decided_at, c.told).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
+    row = tx.execute(query).one_or_none()
+    return None if row is None else (row.decided_at, row.told)
 
 
 def record_retrain(
