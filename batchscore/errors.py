@@ -28,7 +28,8 @@ code 70.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar, Self
 
@@ -141,6 +142,21 @@ class SchemaMismatch(InputError):
     def type_of(cls, column: str, want: str, got: str, where: str, advice: str) -> Self:
         """A column whose type, or some value, cannot become the declared type exactly."""
         return cls(f"{where}: column {column}: want {want}, got {got}. {advice}", column=column, want=want, got=got)
+
+    @classmethod
+    @contextmanager
+    def unquoted(cls, private: Collection[str], where: str) -> Iterator[None]:
+        """A block whose mismatches of a private column quote none of its values."""
+        try:
+            yield
+        except cls as error:
+            column, got = error.context.get("column"), str(error.context.get("got"))
+            if column not in private:
+                raise
+            # A type is one word; whatever is more may quote.
+            got = got if got.isidentifier() else "something else"
+            advice = "The column is private, so no value is told. Cast it at the source, or retrain."
+            raise cls.type_of(str(column), str(error.context.get("want")), got, where, advice) from None
 
 
 class KeyViolation(InputError):

@@ -55,6 +55,7 @@ class Frame:
     rows: pl.DataFrame
     where: str = "trips/rows.sql"
     caution: str | None = None
+    private: tuple[str, ...] = ()
 
     def batches(
         self,

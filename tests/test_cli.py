@@ -453,6 +453,24 @@ class TestAliases:
         assert result.code == 2
         assert "'3'" in result.error
 
+    def test_an_alias_that_is_there_already(self, project: Project) -> None:
+        """An alias that stands for the new version already, as after an answer that was lost, is told as done."""
+        (project.root / "own/toy").mkdir(parents=True)
+        (project.root / "own/toy/aliases.json").write_text('{"champion": 1}')
+        result = project.call("train", "toy", BATCHSCORE_REGISTRY_URL="own")
+
+        assert result.named("bundle.promoted")
+
+    def test_a_version_that_is_not_sound(self, project: Project) -> None:
+        """A version whose files were changed is not promoted, and the aliases stay."""
+        (project.root / "var/registry/toy/1/rows.sql").write_text("SELECT 1")
+        before = (project.root / "var/registry/toy/aliases.json").read_bytes()
+        result = project.call("models", "promote", "toy", "1", "--alias", "next")
+
+        assert result.code == 10
+        assert "toy version 1" in result.error
+        assert (project.root / "var/registry/toy/aliases.json").read_bytes() == before
+
 
 class TestParquet:
     def test_the_same_job_from_files(self, project: Project, tmp_path: Path) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 import toy
+from s3 import bucket_at, serving
 from toy import Project, Result
 
 
@@ -98,6 +103,28 @@ def _unsigned(result: Result) -> list[int]:
     return [each["version"] for each in result.named("bundle.unsigned")]
 
 
+@dataclass
+class Flaky:
+    """An object store that answers some requests with 503, so many of them once a certain object was put."""
+
+    app: Callable[..., Any]
+    after: str = ""
+    failures: int = 0
+    of: str = "PUT .*aliases.json"
+    put: set[str] = field(default_factory=set)
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        """Answer one request."""
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        if self.after in self.put and self.failures and re.match(self.of, request):
+            self.failures -= 1
+            start("503 Service Unavailable", [])
+            return [b""]
+        if request.startswith("PUT") and request.endswith(self.after):
+            self.put.add(self.after)
+        return self.app(environ, start)
+
+
 class TestS3:
     """Every command on a registry in S3."""
 
@@ -123,6 +150,34 @@ class TestS3:
         assert 0 == call("models", "promote", "toy", "2").code
         assert 0 == call("drift", "toy").code
         assert "canary-of-s3" not in "".join(told)
+
+    def test_fails_once_it_is_registered(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Away when the version is registered: waited for; and where it stays away, the version and the way out are told."""
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        flaky = Flaky(DomainDispatcherApplication(create_backend_app))
+        with serving(flaky) as endpoint:
+            url = bucket_at(endpoint, monkeypatch)
+            # What the client itself tries again is one failure.
+            flaky.after, flaky.failures = "toy/1/bundle.json", 8
+            waited = project.call("--registry-url", url, "train", "toy")
+            flaky.after, flaky.failures = "toy/2/bundle.json", 8
+            again = project.call(
+                "--registry-url", url, "retrain", "toy", "--if", "new-labels=400", "--to", "2024-02-05"
+            )
+            flaky.after, flaky.failures, flaky.of = "toy/3/bundle.json", 1000, ""
+            away = project.call("--registry-url", url, "train", "toy", "--promote", BATCHSCORE_RETRY_SECONDS="0")
+            flaky.failures = 0
+            (command,) = re.findall("When that is mended: batchscore (.*)", away.error)
+            mended = project.call("--registry-url", url, *command.split())
+            listed = json.loads(project.call("--registry-url", url, "models", "list", "--format", "json").out)
+
+        assert (waited.code, again.code, away.code, mended.code) == (0, 0, 20, 0)
+        assert all(each.named("attempt.failed") for each in (waited, again))
+        assert waited.named("bundle.promoted")
+        assert again.named("retrain.decided")
+        assert re.search(r"/toy cannot be read: .* toy version 3 is registered all the same\.", away.error)
+        assert [row["aliases"] for row in listed if row["version"] == 3] == ["champion"]
 
     def test_gone(self, project: Project, s3_url: str) -> None:
         """A bucket that is not there stops a run with 12, and one that does not answer with 20."""

@@ -197,6 +197,46 @@ class TestAudit:
         assert "987654" not in result.out
 
 
+class TestTypes:
+    """A value that is not of its column's type."""
+
+    @pytest.mark.parametrize("private", [True, False])
+    def test_mixed(self, tmp_path: Path, private: bool) -> None:
+        """A column with text among its numbers is told without either, by `check` as by `train`."""
+        project = Project.at(tmp_path, f"sqlite:///{tmp_path}/warehouse.sqlite")
+        toy.load(project.url, toy.rows())
+        toy.execute(project.url, f"UPDATE toy SET a = CASE WHEN id % 100 = 17 THEN '{SECRET}' ELSE 987654.25 END")
+        if private:
+            project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["a"]'))
+        trained, checked = project.call("train", "toy"), project.call("check", "toy")
+        told = [trained.out + trained.err, checked.out + checked.err]
+
+        assert trained.code == 11
+        assert "toy/rows.sql: column a: want one type, got " in trained.error
+        assert "column a: want one type" in told[1]
+        assert [private] * 2 == [SECRET not in text and "987654" not in text for text in told]
+
+    @pytest.mark.parametrize("private", [True, False])
+    def test_not_exact(self, tmp_path: Path, private: bool) -> None:
+        """A whole number that became a fraction is told without it by whatever reads the rows with a bundle."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        whole = toy.rows().with_columns(pl.col("a").cast(pl.Int64))
+        toy.load(project.url, whole, columns=toy.COLUMNS | {"a": toy.COLUMNS["id"]})
+        if private:
+            project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["a"]'))
+        assert project.call("train", "toy").code == 0
+        toy.load(project.url, whole.with_columns(a=pl.lit(987_654.25)))
+        done = [
+            project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-02"),
+            project.call("models", "compare", "toy", "1", "1", "--to", "2024-02-05"),
+            project.call("check", "toy"),
+        ]
+
+        assert [each.code for each in done] == [11, 11, 11]
+        assert all("toy/rows.sql: column a: want integer, got " in each.out + each.err for each in done)
+        assert [private] * 3 == ["987654" not in each.out + each.err for each in done]
+
+
 def test_champion_that_fails(odd: Project) -> None:
     """What the version in use fails with on the test rows is logged by its class alone."""
     toy.load(odd.url, toy.rows())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -717,14 +718,33 @@ class TestUrl:
             ("/srv/models", "/srv/models"),
             ("file:///srv/models", "/srv/models"),
             ("file:///srv/my%20models", "/srv/my models"),
+            ("file:/srv/models", "/srv/models"),
+            ("models:v2", "models:v2"),
         ],
     )
     def test_folder(self, url: str, path: str) -> None:
         """A path is itself, and a file URL its path."""
         assert Path(path) == root(Registry.at(url))
 
-    @pytest.mark.parametrize("scheme", ["gs", "https", "mlflow"])
-    def test_other_schemes(self, scheme: str) -> None:
-        """A URL of another scheme is refused, and never a folder of that name."""
-        with pytest.raises(UsageError, match=f"registry_url: {scheme}:// is not supported"):
-            Registry.at(f"{scheme}://host/models")
+    @pytest.mark.parametrize("url", ["gs://host/models", "https://host", "mlflow://host", "gs:/models", "models:/"])
+    def test_other_schemes(self, url: str) -> None:
+        """A URL of another scheme is refused with the forms that are taken, and never a folder of that name."""
+        scheme = url.partition(":")[0]
+        with pytest.raises(UsageError, match=f"registry_url: {scheme}:/ is not supported. Give a folder, file:///path"):
+            Registry.at(url)
+
+    @pytest.mark.parametrize("url", ["s3:/bucket", "mlflow+http:/host"])
+    def test_one_slash(self, url: str) -> None:
+        """A URL that lacks a slash is refused with how to write it, and is no folder."""
+        with pytest.raises(UsageError, match=rf"registry_url: write {re.escape(url.partition(':')[0])}://"):
+            Registry.at(url)
+
+    @pytest.mark.parametrize(
+        ("url", "use"),
+        [("models:/toy@challenger", '"challenger"'), ("models:/toy/3", "3")],
+    )
+    def test_one_model(self, url: str, use: str) -> None:
+        """MLflow's name of one version is no registry, and is answered with how to say the same."""
+        said = re.escape(f'mlflow+http://host:port, and in the job file, under [model], name = "toy" and use = {use}.')
+        with pytest.raises(UsageError, match=rf"{url} is one version.*{said} Give a folder"):
+            Registry.at(url)

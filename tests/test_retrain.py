@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from toy import FULL, POOR, Project, Result
 
 from batchscore.cli.retrain import _ALWAYS
 from batchscore.database import Database
-from batchscore.ledger import Owner
+from batchscore.ledger import Owner, history
+from batchscore.model.registry import Registry
+from batchscore.monitor.watch import compare_with_training
 from batchscore.run.lease import leased
 from batchscore.warehouse import open_warehouse
 
@@ -116,6 +119,24 @@ class TestDecision:
         assert "worse than toy version 1 on the same rows" in told
         assert aliases(project) == {"champion": 1, "challenger": 2}
 
+    def test_as_good_is_not_better(self, project: Project) -> None:
+        """A challenger that is exactly as good as the champion does not take its place."""
+        # One column alone orders the rows alike, whatever was learned from it.
+        project.edit("jobs/toy.py", (FULL, 'return rows.select("a")'))
+        path = project.root / "jobs/toy.py"
+        kept_source = path.read_text().partition("def pipeline():")[0]
+        path.write_text(
+            f"from sklearn.linear_model import LogisticRegression\n{kept_source}def pipeline():\n"
+            "    return LogisticRegression()\n"
+        )
+        assert project.call("train", "toy", "--promote").code == 0
+        decision, told = decided(project.call("retrain", "toy", "--if", "new-labels=400", *TO))
+
+        assert decision == "kept"
+        assert "by roc_auc it is 0.0000 better than toy version 2 on the same rows" in told
+        assert kept(project, "ahead") == [(0.0,)]
+        assert aliases(project) == {"champion": 2, "challenger": 3}
+
     def test_a_champion_that_reads_other_columns(self, poor: Project) -> None:
         """A champion that needs a column which the query no longer gives cannot be compared, and stays."""
         poor.edit("sql/toy/rows.sql", ("id, ts, day, a, b, c", "id, ts, day, a, b, c AS d"))
@@ -127,17 +148,22 @@ class TestDecision:
         assert "batchscore models promote toy 2" in told
 
     def test_the_first(self, tmp_path: Path) -> None:
-        """Where there is no model, it trains the first on the window of [training], and writes nothing elsewhere."""
+        """Where there is no model, it trains the first on the window of [training], and the ledger has it."""
         project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
         toy.load(project.url, toy.rows())
         dry = decided(project.call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
+        assert dry[0] == "due"
+        assert "It would train on rows of [2024-01-01T00:00Z, 2024-02-01T00:00Z)" in dry[1]
+        assert toy.tables(project.url) == ["toy"]
         decision, told = decided(project.call("retrain", "toy", "--if", "drifted", *TO))
 
-        assert dry[0] == "due"
         assert decision == "first"
         assert told.startswith("toy version 1 is registered: roc_auc 0.")
         assert aliases(project) == {"champion": 1}
-        assert toy.tables(project.url) == ["toy"]
+        assert kept(project) == [("unused", "first", None, 1)]
+        ((champion, challenger, ahead),) = kept(project, "champion, challenger, ahead")
+        assert (champion, ahead) == (None, None)
+        assert f"roc_auc {challenger:.3f} on" in told
 
     def test_only_newer_rows_count(self, poor: Project) -> None:
         """With a random split, whose test rows the champion knows in part, it is compared on the newer ones alone."""
@@ -161,6 +187,31 @@ class TestDecision:
 
         assert decided(result)[0] == "kept"
         assert "test rows are newer than those that toy version 1 learned from, too few to compare by" in event["error"]
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_registry_that_vanishes(self, poor: Project, first: bool) -> None:
+        """Gone between the pipeline and its alias: told with the version and what to do, and not trained for again."""
+        registry = poor.root / "var/registry"
+        if first:
+            shutil.rmtree(registry)
+        version, path = 1 if first else 2, poor.root / "jobs/toy.py"
+        vanish = f"if os.path.isdir('var/registry/toy/{version}'): os.rename('var/registry', 'var/gone')"
+        path.write_text("import os\n" + path.read_text().replace(FULL, f"{vanish}\n    {FULL}"))
+        command = ("retrain", "toy", "--if", "new-labels=400", *TO)
+        result = poor.call(*command)
+        # As it was, but for what the features do.
+        (poor.root / "var/gone").rename(registry)
+        (told,) = re.findall("When that is mended: batchscore (models promote toy .*)", result.error)
+
+        assert result.code == 10
+        assert f"toy version {version} is registered all the same." in result.error
+        assert told == f"models promote toy {version} --alias champion"
+        assert kept(poor) == [("unused", "first", None, 1) if first else ("new-labels", "kept", 1, 2)]
+        decision, waits = decided(poor.call(*command))
+        assert (decision, told in waits) == ("waiting", True)
+        assert aliases(poor) == ({} if first else {"champion": 1})
+        assert poor.call(*told.split()).code == 0
+        assert aliases(poor) == {"champion": version}
 
     def test_moved_meanwhile(self, poor: Project) -> None:
         """An alias that somebody moved while the challenger was trained is left where they moved it."""
@@ -267,11 +318,34 @@ class TestOnce:
         toy.load(url, toy.rows())
         project = Project(poor.root, url)
         decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
+        command = ("retrain", "toy", "--if", "new-labels=400", *TO)
         with open_warehouse(Database.at(url)) as warehouse, leased(warehouse, "retrain:toy", _ALWAYS, other, 60.0):
-            result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+            anew, first = project.call(*command), project.call(*command, BATCHSCORE_REGISTRY_URL="empty")
 
-        assert result.code == 21
-        assert "another process retrains job toy" in result.error
+        assert [anew.code, first.code] == [21, 21]
+        assert "another process retrains job toy" in anew.error
+        assert aliases(project) == {"champion": 1}
+        assert not (project.root / "empty").exists()
+
+    def test_another_was_faster(self, poor: Project) -> None:
+        """What another process has trained for between the first look and the lease is not trained for again."""
+        url = f"sqlite:///{poor.root}/ledger.sqlite"
+        toy.load(url, toy.rows())
+        project = Project(poor.root, url)
+        decided(project.call("retrain", "toy", "--if", "new-labels=9999", *TO))
+        toy.execute(
+            url,
+            "CREATE TRIGGER faster AFTER UPDATE ON batchscore_leases WHEN NEW.owner IS NOT NULL BEGIN "
+            "INSERT OR IGNORE INTO batchscore_retrains (job, window_end, reason, decision, told, challenger_version, "
+            "metric, row_count, decided_at) VALUES ('toy', '2024-02-05 00:00:00.000000', 'new-labels', 'kept', "
+            "'toy version 9 stays.', 9, 'roc_auc', 1, '2024-02-05 00:00:00.000000'); END",
+        )
+        result = project.call("retrain", "toy", "--if", "new-labels=400", *TO)
+        decision, told = decided(result)
+
+        assert any("due: " in str(event) for event in result.events)
+        assert decision == "waiting"
+        assert "new-labels. toy version 9 stays." in told
         assert aliases(project) == {"champion": 1}
 
     def test_a_failure_is_tried_again(self, poor: Project) -> None:
@@ -351,6 +425,38 @@ class TestReasons:
         assert "roc_auc is 0." in told
         assert "is the bound" in told
 
+    def test_few_labels(self, project: Project) -> None:
+        """Fewer than 200 rows with a label are no loss, whatever they say."""
+        scored(project, "y = NOT y")
+        toy.execute(project.url, "UPDATE toy SET y = NULL WHERE ts >= '2024-02-02' AND id % 100 > 32")
+        few = decided(project.call("retrain", "toy", "--if", "degraded", *TO, "--dry-run"))
+        toy.execute(project.url, "UPDATE toy SET y = true WHERE ts >= '2024-02-02' AND ts < '2024-02-03' AND y IS NULL")
+        enough = decided(project.call("retrain", "toy", "--if", "degraded", *TO, "--dry-run"))
+
+        assert few[0] == "not due"
+        assert "199 of 400 rows have a label over the last 4 run(s) of toy version 1, too few for roc_auc" in few[1]
+        assert enough[0] == "due"
+
+    def test_only_important_columns_count(self, project: Project) -> None:
+        """What moved in a column that is not of the five most important ones is drift, and no reason."""
+        # The pipeline drops all but the first three, and so the sixth of the features is the sixth in importance.
+        project.edit(
+            "jobs/toy.py", (FULL, FULL.replace('"c")', '"c", pl.col("b").alias("d"), pl.lit(0).alias("e"), "side")'))
+        )
+        side = "b + CASE WHEN ts >= '2024-02-01' THEN 9 ELSE 0 END AS side"
+        project.edit("sql/toy/rows.sql", ("id, ts, day, a, b, c", f"id, ts, day, a, b, c, {side}"))
+        assert project.call("train", "toy", "--promote").code == 0
+        decision, told = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
+        bundle = Registry.at(project.root / "var/registry").load("toy", 2)
+        with open_warehouse(Database.at(project.url)) as warehouse, warehouse.begin() as tx:
+            _, found = compare_with_training(tx.connection, bundle, history(tx.connection, "toy"))
+
+        assert "side" in [drift.column for _, drift in found if drift.verdict == "moved"]
+        assert (decision, told.partition(" have")[0]) == (
+            "not due",
+            "neither predictions nor the most important columns",
+        )
+
     def test_only_the_last_runs_count(self, project: Project) -> None:
         """`over` says how many runs are looked at: what was wrong before is past."""
         project.edit("jobs/toy.toml", ("[model]\n", "[retrain]\nover = 2\n\n[model]\n"))
@@ -367,7 +473,7 @@ class TestReasons:
         assert decision == "due"
         assert "It would train on rows of [2024-01-05T00:00Z, 2024-02-05T00:00Z)" in told
         assert aliases(poor) == {"champion": 1}
-        assert kept(poor) == []
+        assert toy.tables(poor.url) == ["toy"]
 
     def test_of_the_job(self, poor: Project) -> None:
         """Without --if the job's own reasons count, and without those the age of [problem] retrain_every."""
@@ -395,14 +501,22 @@ class TestRefusals:
         assert known in project.call("retrain", "toy", *TO).error
 
     def test_a_first_that_misses_the_bar(self, tmp_path: Path) -> None:
-        """A first version below the job's bar is registered and not promoted, and exits with 31, as `train` does."""
+        """A first version below the bar is registered and not promoted: 31, and no other on the same rows or at once."""
         project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
         toy.load(project.url, toy.rows())
         project.edit("jobs/toy.toml", ("at_least = 0.6", "at_least = 0.99"))
-        result = project.call("retrain", "toy", "--if", "drifted", *TO)
-
-        assert result.code == 31
+        command = ("retrain", "toy", "--if", "drifted", *TO)
+        assert project.call(*command).code == 31
         assert aliases(project) == {}
+        assert kept(project) == [("unused", "first", None, 1)]
+        assert "the cooldown lasts until" in decided(project.call(*command))[1]
+        project.edit("jobs/toy.toml", ("[model]\n", '[retrain]\ncooldown = "0h"\n\n[model]\n'))
+        assert project.call(*command).code == 31
+        decision, told = decided(project.call(*command))
+
+        assert decision == "waiting"
+        assert "on rows up to 2024-02-05 00:00Z: unused. toy version 2 is registered and not promoted: roc_auc" in told
+        assert len(json.loads(project.call("models", "list", "--format", "json").out)) == 2
 
     def test_inside_an_interval(self, project: Project) -> None:
         """--to is where an interval starts."""

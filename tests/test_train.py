@@ -130,6 +130,19 @@ class TestTrain:
         assert (False, True) == made.predictor.classes
         check_golden(made)
 
+    @pytest.mark.parametrize("by", ["time", "random"])
+    def test_learned_until(self, trained: Train, by: str) -> None:
+        """What it has learned from ends with the latest of its training and validation rows, and before all others."""
+        rows = trips(N)
+        parts = {"validation": 0.25, "test": 0.25, **({"column": "started"} if by == "time" else {})}
+        made = trained(rows, training={"split": {"by": by, **parts}})
+        until = datetime.fromisoformat(made.manifest.training.learned_until or "")
+        # The golden rows are the test rows, where these are few.
+        learned = rows.filter(~pl.col("id").is_in(made.golden_rows["id"].implode()))
+
+        assert made.golden_rows.height == HELD_OUT
+        assert until == learned["started"].max()
+
     def test_says_what_it_did(self, trained: Train) -> None:
         """The manifest has the window in UTC, the rows at every step, the libraries and the metrics of the rows held out."""
         rows = trips(N)

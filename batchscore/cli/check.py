@@ -157,7 +157,8 @@ def _sampled(session: Session, job: Job, bundle: Bundle | None, interval: Interv
     sample = f"{source.where}: {rows.height or 'no'} rows of {job.calendar.label(interval)} read"
     if bundle is None:
         return f"{sample}, with columns {', '.join(rows.columns)}"
-    bundle.schema.conform(rows, source.where)
+    with SchemaMismatch.unquoted(source.private, source.where):
+        bundle.schema.conform(rows, source.where)
     extra = bundle.schema.undeclared(rows)
     fits = "every column that the bundle needs is there" + (", with values of its type" if rows.height else "")
     return f"{sample}; {fits}" + (f"; the bundle makes no use of {', '.join(extra)}" if extra else "")
@@ -229,7 +230,7 @@ def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Find
 def _training(session: Session, job: Job, interval: Interval) -> str:
     """Ask for the rows' columns, whatever the bundle needs of them."""
     source = session.source(job, job.source)
-    with closing(source.batches(interval, limit=1)) as batches:
+    with SchemaMismatch.unquoted(source.private, source.where), closing(source.batches(interval, limit=1)) as batches:
         check_columns(job, next(batches).columns, source.where)
     return f"{source.where}: gives the columns that training names"
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import step
 from batchscore.cli.session import Session, runs_of
-from batchscore.cli.train import registered
-from batchscore.cli.train import train as train_first
-from batchscore.errors import IntervalLeased, UsageError
+from batchscore.cli.train import UNFINISHED, put_to_use, read_back, register, registered
+from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Run
@@ -36,7 +35,7 @@ _ALWAYS = Interval(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo
 def retrain(session: Session, name: str, conditions: str | None, to: str | None, *, dry_run: bool) -> str:
     """Train a challenger when there is a reason to, and promote it when it is better than the version in use.
 
-    Where there is no model yet it trains the first, as `train` does.
+    Where no version is in use yet it trains one, and promotes it when it reaches the job's bar.
 
     Args:
         session: The session.
@@ -50,35 +49,35 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
 
     Raises:
         IntervalLeased: Another process is at it.
-        GateTripped: There was no model yet, and the first misses the job's bar.
+        GateTripped: No version was in use yet, and the one trained misses the job's bar.
         BatchscoreError: See `train`.
     """
     job = session.job(name)
     asked = _conditions(job, conditions)
     end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
-    if _unused(session, job):
-        # Of versions that missed the bar on the rows of [training], another on the same would too.
-        window = job.window_until(end) if session.registry.versions(job.model.name) else job.training_window()
-        if dry_run:
-            return _decided("due", f"no version is in use yet. It would train one on rows of {window}")
-        return _decided("first", train_first(session, name, promote=False, window=window))
     with session.warehouse() as warehouse:
-        session.patience().persist(lambda: warehouse.create(ledger.METADATA))
+        if not dry_run:
+            session.patience().persist(lambda: warehouse.create(ledger.METADATA))
         return _retrain(session, job, warehouse, asked, end, dry_run=dry_run)
 
 
 def _retrain(
     session: Session, job: Job, warehouse: Warehouse, asked: Sequence[Condition], end: datetime, *, dry_run: bool
 ) -> str:
-    window = job.window_until(end)
-    champion = session.bundle(job)
-    reasons = list(_reasons(session, job, champion, warehouse, asked, end))
+    window, champion = job.window_until(end), None
+    if _unused(session, job):
+        # Of versions that missed the bar on the rows of [training], another on the same would too.
+        window = window if session.registry.versions(job.model.name) else job.training_window()
+        reasons = [Reason("unused", True, "no version is in use yet")]
+    else:
+        champion = session.bundle(job)
+        reasons = list(_reasons(session, job, champion, warehouse, asked, end))
     for reason in reasons:
         log.info(Event.RETRAIN_REASON, reason=reason.name, holds=reason.holds, told=reason.told)
     due = [reason for reason in reasons if reason.holds]
     if not due:
         return _decided("not due", "; ".join(reason.told for reason in reasons))
-    if wait := _wait(session, job, warehouse, end, due):
+    if wait := _wait(session, job, warehouse, window.end, due):
         return _decided("waiting", wait)
     why = "; ".join(reason.told for reason in due)
     if dry_run:
@@ -86,8 +85,9 @@ def _retrain(
     step(f"due: {why}")
     with _alone(session, warehouse, job) as lease:
         # Another process may have been at it while this one looked.
-        wait = _wait(session, job, warehouse, end, due)
-        return _decided("waiting", wait) if wait else _challenge(session, job, champion, warehouse, lease, window, due)
+        if wait := _wait(session, job, warehouse, window.end, due):
+            return _decided("waiting", wait)
+        return _trained(session, job, champion, warehouse, lease, window, due)
 
 
 @contextmanager
@@ -166,40 +166,100 @@ def _last_runs(warehouse: Warehouse, job: Job, champion: Bundle) -> list[Run]:
 def _wait(session: Session, job: Job, warehouse: Warehouse, end: datetime, due: Sequence[Reason]) -> str | None:
     """Why nothing is trained although it is due, in words."""
     with warehouse.begin("the ledger") as tx:
+        if not tx.has_table(ledger.RETRAINS.name):
+            return None
         done = ledger.retrained_for(tx.connection, job.name, end)
         last = ledger.last_retrained(tx.connection, job.name)
     if not [reason for reason in due if reason.name not in done]:
-        return f"trained for this already, on rows up to {end:%Y-%m-%d %H:%MZ}: {', '.join(sorted(done))}"
-    if last is not None and session.now < (until := last + age_of(job.retrain.cooldown, "cooldown")):
-        return f"it was trained at {last:%Y-%m-%d %H:%MZ}, and the cooldown lasts until {until:%Y-%m-%d %H:%MZ}"
+        told = " ".join(dict.fromkeys(done.values()))
+        return f"trained for this already, on rows up to {end:%Y-%m-%d %H:%MZ}: {', '.join(sorted(done))}. {told}"
+    if last is not None and session.now < (until := last[0] + age_of(job.retrain.cooldown, "cooldown")):
+        at, told = last
+        return f"it was trained at {at:%Y-%m-%d %H:%MZ}, and the cooldown lasts until {until:%Y-%m-%d %H:%MZ}. {told}"
     return None
 
 
-def _challenge(
+def _trained(
     session: Session,
     job: Job,
-    champion: Bundle,
+    champion: Bundle | None,
     warehouse: Warehouse,
     lease: Lease,
     window: Interval,
     due: Sequence[Reason],
 ) -> str:
-    """Train, register as challenger, decide, and keep the decision."""
+    """Train, register, decide, and keep the decision."""
+    rows = session.source(job, job.source)
+    if rows.caution:
+        log.warning(Event.SQL_LOOSE, told=rows.caution)
     made = train(
         job,
         session.features(job),
         session.query(job),
-        session.source(job, job.source),
+        rows,
         session.labels(job) if job.problem.supervised else None,
         on_step=step,
         champion=champion,
         window=window,
     )
-    challenger = registered(session, made)
-    session.registry.promote(challenger.name, challenger.version, CHALLENGER)
-    return session.patience().persist(
-        lambda: _settle(session, job, champion, challenger, warehouse, lease, window, due)
-    )
+    made = register(session, made)
+    patience = session.patience()
+    alias = CHALLENGER if champion is not None and _missed(job, champion, made) else str(job.model.use)
+    try:
+        with registered(made, alias):
+            stored = read_back(session, made)
+            if champion is None:
+                return patience.persist(lambda: _settle_first(session, job, stored, warehouse, lease, window, due))
+            patience.persist(lambda: session.registry.promote(stored.name, stored.version, CHALLENGER))
+            return patience.persist(lambda: _settle(session, job, champion, stored, warehouse, lease, window, due))
+    except UNFINISHED as error:
+        decision, told = "first" if champion is None else "kept", str(error)
+        # Or the next run would train the same again.
+        with suppress(BatchscoreError):
+            patience.persist(lambda: _keep(job, champion, made, warehouse, lease, window, due, decision, told))
+        raise
+
+
+def _keep(
+    job: Job,
+    champion: Bundle | None,
+    made: Bundle,
+    warehouse: Warehouse,
+    lease: Lease,
+    window: Interval,
+    due: Sequence[Reason],
+    decision: str,
+    told: str,
+) -> None:
+    """Keep what was decided, and nothing else."""
+    with warehouse.begin("the ledger") as tx:
+        ledger.check(tx.connection, lease)
+        facts = _facts(job, champion, made, due, decision, told)
+        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+
+
+def _settle_first(
+    session: Session,
+    job: Job,
+    stored: Bundle,
+    warehouse: Warehouse,
+    lease: Lease,
+    window: Interval,
+    due: Sequence[Reason],
+) -> str:
+    """Promote the first version where it reaches the bar, and keep what became of it either way."""
+    below = None
+    with warehouse.begin("the ledger") as tx:
+        ledger.check(tx.connection, lease)
+        try:
+            told = put_to_use(session, job, stored, promote=False)
+        except GateTripped as error:
+            told, below = str(error), error
+        facts = _facts(job, None, stored, due, "first", told)
+        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+    if below is not None:
+        raise below
+    return _decided("first", told)
 
 
 def _settle(
@@ -249,22 +309,25 @@ def _missed(job: Job, champion: Bundle, challenger: Bundle) -> str | None:
 
 
 def _facts(
-    job: Job, champion: Bundle, challenger: Bundle, due: Sequence[Reason], decision: str, told: str
+    job: Job, champion: Bundle | None, challenger: Bundle, due: Sequence[Reason], decision: str, told: str
 ) -> dict[str, Any]:
     """A row of `batchscore_retrains`, but for its key."""
     evaluation, metric = challenger.evaluation, job.problem.metric
     lead = evaluation.ahead.get("champion")
     theirs = evaluation.baselines.get("champion", {}).get(metric)
     sign = -1 if better(metric) == "lower" else 1
+    ours = challenger.manifest.metrics.get(metric)
+    if champion is not None:
+        # On the rows that the champion was measured on, which may be fewer than all test rows.
+        ours = None if lead is None or theirs is None else theirs + sign * lead.value
     return {
         "decision": decision,
         "told": f"{told} ({'; '.join(reason.told for reason in due)})",
-        "champion_version": champion.version,
+        "champion_version": champion.version if champion else None,
         "challenger_version": challenger.version,
         "metric": metric,
         "champion": theirs,
-        # On the rows that the champion was measured on, which may be fewer than all test rows.
-        "challenger": None if lead is None or theirs is None else theirs + sign * lead.value,
+        "challenger": ours,
         "ahead": lead.value if lead else None,
         "ahead_low": lead.low if lead else None,
         "ahead_high": lead.high if lead else None,

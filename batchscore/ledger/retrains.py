@@ -13,19 +13,20 @@ from batchscore.ledger.tables import RETRAINS, insert_new
 __all__ = ["last_retrained", "record_retrain", "retrained_for"]
 
 
-def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> set[str]:
-    """The reasons for which the job was trained again on rows up to that instant."""
+def retrained_for(tx: sa.Connection, job: str, window_end: datetime) -> dict[str, str]:
+    """The reasons for which the job was trained on rows up to that instant, each with what was decided, in words."""
     c = RETRAINS.c
-    query = sa.select(c.reason).where(c.job == job, c.window_end == window_end)
-    return set(tx.execute(query).scalars())
+    query = sa.select(c.reason, c.told).where(c.job == job, c.window_end == window_end)
+    return {row.reason: row.told for row in tx.execute(query)}
 
 
-def last_retrained(tx: sa.Connection, job: str) -> datetime | None:
-    """When the job was last trained again; None where it never was."""
+def last_retrained(tx: sa.Connection, job: str) -> tuple[datetime, str] | None:
+    """When `retrain` last trained the job, and what was decided, in words; None where it never did."""
     c = RETRAINS.c
     # Ordered here and not MAX: SQLite has no type for what a function gives.
-    query = sa.select(c.decided_at).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
-    return tx.execute(query).scalar_one_or_none()
+    query = sa.select(c.decided_at, c.told).where(c.job == job).order_by(c.decided_at.desc()).limit(1)
+    row = tx.execute(query).one_or_none()
+    return None if row is None else (row.decided_at, row.told)
 
 
 def record_retrain(

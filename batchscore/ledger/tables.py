@@ -246,7 +246,7 @@ RETRAINS = sa.Table(
     sa.Column("reason", sa.String(32), primary_key=True),
     sa.Column("decision", sa.String(16), nullable=False),
     sa.Column("told", TEXT, nullable=False),
-    sa.Column("champion_version", sa.BigInteger, nullable=False),
+    sa.Column("champion_version", sa.BigInteger),
     sa.Column("challenger_version", sa.BigInteger, nullable=False),
     sa.Column("metric", sa.String(32), nullable=False),
     sa.Column("champion", sa.Double),
@@ -263,12 +263,12 @@ RETRAINS = sa.Table(
 Attributes:
     job: The job's name.
     window_end: The first instant behind the rows that it was trained and tested on.
-    reason: `drifted`, `degraded`, `older-than` or `new-labels`.
-    decision: `promoted`, or `kept` where the version in use stays.
+    reason: `drifted`, `degraded`, `older-than` or `new-labels`; `unused` where no version was in use.
+    decision: `promoted`, or `kept` where the version in use stays; `first` where none was in use.
     told: The decision in words.
-    champion_version: The version that was in use.
+    champion_version: The version that was in use; NULL where none was.
     challenger_version: The version that was trained.
-    metric: What they were compared by.
+    metric: What they were compared by, or the first was measured by.
     champion: Its value for the one in use, on the test rows of the other; NULL where it has none.
     challenger: Its value for the new one, on the same rows.
     ahead: By how much the new one is better, above 0 whichever way the metric goes.

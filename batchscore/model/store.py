@@ -24,6 +24,10 @@ ALIASES = "aliases.json"
 VERSION = re.compile("[1-9][0-9]*")
 Change = Callable[[bytes | None], bytes]
 _LOCK = ".aliases.lock"
+# One letter before the colon is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_FORMS = "Give a folder, file:///path, s3://bucket/prefix or mlflow+http://host:port."
+_ONE_MODEL = re.compile(r"models:/+(?P<name>[^/@]+)[@/](?P<use>[^/@]+)")
 
 
 class Store(Protocol):
@@ -76,9 +80,9 @@ def open_store(url: str | Path) -> Store:
     """The store of a path, a `file://`, an `s3://`, or an `mlflow+http://` or `mlflow+https://` URL.
 
     Raises:
-        UsageError: Any other URL.
+        UsageError: Any other URL, and so MLflow's own `models:/name@alias`: it is one version and no place for others.
     """
-    if isinstance(url, Path) or "://" not in url:
+    if isinstance(url, Path) or not _URL.match(url):
         return Folder(Path(url))
     parts = urlsplit(url)
     if parts.scheme == "file":
@@ -91,10 +95,15 @@ def open_store(url: str | Path) -> Store:
         from batchscore.model.tracking import Tracking
 
         return Tracking.at(url)
-    raise UsageError(
-        f"registry_url: {parts.scheme}:// is not supported. Give a folder, file:///path, s3://bucket/prefix or "
-        "mlflow+http://host:port."
-    )
+    if one := _ONE_MODEL.fullmatch(url):
+        name = one["name"]
+        use = one["use"] if one["use"].isdecimal() else f'"{one["use"]}"'
+        raise UsageError(
+            f"registry_url: {url} is one version, and a registry is a place of many. Give the MLflow server, "
+            f'mlflow+http://host:port, and in the job file, under [model], name = "{name}" and '
+            f"use = {use}. {_FORMS}"
+        )
+    raise UsageError(f"registry_url: {parts.scheme}:/ is not supported. {_FORMS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -70,6 +70,10 @@ class Source(Protocol):
     def caution(self) -> str | None:
         """What may be wrong with it, though it is allowed, in words; None where nothing is."""
 
+    @property
+    def private(self) -> Collection[str]:
+        """Columns of which no message may tell a value."""
+
     def batches(
         self,
         interval: Interval,
@@ -106,6 +110,7 @@ class SqlSource:
     statement: Statement
     parameters: Mapping[str, Value]
     read: Reader
+    private: Collection[str] = ()
 
     @property
     def where(self) -> str:
@@ -146,13 +151,14 @@ def open_source(rows: Rows, *, database: Database | None, text: str | None, wher
     """
     # Labels are joined to the rows by key, so a table of them without a time will do.
     tied = isinstance(rows, RowsToScore)
+    private = getattr(rows, "private", ())
     if rows.parquet is not None:
-        return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar, tied)
+        return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar, tied, private)
     if database is None or text is None:
         raise ValueError("a SQL source needs its database and its text")
     statement = Statement.parse(text, where, database.dialect)
     statement.require(rows.parameters, tied=tied)
-    return SqlSource(database, statement, rows.parameters, _READERS.get(database.dialect, anysql.read))
+    return SqlSource(database, statement, rows.parameters, _READERS.get(database.dialect, anysql.read), private)
 
 
 def read_chunks(
@@ -184,7 +190,10 @@ def read_chunks(
     previous = None
     size = _batch_rows(chunk_rows)
     held, told = schema.empty(), on_extra is None
-    with closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types)) as batches:
+    with (
+        SchemaMismatch.unquoted(source.private, source.where),
+        closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types)) as batches,
+    ):
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):
                 on_extra(extra)
@@ -226,7 +235,10 @@ def read_frame(
         KeyViolation: A key is NULL or occurs twice.
     """
     # In a thread: a signal reaches the main one only between two calls, and a query may take an hour.
-    with ahead(source.batches(interval, limit=limit, columns=columns)) as batches:
+    with (
+        SchemaMismatch.unquoted(source.private, source.where),
+        ahead(source.batches(interval, limit=limit, columns=columns)) as batches,
+    ):
         first = list(islice(batches, 1))
         if on_columns is not None and first:
             on_columns(first[0].columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -51,6 +51,7 @@ class ParquetSource:
             of the calendar's zone. None takes every row of the files.
         calendar: The job's way of cutting time.
         tied: Each interval must get rows of its own, as rows to score do. Labels, which are joined by key, need not.
+        private: See `Source.private`.
     """
 
     path: str
@@ -58,6 +59,7 @@ class ParquetSource:
     time_column: str | None
     calendar: Calendar
     tied: bool = True
+    private: Collection[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse a path that cannot be filled in, and files that nothing ties to an interval.

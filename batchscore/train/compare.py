@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from batchscore.errors import TrainingError, UsageError
+from batchscore.errors import SchemaMismatch, TrainingError, UsageError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bootstrap import ahead, defined, intervals, resampled
@@ -58,7 +58,8 @@ def compare(job: Job, one: Bundle, other: Bundle, rows: Source, labels: Source, 
     given = read_rows(job, rows, window)
     labelled = with_labels(job, labels, window, Schema.of(given), given)
     for bundle in (one, other):
-        odd = bundle.schema.surprises(bundle.schema.conform(labelled, rows.where))["row"]
+        with SchemaMismatch.unquoted(rows.private, rows.where):
+            odd = bundle.schema.surprises(bundle.schema.conform(labelled, rows.where))["row"]
         labelled = labelled.filter(~pl.int_range(labelled.height, dtype=pl.UInt32, eager=True).is_in(odd.implode()))
     if labelled.is_empty():
         raise TrainingError(f"{rows.where} gives no row for {window} with a label that both versions take.")
