@@ -433,6 +433,20 @@ class TestHints:
         assert str(refused.value).startswith("pipeline().fit fails on the training rows: ")
         assert says in str(refused.value)
 
+    def test_the_column_that_is_meant(self) -> None:
+        """Of several columns of text the one is named whose value was refused, and with that value."""
+        source = self.model("'carrier', pl.format('{} mph', 'speed').alias('speed')").replace(
+            "StandardScaler()",
+            "__import__('sklearn.compose').compose.make_column_transformer("
+            "(__import__('sklearn.preprocessing').preprocessing.OneHotEncoder(), ['carrier']), remainder='passthrough')",
+        )
+        with pytest.raises(TrainingError) as refused:
+            trained(source)
+
+        value = str(refused.value).partition("to float: ")[2].partition("'. ")[0]
+        assert value.endswith(" mph")
+        assert f"Of the features, speed is text, for instance {value}': encode it" in str(refused.value)
+
     @pytest.mark.parametrize("columns", ["'distance', 'day'", "'started'"])
     def test_raw_date(self, columns: str) -> None:
         """A raw date, which an estimator takes for a number, is told while the model is trained."""

@@ -485,7 +485,8 @@ class TestRefusals:
         [
             ("raise KeyError('no such step')", "^pipeline.. fails on the training rows: KeyError: 'no such step'"),
             ("import sys; sys.exit()", "^pipeline.. fails on the training rows: SystemExit"),
-            ("return None", "^pipeline...fit fails on the training rows: AttributeError"),
+            ("return None", r"^pipeline\(\) returned None, which is no estimator to fit. End it with: return make_pip"),
+            ("return {'model': 1}", r"^pipeline\(\) returned \{'model': 1\}, which is no estimator"),
             (
                 "from sklearn.svm import LinearSVC; return LinearSVC()",
                 "gives no probabilities. Wrap its last step in CalibratedClassifierCV",
