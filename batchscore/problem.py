@@ -9,7 +9,20 @@ from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "REASON", "Age", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
+__all__ = [
+    "METRICS",
+    "OF_SEVERAL",
+    "REASON",
+    "Age",
+    "Number",
+    "Problem",
+    "Seed",
+    "Success",
+    "Table",
+    "Task",
+    "Whole",
+    "better",
+]
 
 Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
@@ -67,6 +80,9 @@ Attributes:
     largest_cluster: Share of rows in the largest of them; good neither way.
     contamination: Share of rows that are called odd; good neither way.
 """
+
+OF_SEVERAL = frozenset({"roc_auc", "average_precision", "recall", "f1", "roc_auc_macro", "r2"})
+"""Metrics that a single row does not define, or not when it is of the first class."""
 
 REASON = "reason_"
 """What the names of the columns begin with that say why a row has its score."""

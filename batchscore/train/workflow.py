@@ -32,6 +32,7 @@ from batchscore.train.fit import (
     fitted,
     guarded,
     part_of,
+    pipeline_of,
     predicted,
     raw_times,
     threshold,
@@ -88,7 +89,7 @@ def train(
     """
     window = window or job.training_window()
     asked = asked or Asked()
-    asked.check(job)
+    asked.check(job, pipeline_of(features))
     on_step(f"reading rows of {window}")
     with span("read"):
         given = read_rows(job, rows, window)
