@@ -173,7 +173,8 @@ class Training(Table):
         search: How the parameters of `search_space()` are chosen; not done without it.
         threshold: Binary: how the threshold of `prediction` is chosen. Without it the more probable class is predicted.
         calibrate: Binary and multiclass: what is fitted on validation rows to turn scores into probabilities.
-        slices: Columns of the rows for each of whose values the metrics are told.
+        slices: Columns of the rows for whose values the metrics are told: for the 20 of each that are the worst by the
+            metric that counts, of those that 30 test rows or more have, the 500 most frequent of these at most.
         audit: What the data are looked at for.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -161,6 +162,22 @@ class TestThreshold:
         at = max(score for said, score, _ in rows if not said), min(score for said, score, _ in rows if said)
         assert at[0] < at[1] < 0.4
         assert 0 == shown.code
+        told = json.loads(project.call("models", "show", "toy", "2", "--format", "json").out)["evaluation"]
+        costs = told["threshold"]["costs"]
+        (kept, alarms), (missed, found) = told["confusion"]["counts"]
+        assert (alarms + 9 * missed, 9 * (missed + found), kept + alarms) == (
+            costs["test"]["model"],
+            costs["test"]["none"],
+            costs["test"]["every"],
+        )
+        assert told["rows"]["test"] == costs["test"]["rows"]
+        assert told["rows"]["validation"] == costs["validation"]["rows"]
+        # It was chosen there.
+        assert costs["validation"]["model"] <= min(costs["validation"]["none"], costs["validation"]["every"])
+        assert (
+            f"predicting True of no row would cost {9 * (missed + found):,}, of every row {kept + alarms}" in shown.out
+        )
+        assert f"{alarms + 9 * missed:,}, or " in shown.out
 
 
 def trained(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from batchscore.cli.render import Cell, Format, show
 from batchscore.model.evaluation import Evaluation
-from batchscore.model.words import gap_told, interval_told, verdict
+from batchscore.model.words import costs_told, gap_told, interval_told, verdict
 from batchscore.rounding import digits_of, rounded
 
 __all__ = ["findings", "metric_rows", "show_evaluation"]
@@ -50,6 +50,8 @@ def findings(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
     if (threshold := evaluation.threshold) is not None:
         chosen = f"by {threshold.by} on {threshold.rows:,} validation rows; {threshold.share:.1%} of them reach it"
         yield "threshold", f"{rounded(threshold.value)}, {chosen}"
+        for on, cost in costs_told(evaluation):
+            yield f"cost on {on}", cost
     if first := evaluation.importance[:_COLUMNS]:
         yield "most important", ", ".join(f"{one.column} {rounded(one.mean)}" for one in first)
     for one in evaluation.audit:

@@ -15,7 +15,7 @@ from batchscore import charts
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Confusion, Evaluation, Slice
 from batchscore.model.pictures import CLASSES, pictures
-from batchscore.model.words import gap_told, interval_told, verdict
+from batchscore.model.words import costs_told, gap_told, interval_told, sliced_told, verdict
 from batchscore.problem import Problem, better
 from batchscore.rounding import digits_of, rounded
 
@@ -57,6 +57,8 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
         by_class=_by_class(evaluation.confusion) if evaluation.confusion else [],
         slices=_slices(evaluation),
         sliced=[metric for metric in evaluation.test if any(metric in one.metrics for one in evaluation.slices)],
+        costs=list(costs_told(evaluation)),
+        sliced_told=[sliced_told(evaluation, one) for one in evaluation.sliced],
         small=SMALL,
         folds=_folds(evaluation),
         limits=_limits(manifest, evaluation),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from batchscore.model.evaluation import Evaluation, Measured
+from collections.abc import Iterable
+
+from batchscore.model.evaluation import Evaluation, Measured, Sliced
 from batchscore.problem import better
 from batchscore.rounding import rounded
 
-__all__ = ["gap_told", "interval_told", "verdict"]
+__all__ = ["costs_told", "gap_told", "interval_told", "sliced_told", "verdict"]
 
 _BASELINES = {
     "dummy": "a guess that ignores the columns",
@@ -42,6 +44,32 @@ def gap_told(evaluation: Evaluation) -> str:
     if gap.verdict == "overfits":
         return f"Overfits: {figures}. The difference is more than chance, and more than it may be."
     return f"Fits: {figures}. The difference is chance, or no more than it may be."
+
+
+def costs_told(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
+    """Which rows, and what predictions cost on them, beside what it costs to predict without a model, in words."""
+    if evaluation.threshold is None or evaluation.confusion is None:
+        return
+    yes = evaluation.confusion.classes[1]
+    for on, cost in evaluation.threshold.costs.items():
+        model, none, every = (f"{value:,.10g}" for value in (cost.model, cost.none, cost.every))
+        each = f"{rounded(cost.model / cost.rows)} a row"
+        yield on, f"{model}, or {each}; predicting {yes} of no row would cost {none}, of every row {every}"
+
+
+def sliced_told(evaluation: Evaluation, one: Sliced) -> str:
+    """How many values a sliced column has, and which of them are told, in words."""
+    if not one.measured:
+        return f"{one.column} has {one.values:,} values, none of them in {one.rows} test rows"
+    if one.measured == one.values:
+        told = f"{one.column} has {one.values:,} values"
+    else:
+        enough = f"{one.measured:,} that {one.rows} rows or more have are measured"
+        told = f"{one.column} has {one.values:,} values, and {enough}"
+    if one.kept == one.measured:
+        return told
+    chosen = "most frequent" if better(evaluation.metric) is None else f"worst by {evaluation.metric}"
+    return f"{told}; these are the {one.kept} {chosen}"
 
 
 def interval_told(measured: Measured, digits: int | None = None) -> str:
