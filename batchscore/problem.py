@@ -157,7 +157,8 @@ class Problem(Table):
         objective: The purpose in one sentence.
         task: What kind of answer the pipeline gives.
         target: The column of the labels to predict; clustering and anomaly have neither labels nor target.
-        success: The bar for `train` to promote a version; without one every version passes.
+        success: The bar for `train` to promote a version; without one every version passes. Models, settings and slices
+            are compared by its metric, and without one by the task's first: see the table of metrics.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
             chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains.
         retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.

@@ -141,6 +141,8 @@ class Threshold(Table):
 class Audit(Table):
     """What the data are looked at for before training. Everything is told; what is listed in `refuse` is an error.
 
+    Every column of the rows is looked at but the key, also one that `features()` leaves out.
+
     Attributes:
         refuse: Checks whose suspects stop the training: `duplicates` (rows alike in all but the key), `missing` (most
             of a column is NULL), `constant`, `outliers` (beyond 1.5 interquartile ranges), `imbalance` (a rare class),

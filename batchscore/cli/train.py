@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchscore import stop
 from batchscore.cli.found import show_evaluation
-from batchscore.cli.render import on_terminal, step
+from batchscore.cli.render import on_terminal, say, step
 from batchscore.cli.session import Session
 from batchscore.errors import GateTripped
 from batchscore.interval import Interval
@@ -86,4 +86,5 @@ def registered(session: Session, bundle: Bundle) -> Bundle:
     log.info(Event.BUNDLE_WRITTEN, model=stored.name, version=version, digest=stored.digest, **stored.manifest.metrics)
     if on_terminal():
         show_evaluation(str(stored), stored.evaluation)
+        say(f"All that was found out: batchscore models card {stored.name} {version}")
     return stored

@@ -147,7 +147,7 @@ class Calibration(_Record):
 
 
 class Point(_Record):
-    """One fit of a curve: the metric on the rows it was fitted on, and on validation rows."""
+    """One fit of a curve: the metric on the rows it was fitted on, and on validation rows or folds."""
 
     at: float | str
     train: float

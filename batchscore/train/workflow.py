@@ -101,6 +101,8 @@ def train(
         on_step("reading labels")
         with span("read labels"):
             labelled = with_labels(job, labels, window, schema, given)
+        if unlabelled := given.height - labelled.height:
+            on_step(f"leaving out {unlabelled:,} of {given.height:,} rows, which have no label")
     parts = _split(job, labelled)
     on_step(f"looking at {parts.train.height:,} rows to fit on")
     findings = _audited(job, parts)
