@@ -394,9 +394,35 @@ class TestSearch:
         assert found is not None
         counted = [step for step in told if step.startswith("searching by grid: ")]
         assert 10 == len(counted)
-        assert f"searching by grid: 10 measured, the best roc_auc of one is {found.candidates[0].value:.4f}" in counted
+        best = f"the best roc_auc of one is {found.candidates[0].value:.4f}"
+        assert f"searching by grid: 10 of 10 measured, {best}" in counted
         best = ", ".join(f"{name} = {value}" for name, value in found.best.items())
         assert f"10 settings tried; the best is {best}" in told
+
+    @pytest.mark.parametrize(
+        ("recipe", "asked", "says"),
+        [
+            (
+                {"search": {"by": "random", "candidates": 4}, "cross_validation": FOLDS},
+                None,
+                "searching by random: 12 of 12 m",
+            ),
+            ({"search": {"by": "random", "candidates": 99}}, None, "searching by random: 10 of 10 m"),
+            ({"search": {"by": "halving", "candidates": 4}}, None, "searching by halving: 4 measured"),
+            ({"cross_validation": FOLDS}, None, "cross-validating: 3 of 3 measured"),
+            ({"cross_validation": {"by": "leave-one-out"}}, None, "cross-validating: 120 of 120 measured"),
+            ({}, Asked("model__max_depth=1:3"), "drawing the curve: 6 of 6 measured"),
+        ],
+    )
+    def test_totals(
+        self, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], asked: Asked | None, says: str
+    ) -> None:
+        """Where it is known how much there is to measure, that is told too."""
+        monkeypatch.setattr(exploring, "_QUIET_SECONDS", -1.0)
+        told: list[str] = []
+        trained(told=told, asked=asked, **recipe)
+
+        assert [step for step in told if step.startswith(says)]
 
     def test_test_rows_choose_nothing(self) -> None:
         """Whatever the test rows hold, the search chooses the same; validation rows do choose."""

@@ -11,11 +11,13 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.model_selection import ParameterGrid
 
 from batchscore.errors import TrainingError, UsageError
 from batchscore.job import Job
 from batchscore.model.evaluation import CrossValidation, Curve, Search
 from batchscore.model.predictor import Predictor
+from batchscore.recipe import Search as How
 from batchscore.recipe import Training
 from batchscore.train.fit import Part, fitted, guarded
 from batchscore.train.measure import measured, refitted
@@ -33,7 +35,7 @@ from batchscore.train.split import folds
 
 __all__ = ["Asked", "Explored", "explore"]
 
-# How long nothing is told of the fits of a search.
+# How long nothing is told of fits.
 _QUIET_SECONDS = 5.0
 
 Step = Callable[[str], None]
@@ -120,8 +122,10 @@ def explore(
 
     found = None
     if recipe.search is not None:
-        telling = replace(trial, on_fit=_teller(f"searching by {recipe.search.by}", trial, on_step))
         space = _search_space(predictor)
+        settings = _settings(recipe.search, space)
+        total = settings and settings * len(trial.cuts)
+        telling = _telling(f"searching by {recipe.search.by}", total, trial, on_step, best=True)
         try:
             pipeline, found = tried("the search", search, predictor.pipeline, space, recipe.search, telling)
         except TrainingError as error:
@@ -132,8 +136,9 @@ def explore(
         on_step(f"{found.tried} settings tried; the best is {told}")
     crossed = None
     if recipe.cross_validation is not None:
-        on_step(f"cross-validating on {len(trial.cuts)} folds")
-        crossed = tried("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
+        on_step(f"cross-validating on {len(trial.cuts):,} folds")
+        telling = _telling("cross-validating", len(trial.cuts), trial, on_step)
+        crossed = tried("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, telling)
     curves = tuple(_curves(asked, predictor.pipeline, trial, tried, on_step))
     return Explored(predictor, found, crossed, curves)
 
@@ -154,10 +159,13 @@ def _curves(asked: Asked, pipeline: Any, trial: Trial, tried: Callable[..., Any]
     if asked.curve is not None:
         over, values = asked_curve(asked.curve)
         on_step(f"drawing the curve over {len(values)} values of {over}")
-        yield tried("--curve", validation_curve, pipeline, over, values, trial)
+        # Each fit is measured on the rows that it has seen and on others.
+        telling = _telling("drawing the curve", 2 * len(values) * len(trial.cuts), trial, on_step)
+        yield tried("--curve", validation_curve, pipeline, over, values, telling)
     if asked.learning_curve:
         on_step("drawing the learning curve")
-        yield tried("--learning-curve", learning_curve, pipeline, trial)
+        telling = _telling("drawing the learning curve", None, trial, on_step)
+        yield tried("--learning-curve", learning_curve, pipeline, telling)
 
 
 def _trial(
@@ -232,15 +240,28 @@ def _search_space(predictor: Predictor) -> Any:
     return guarded("search_space()", asked, quote=True)
 
 
-def _teller(what: str, trial: Trial, on_step: Step) -> Callable[[float], None]:
-    """What tells of fits now and then, with the best metric of a single one so far."""
-    count, best, told = 0, float("-inf"), time.monotonic()
+def _settings(how: How, space: Any) -> int | None:
+    """How many settings a search will try; None where that turns out on the way, or the space is none."""
+    if how.by == "halving":
+        return None
+    try:
+        known = len(ParameterGrid(space))
+    except (TypeError, ValueError):
+        return how.candidates if how.by == "random" else None
+    return min(known, how.candidates) if how.by == "random" else known
+
+
+def _telling(what: str, total: int | None, trial: Trial, on_step: Step, *, best: bool = False) -> Trial:
+    """The trial, which tells now and then how much is measured, and the best metric of a single fit so far."""
+    count, highest, told = 0, float("-inf"), time.monotonic()
+    of = "" if total is None else f" of {total:,}"
 
     def on_fit(value: float) -> None:
-        nonlocal count, best, told
-        count, best = count + 1, max(best, trial.sign * value)
+        nonlocal count, highest, told
+        count, highest = count + 1, max(highest, trial.sign * value)
         if time.monotonic() - told > _QUIET_SECONDS:
             told = time.monotonic()
-            on_step(f"{what}: {count} measured, the best {trial.metric} of one is {trial.sign * best:.4f}")
+            found = f", the best {trial.metric} of one is {trial.sign * highest:.4f}" if best else ""
+            on_step(f"{what}: {count:,}{of} measured{found}")
 
-    return on_fit
+    return replace(trial, on_fit=on_fit)

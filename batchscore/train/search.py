@@ -47,7 +47,7 @@ class Trial:
         features: Shape `(rows, features)`.
         target: Shape `(rows,)`; None for a task without one.
         cuts: Positions to fit on and positions to measure on.
-        on_fit: Told of each fit that was measured, with its metric.
+        on_fit: Told of each time that a fit was measured, with its metric.
     """
 
     predictor: Predictor
@@ -106,7 +106,10 @@ def _together(pipeline: Any, trial: Trial) -> dict[str, float]:
     def fold(fit: Any, test: Any) -> pl.DataFrame:
         truth = trial.truth
         fitted = clone(pipeline).fit(trial.features[fit], None if truth is None else truth[fit])
-        return refitted(trial.predictor, fitted).predict_from(trial.features[test])
+        given = refitted(trial.predictor, fitted).predict_from(trial.features[test])
+        # A row by itself may have no metric.
+        trial.on_fit(math.nan)
+        return given
 
     given = Parallel(n_jobs=cores())(delayed(fold)(fit, test) for fit, test in trial.cuts)
     order = np.concatenate([test for _, test in trial.cuts])
