@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,12 @@ import polars as pl
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
 
 from batchscore.errors import TrainingError, UsageError
 from batchscore.job import Job
 from batchscore.model.evaluation import CrossValidation, Curve, Search
+from batchscore.model.features import Features
 from batchscore.model.predictor import Predictor
 from batchscore.recipe import Search as How
 from batchscore.recipe import Training
@@ -33,7 +35,7 @@ from batchscore.train.search import (
 )
 from batchscore.train.split import folds
 
-__all__ = ["Asked", "Explored", "explore"]
+__all__ = ["Asked", "Explored", "explore", "model_is_searched"]
 
 # How long nothing is told of fits.
 _QUIET_SECONDS = 5.0
@@ -122,7 +124,7 @@ def explore(
 
     found = None
     if recipe.search is not None:
-        space = _search_space(predictor)
+        space = _search_space(predictor.features)
         settings = _settings(recipe.search, space)
         total = settings and settings * len(trial.cuts)
         telling = _telling(f"searching by {recipe.search.by}", total, trial, on_step, best=True)
@@ -229,8 +231,29 @@ def _as_without_search(predictor: Predictor, train: Part, error: TrainingError) 
             raise plain from plain.__cause__
 
 
-def _search_space(predictor: Predictor) -> Any:
-    asked = getattr(predictor.features.module, "search_space", None)
+def model_is_searched(job: Job, features: Features, pipeline: Any) -> bool:
+    """Whether a search may make another kind of model of the pipeline's last step, or of how it is built.
+
+    A number changes no kind; a word may, as a kernel does.
+    """
+    if job.training is None or job.training.search is None:
+        return False
+    last = f"{pipeline.steps[-1][0]}__" if isinstance(pipeline, Pipeline) else ""
+    space = _search_space(features)
+    if not isinstance(space, Mapping):
+        return True
+    return not all(_numbers(given) for name, given in space.items() if f"{name}__".startswith(last))
+
+
+def _numbers(given: Any) -> bool:
+    """Whether a parameter's values, or what is drawn for it, are numbers."""
+    if hasattr(given, "rvs"):
+        return True
+    return isinstance(given, Iterable) and all(isinstance(each, (int, float, np.number)) for each in given)
+
+
+def _search_space(features: Features) -> Any:
+    asked = getattr(features.module, "search_space", None)
     if not callable(asked):
         raise UsageError(
             "[training] search wants search_space() beside pipeline() in the job's Python file: "
