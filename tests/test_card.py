@@ -17,9 +17,10 @@ from cards import CASES, Case
 from playwright.sync_api import Browser, Page, sync_playwright
 from toy import Project
 
+from batchscore.cli.found import findings
 from batchscore.model.bundle import MANIFEST, File, Manifest, _sha256
 from batchscore.model.card import card
-from batchscore.model.evaluation import Evaluation, Measured
+from batchscore.model.evaluation import Evaluation, Importance, Measured
 from batchscore.model.words import gap_told, verdict
 from batchscore.problem import Success
 
@@ -512,7 +513,8 @@ class TestCommands:
             "beside linear",
             "no better than the linear model: roc_auc 0.7265 there, and -0.0011 to 0.0105 better here",
         ] in lines
-        assert ["validation", "roc_auc 0.7330 on 8,100 validation rows"] in lines
+        # The gap tells it.
+        assert not [line for line in lines if line[0] == "validation"]
         assert ["threshold", "0.3141, by F1 on 8,100 validation rows; 27.2% of them reach it"] in lines
         assert ["cross-validation", "roc_auc 0.7326 ± 0.0066 over 5 folds, stratified"] in lines
         assert ["search", "model__max_depth = 6: the best of 24 settings, halving, roc_auc 0.7342"] in lines
@@ -524,6 +526,20 @@ class TestCommands:
         # What is worth less than nothing is not important.
         assert "distance 0.1123, speed 0.0721, carrier 0.0311, " in shown
         assert shown.count("_was 0.0112 (roc_auc lost without it)") == 1
+
+    def test_validation_rows(self) -> None:
+        """What the model is on validation rows is told by itself where the gap is not to them."""
+        told = dict(findings(cards.binary(gap=None).evaluation))
+
+        assert told["validation"] == "roc_auc 0.7330 on 8,100 validation rows"
+
+    def test_nothing_important(self) -> None:
+        """Columns without which the model is no worse are not called important."""
+        nothing = [Importance(column="hour", mean=-0.01, deviation=0.02)]
+
+        assert dict(findings(cards.binary(importance=nothing).evaluation))["most important"] == (
+            "no column: roc_auc gets no worse without any"
+        )
 
     def test_show_as_json(self, carded: Project) -> None:
         """`--format json` has the whole evaluation."""

@@ -68,7 +68,8 @@ def findings(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
 
 def _asked_for(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
     """The same of what a job or a command has to ask for."""
-    if (value := evaluation.validation.get(evaluation.metric)) is not None:
+    told_already = evaluation.gap is not None and evaluation.gap.on == "validation"
+    if not told_already and (value := evaluation.validation.get(evaluation.metric)) is not None:
         yield "validation", f"{evaluation.metric} {rounded(value)} on {evaluation.rows['validation']:,} validation rows"
     if (threshold := evaluation.threshold) is not None:
         chosen = f"by {threshold.by} on {threshold.rows:,} validation rows; {threshold.share:.1%} of them reach it"
