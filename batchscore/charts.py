@@ -232,7 +232,7 @@ def matrix(title: str, told: str, names: Sequence[str], counts: Sequence[Sequenc
         As `plot`.
     """
     longest = max((length(name) for name in names), default=0.0) + 12
-    left = min(140.0, longest)
+    left = max(length("actual") + 4, min(140.0, longest))
     size = min(84.0, (WIDTH - left - 2) / max(1, len(names)))
     upwards = longest > size
     top = 18.0 + (min(110.0, longest) if upwards else 22.0)

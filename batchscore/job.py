@@ -21,7 +21,7 @@ from pydantic import (
 
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
-from batchscore.problem import REASON, Number, Problem, Table, Whole, better
+from batchscore.problem import OF_SEVERAL, REASON, Number, Problem, Table, Whole, better
 from batchscore.recipe import Moment, Retrain, Training
 
 __all__ = ["SHADOW", "Job", "Publish", "Rows", "read_job"]
@@ -274,6 +274,16 @@ class Job(Table):
         first = self.training_window()
         return Interval(self.calendar.containing(end - (first.end - first.start)).start, end)
 
+    def single_rows(self) -> str:
+        """Why nothing can be chosen by leave-one-out, in words; empty where something can, or the job has it not."""
+        folds = self.training.cross_validation if self.training else None
+        if folds is None or folds.by != "leave-one-out" or self.problem.metric not in OF_SEVERAL:
+            return ""
+        return (
+            f"{self.problem.metric}, which a single row does not define, and a fold of leave-one-out is a single row: "
+            "take k-fold or stratified folds"
+        )
+
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:
         task, training = self.problem.task, self.training
@@ -299,6 +309,12 @@ class Job(Table):
                 f"training.slices: {hidden[0]} is in source.private, and slices would tell its values; leave it out of "
                 "one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _searched_by_what_folds_define(self) -> Self:
+        if self.training and self.training.search is not None and (single := self.single_rows()):
+            raise ValueError(f"training.search goes by {single}, or let [problem] success go by another metric")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,20 @@ from pydantic_core import PydanticCustomError
 
 from batchscore.errors import nearest
 
-__all__ = ["METRICS", "REASON", "Age", "Number", "Problem", "Seed", "Success", "Table", "Task", "Whole", "better"]
+__all__ = [
+    "METRICS",
+    "OF_SEVERAL",
+    "REASON",
+    "Age",
+    "Number",
+    "Problem",
+    "Seed",
+    "Success",
+    "Table",
+    "Task",
+    "Whole",
+    "better",
+]
 
 Task = Literal["binary", "multiclass", "regression", "clustering", "anomaly"]
 
@@ -67,6 +80,9 @@ Attributes:
     largest_cluster: Share of rows in the largest of them; good neither way.
     contamination: Share of rows that are called odd; good neither way.
 """
+
+OF_SEVERAL = frozenset({"roc_auc", "average_precision", "recall", "f1", "roc_auc_macro", "r2"})
+"""Metrics that a single row does not define, or not when it is of the first class."""
 
 REASON = "reason_"
 """What the names of the columns begin with that say why a row has its score."""
@@ -141,7 +157,8 @@ class Problem(Table):
         objective: The purpose in one sentence.
         task: What kind of answer the pipeline gives.
         target: The column of the labels to predict; clustering and anomaly have neither labels nor target.
-        success: The bar for `train` to promote a version; without one every version passes.
+        success: The bar for `train` to promote a version; without one every version passes. Models, settings and slices
+            are compared by its metric, and without one by the task's first: see the table of metrics.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
             chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains.
         retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.

@@ -141,6 +141,8 @@ class Threshold(Table):
 class Audit(Table):
     """What the data are looked at for before training. Everything is told; what is listed in `refuse` is an error.
 
+    Every column of the rows is looked at but the key, also one that `features()` leaves out.
+
     Attributes:
         refuse: Checks whose suspects stop the training: `duplicates` (rows alike in all but the key), `missing` (most
             of a column is NULL), `constant`, `outliers` (beyond 1.5 interquartile ranges), `imbalance` (a rare class),
@@ -173,7 +175,8 @@ class Training(Table):
         search: How the parameters of `search_space()` are chosen; not done without it.
         threshold: Binary: how the threshold of `prediction` is chosen. Without it the more probable class is predicted.
         calibrate: Binary and multiclass: what is fitted on validation rows to turn scores into probabilities.
-        slices: Columns of the rows for each of whose values the metrics are told.
+        slices: Columns of the rows for whose values the metrics are told: for the 20 of each that are the worst by the
+            metric that counts, of those that 30 test rows or more have, the 500 most frequent of these at most.
         audit: What the data are looked at for.
     """
 

@@ -55,6 +55,7 @@ _LOOSE = (
     (re.compile(r"\b\d+(?= (?:more|complete) interval)"), "<count>"),
     (re.compile(r"\b\d+\.\d+\.\d+\b"), "<version>"),
     (re.compile(r'(?<="seconds": )[\d.]+|\b\d+ s\b'), "<seconds>"),
+    (re.compile(r"[\d.,]+(?= µs a row)"), "<latency>"),
     # Who moved an alias, and where.
     (re.compile(r"(?<=\s)[\w.-]+@[\w.-]+(?=\s+(?:promote|rollback)\b)"), "<who>"),
     (re.compile(r"[ \t─━]+"), " "),

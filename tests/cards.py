@@ -13,6 +13,7 @@ from batchscore.model.evaluation import (
     Calibration,
     Candidate,
     Confusion,
+    Cost,
     CrossValidation,
     Curve,
     Evaluation,
@@ -23,9 +24,10 @@ from batchscore.model.evaluation import (
     Point,
     Search,
     Slice,
+    Sliced,
     Threshold,
 )
-from batchscore.problem import Problem, Success
+from batchscore.problem import METRICS, Problem, Success
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,43 @@ def binary(**changes: Any) -> Case:
     )
 
 
+def rare(**changes: Any) -> Case:
+    """A class in two of a hundred rows, called 1, with a threshold by cost, a calibration, and slices of every metric."""
+    metrics = METRICS["binary"]
+    rng = np.random.default_rng(4)
+    content: dict[str, Any] = {
+        "metric": "average_precision",
+        "rows": {"train": 3_600, "validation": 1_200, "test": 1_200},
+        "test": {metric: Measured(value=0.1234, low=0.1101, high=0.1402) for metric in metrics},
+        "confusion": Confusion(classes=(0, 1), counts=((1_140, 22), (31, 7))),
+        "threshold": Threshold(
+            value=0.1716,
+            by="the least cost, at 1 for a false positive, 12 for a false negative",
+            rows=1_200,
+            share=0.024,
+            costs={
+                "test": Cost(rows=1_200, model=394, none=456, every=1_162),
+                "validation": Cost(rows=1_200, model=458.5, none=468, every=1_161),
+            },
+        ),
+        "calibration": Calibration(
+            method="isotonic",
+            bins=tuple(Bin(score=0.003 * i, observed=0.0029 * i, rows=120) for i in range(10)),
+        ),
+        "parameters": {"training.calibrate": "isotonic"},
+        "slices": tuple(
+            Slice(column=column, value=value, rows=int(rng.integers(30, 2_000)), metrics=dict.fromkeys(metrics, 0.1234))
+            for column, value in [("shift", "early"), *(("machine_of_the_line", f"M{i:02}") for i in range(20))]
+        ),
+        "sliced": (
+            Sliced(column="shift", values=3, rows=30, measured=1, kept=1),
+            Sliced(column="machine_of_the_line", values=80, rows=30, measured=60, kept=20),
+        ),
+    }
+    of = problem("binary", target="scrap", success=Success(metric="average_precision", at_least=0.05))
+    return Case(manifest(of, (0, 1)), binary(**content | changes).evaluation)
+
+
 def multiclass(classes: int = 4) -> Case:
     """A classifier of several classes."""
     names = tuple(f"class {i}" for i in range(classes))
@@ -283,4 +322,4 @@ def anomaly() -> Case:
     )
 
 
-CASES = {"binary": binary, "multiclass": multiclass, "regression": regression, "clustering": clustering, "anomaly": anomaly}  # fmt: skip
+CASES = {"binary": binary, "rare": rare, "multiclass": multiclass, "regression": regression, "clustering": clustering, "anomaly": anomaly}  # fmt: skip

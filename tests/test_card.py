@@ -17,14 +17,15 @@ from cards import CASES, Case
 from playwright.sync_api import Browser, Page, sync_playwright
 from toy import Project
 
+from batchscore.cli.found import findings
 from batchscore.model.bundle import MANIFEST, File, Manifest, _sha256
 from batchscore.model.card import card
-from batchscore.model.evaluation import Evaluation, Measured
+from batchscore.model.evaluation import Evaluation, Importance, Measured
 from batchscore.model.words import gap_told, verdict
 from batchscore.problem import Success
 
 HOSTILE = "<script>alert('1')</script>\"&\u202e"
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "wbr", "br", "link", "img", "input", "hr"}
 
 
 class Tree(HTMLParser):
@@ -180,6 +181,17 @@ class TestContent:
         assert "The threshold is 0.3141 , chosen by F1 on 8,100 validation rows; 27.2% of them reach it." in text
         assert "The prediction is slow from a score of 0.3141 on, and on time below it." in text
 
+    def test_costs(self) -> None:
+        """A threshold by cost is told with what it costs on test and validation rows, and what no model would."""
+        text = said(cards.rare())
+
+        assert (
+            "On 1,200 test rows wrong predictions cost 394, or 0.3283 a row; predicting 1 of no row would cost 456, of "
+            "every row 1,162."
+        ) in text
+        assert "On 1,200 validation rows wrong predictions cost 458.5, or 0.3821 a row; predicting 1 of no row" in text
+        assert "wrong predictions cost" not in said(cards.binary())
+
     def test_many_classes(self) -> None:
         """Of more classes than a matrix can show there is a table, the least recalled first."""
         page = page_of(cards.multiclass(50))
@@ -200,6 +212,16 @@ class TestContent:
         assert re.findall(r'<td class="name">(\w\w)</td>', page) == order
         assert re.findall(r'<td class="n"><span class="faint">few</span> (\d+)</td>', page) in (["42"], ["9"])
 
+    def test_what_slices_were_chosen_from(self) -> None:
+        """A reader is told how many values a column has and which of them stand here."""
+        text = said(cards.rare())
+
+        assert "shift has 3 values, and 1 that 30 rows or more have are measured." in text
+        assert (
+            "machine_of_the_line has 80 values, and 60 that 30 rows or more have are measured; these are the 20 worst by "
+            "average_precision."
+        ) in text
+
     def test_folds(self) -> None:
         """Each metric has a row, with mean and deviation of the folds before them."""
         page = page_of(cards.binary()).partition("<h2>Cross-validation")[2]
@@ -207,6 +229,29 @@ class TestContent:
         assert row(page, "metric")[1:5] == ["mean", "deviation", "1", "2"]
         assert [row(page, "roc_auc")[i] for i in (1, 2, 4)] == ["0.7326", "0.0066", "0.7420"]
         assert [row(page, "brier")[i] for i in (1, 2, 4)] == ["0.1514", "0.0023", "0.1490"]
+
+    def test_folds_know_no_threshold(self) -> None:
+        """Where the model has a threshold or a calibration, its folds are told to have none; else nothing is."""
+        assert "measured there alone, without the calibration and threshold that validation" in said(cards.rare())
+        assert "measured there alone, without the threshold that validation" in said(cards.binary())
+        assert "measured there alone" not in said(cards.binary(threshold=None))
+
+    def test_curves_by_folds(self) -> None:
+        """What a curve is measured on has its name: folds where there are some, and else validation rows."""
+        folds, rows = page_of(cards.binary()), page_of(cards.binary(cross_validation=None))
+
+        assert (">folds</text>" in folds, ">validation</text>" in folds) == (True, False)
+        assert (">folds</text>" in rows, ">validation</text>" in rows) == (False, True)
+
+    def test_calibration_of_a_rare_class(self) -> None:
+        """Where no score comes near 1 the bins fill the plot, with the same scale along both axes."""
+        (svg,) = [
+            each for each in re.findall(r"<svg.*?</svg>", page_of(cards.rare()), re.DOTALL) if "Calibration c" in each
+        ]
+        dots = [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', svg)]
+
+        assert dots[-1][0] - dots[0][0] > 300
+        assert dots[0][1] - dots[-1][1] > 180
 
     def test_one_fold(self) -> None:
         """Leave-one-out has one value over all rows, and no mean of one."""
@@ -254,11 +299,11 @@ class TestVerdict:
         """Two that give the same predictions are told to be the same."""
         lead = {"linear": Measured(value=0.0, low=0.0, high=0.0)}
 
-        assert verdict(cards.binary(ahead=lead).evaluation, "linear") == "the same as the linear model: 0.7265"
+        assert verdict(cards.binary(ahead=lead).evaluation, "linear") == "the same as the linear model: roc_auc 0.7265"
 
     def test_figures(self) -> None:
         """What the baseline reaches is told, and how far the difference goes."""
-        told = "no better than the linear model: 0.7265 there, and -0.0011 to 0.0105 better here"
+        told = "no better than the linear model: roc_auc 0.7265 there, and -0.0011 to 0.0105 better here"
 
         assert verdict(cards.binary().evaluation, "linear") == told
 
@@ -358,6 +403,28 @@ def test_in_a_browser(browser: Browser, make: Any, width: int, tmp_path: Path) -
     page.close()
 
 
+@pytest.mark.parametrize(("width", "media"), [(1100, "screen"), (688, "print")], ids=["screen", "A4"])
+def test_slices_fit(browser: Browser, width: int, media: Any, tmp_path: Path) -> None:
+    """Slices with every metric need no scrolling on a desk, and lose no column on paper of 182 mm between margins."""
+    (tmp_path / "card.html").write_text(page_of(cards.rare()), "utf-8")
+    page: Page = browser.new_page(viewport={"width": width, "height": 800})
+    page.emulate_media(media=media)
+    page.goto((tmp_path / "card.html").as_uri())
+
+    table = page.locator("table.dense")
+    assert len(table.locator("thead th").all()) == 13
+    box, room = table.bounding_box(), page.locator("main").bounding_box()
+    assert box
+    assert room
+    assert box["x"] + box["width"] <= room["x"] + room["width"] + 0.5
+    page.close()
+
+
+def test_confusion_says_actual() -> None:
+    """Short names of classes leave room for the word that says what stands down."""
+    assert ">actual</text>" in page_of(cards.rare())
+
+
 def test_chromium_would_tell(browser: Browser, tmp_path: Path) -> None:
     """What a card forbids is refused by the browser too, and would be seen: a script and a picture from elsewhere."""
     page_with = page_of(cards.anomaly()).replace("</main>", '<script>1</script><img src="http://127.0.0.1:9/"></main>')
@@ -444,12 +511,35 @@ class TestCommands:
         assert ["base_rate", "0.2211", "0.2101 to 0.2331", "-", "-", "-"] in lines
         assert [
             "beside linear",
-            "no better than the linear model: 0.7265 there, and -0.0011 to 0.0105 better here",
+            "no better than the linear model: roc_auc 0.7265 there, and -0.0011 to 0.0105 better here",
         ] in lines
+        # The gap tells it.
+        assert not [line for line in lines if line[0] == "validation"]
         assert ["threshold", "0.3141, by F1 on 8,100 validation rows; 27.2% of them reach it"] in lines
+        assert ["cross-validation", "roc_auc 0.7326 ± 0.0066 over 5 folds, stratified"] in lines
+        assert ["search", "model__max_depth = 6: the best of 24 settings, halving, roc_auc 0.7342"] in lines
+        assert ["learning curve", "roc_auc 0.6500 with 1,000 rows, 0.7220 with 37,800 rows, on folds"] in lines
+        assert ["curve", "roc_auc 0.7200 with model__max_depth = 6, the best of 25 values on folds"] in lines
+        assert ["latency", "12.35 µs a row"] in lines
         assert ["suspect", "arrived alone tells slow: AUC 0.990"] in lines
         assert "gap " in shown
-        assert "most important  distance 0.1123, speed 0.0721, carrier 0.0311, " in shown
+        # What is worth less than nothing is not important.
+        assert "distance 0.1123, speed 0.0721, carrier 0.0311, " in shown
+        assert shown.count("_was 0.0112 (roc_auc lost without it)") == 1
+
+    def test_validation_rows(self) -> None:
+        """What the model is on validation rows is told by itself where the gap is not to them."""
+        told = dict(findings(cards.binary(gap=None).evaluation))
+
+        assert told["validation"] == "roc_auc 0.7330 on 8,100 validation rows"
+
+    def test_nothing_important(self) -> None:
+        """Columns without which the model is no worse are not called important."""
+        nothing = [Importance(column="hour", mean=-0.01, deviation=0.02)]
+
+        assert dict(findings(cards.binary(importance=nothing).evaluation))["most important"] == (
+            "no column: roc_auc gets no worse without any"
+        )
 
     def test_show_as_json(self, carded: Project) -> None:
         """`--format json` has the whole evaluation."""

@@ -24,6 +24,7 @@ from batchscore.model.evaluation import CrossValidation, Evaluation, Measured
 from batchscore.model.features import Features
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor
+from batchscore.model.words import sliced_told
 from batchscore.train.evaluate import blocks_of
 from batchscore.train.evaluate import evaluate as evaluate_all
 from batchscore.train.fit import Part
@@ -407,6 +408,30 @@ class TestPictures:
         assert not [value for column, value in slices if column == "day"]
         weighted = sum(each.rows * each.metrics["accuracy"] for (name, _), each in slices.items() if name == "carrier")
         assert math.isclose(weighted / 200, made.evaluation.test["accuracy"].value)
+
+    def test_worst_of_many_slices(self) -> None:
+        """Of more values than are kept, those with the worst metric are, whatever they are called, and it is told."""
+        rows = trips(3_000).with_columns(machine=pl.format("M{}", pl.col("id") % 40 + 10))
+        odd = rows["machine"].is_in(["M11", "M49"])
+        target = slow(rows) ^ (odd & pl.Series(np.random.default_rng(3).random(3_000) < 0.5))
+        few = rows.with_columns(machine=pl.when(pl.col("id") >= 2_990).then(pl.lit("rare")).otherwise("machine"))
+        made = trained(CLASSIFIER, few, target, split={"by": "random", "test": 0.5}, slices=["machine", "carrier"])
+        kept = [each for each in made.evaluation.slices if each.column == "machine"]
+        machine, carrier = made.evaluation.sliced
+
+        areas = [each.metrics["roc_auc"] for each in kept]
+        assert {"M11", "M49"} == {each.value for each in kept[:2]}
+        assert areas == sorted(areas)
+        assert areas[1] < 0.7 < areas[2]
+        assert (41, 20, 20) == (machine.values, machine.kept, len(kept))
+        assert 20 < machine.measured <= 40
+        assert all(each.rows >= 30 for each in kept)
+        assert ("carrier", 3, 3, 3) == (carrier.column, carrier.values, carrier.measured, carrier.kept)
+        assert "carrier has 3 values" == sliced_told(made.evaluation, carrier)
+        assert (
+            f"machine has 41 values, and {machine.measured} that 30 rows or more have are measured; these are the 20 "
+            "worst by roc_auc"
+        ) == sliced_told(made.evaluation, machine)
 
     def test_baselines(self, made: Bundle) -> None:
         """Simpler models are measured on the same rows; the dummy ranks nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,27 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
 )
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from sklearn.utils.validation import check_is_fitted
 
 from batchscore.errors import TrainingError
-from batchscore.model.explain import Explainer
+from batchscore.model.explain import Explainer, refuse_unexplainable
+from batchscore.model.features import Features
 from batchscore.model.origins import origins
 from batchscore.model.shapley import LEAF, Inputs, Tree, add_contributions
+from batchscore.train.workflow import train
+from tests.models import CLASSIFIER, SQL, Frame, job, labels, slow, trips
 
 
 def rows(n: int = 400, seed: int = 0) -> pl.DataFrame:
@@ -395,3 +404,61 @@ def test_a_category_that_reads_like_a_column_is_no_column() -> None:
     """Columns `a` and `a_b`, with categories that make their encoded names equal, are told apart."""
     given = pl.DataFrame({"a": ["b_c", "x", "b_c"], "a_b": ["c", "y", "y"]})
     assert named(OneHotEncoder(), given) == ["a", "a", "a_b", "a_b"]
+
+
+NEIGHBOURS = CLASSIFIER.replace(
+    "linear_model import LogisticRegression", "neighbors import KNeighborsClassifier"
+).replace("LogisticRegression()", "KNeighborsClassifier()")
+
+
+class TestBeforeTheRows:
+    """What `explain_top` refuses before a row is read."""
+
+    @staticmethod
+    def steps(source: str, space: str = "", **recipe: Any) -> tuple[list[str], str]:
+        """What a training with reasons tells before it is refused, and how it is."""
+        told: list[str] = []
+        recipe = {"split": {"by": "random", "validation": 0.25}} | recipe
+        rows = trips(160)
+        frames = Frame(rows), Frame(labels(rows, slow(rows)))
+        features = Features.of(f"{source}\n\ndef search_space():\n    return {space or None}\n", "jobs/trips.py")
+        with pytest.raises(TrainingError) as refused:
+            train(job(problem={"explain_top": 2}, training=recipe), features, SQL, *frames, told.append)
+        return told, str(refused.value)
+
+    @pytest.mark.parametrize("space", ["", "{'kneighborsclassifier__n_neighbors': [1, 5]}"])
+    def test_a_model_that_cannot_be_explained(self, space: str) -> None:
+        """It is told at once, with a search over its numbers too."""
+        told, error = self.steps(NEIGHBOURS, space, **({"search": {"by": "grid"}} if space else {}))
+
+        assert error.startswith("explain_top cannot explain KNeighborsClassifier. It takes linear models")
+        assert told == []
+
+    def test_a_model_that_the_search_chooses(self) -> None:
+        """Where the search may take another model, it is told when there is one; here it is the same again."""
+        space = "{'kneighborsclassifier': [__import__('sklearn.neighbors').neighbors.KNeighborsClassifier(1)]}"
+        told, error = self.steps(NEIGHBOURS, space, search={"by": "grid"})
+
+        assert error.startswith("explain_top cannot explain KNeighborsClassifier.")
+        assert "fitting on 88 rows" in told
+
+    @pytest.mark.parametrize(
+        ("model", "explained"),
+        [
+            (SVC(), False),
+            (SVC(kernel="linear"), True),
+            (CalibratedClassifierCV(LogisticRegression(), cv=2), False),
+            (make_pipeline(StandardScaler(), Ridge()), True),
+            (PoissonRegressor(), True),
+            (GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}), True),
+            # It takes no negative number, and so nothing is known of it.
+            (MultinomialNB(), True),
+        ],
+    )
+    def test_kinds(self, model: Any, explained: bool) -> None:
+        """Those that can be explained pass, and those of which nothing can be known; the model stays unfitted."""
+        with nullcontext() if explained else pytest.raises(TrainingError, match="cannot explain"):
+            refuse_unexplainable(model)
+
+        with pytest.raises(NotFittedError):
+            check_is_fitted(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -161,6 +162,22 @@ class TestThreshold:
         at = max(score for said, score, _ in rows if not said), min(score for said, score, _ in rows if said)
         assert at[0] < at[1] < 0.4
         assert 0 == shown.code
+        told = json.loads(project.call("models", "show", "toy", "2", "--format", "json").out)["evaluation"]
+        costs = told["threshold"]["costs"]
+        (kept, alarms), (missed, found) = told["confusion"]["counts"]
+        assert (alarms + 9 * missed, 9 * (missed + found), kept + alarms) == (
+            costs["test"]["model"],
+            costs["test"]["none"],
+            costs["test"]["every"],
+        )
+        assert told["rows"]["test"] == costs["test"]["rows"]
+        assert told["rows"]["validation"] == costs["validation"]["rows"]
+        # It was chosen there.
+        assert costs["validation"]["model"] <= min(costs["validation"]["none"], costs["validation"]["every"])
+        assert (
+            f"predicting True of no row would cost {9 * (missed + found):,}, of every row {kept + alarms}" in shown.out
+        )
+        assert f"{alarms + 9 * missed:,}, or " in shown.out
 
 
 def trained(
@@ -432,6 +449,20 @@ class TestHints:
 
         assert str(refused.value).startswith("pipeline().fit fails on the training rows: ")
         assert says in str(refused.value)
+
+    def test_the_column_that_is_meant(self) -> None:
+        """Of several columns of text the one is named whose value was refused, and with that value."""
+        source = self.model("'carrier', pl.format('{} mph', 'speed').alias('speed')").replace(
+            "StandardScaler()",
+            "__import__('sklearn.compose').compose.make_column_transformer("
+            "(__import__('sklearn.preprocessing').preprocessing.OneHotEncoder(), ['carrier']), remainder='passthrough')",
+        )
+        with pytest.raises(TrainingError) as refused:
+            trained(source)
+
+        value = str(refused.value).partition("to float: ")[2].partition("'. ")[0]
+        assert value.endswith(" mph")
+        assert f"Of the features, speed is text, for instance {value}': encode it" in str(refused.value)
 
     @pytest.mark.parametrize("columns", ["'distance', 'day'", "'started'"])
     def test_raw_date(self, columns: str) -> None:

@@ -18,7 +18,9 @@ from batchscore.errors import TrainingError, UsageError
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.model.features import Features
+from batchscore.model.metrics import evaluate
 from batchscore.model.registry import Registry
+from batchscore.problem import OF_SEVERAL
 from batchscore.train.explore import Asked
 from batchscore.train.search import asked_curve
 from batchscore.train.split import split
@@ -33,6 +35,7 @@ FOLDS_BY_TIME = {"by": "time", "column": "started", "folds": 3}
 # Two of three folds by time fit on rows without the second class.
 LATE = pl.Series([i >= 100 for i in range(N)])
 
+SELECTED = 'pl.col("distance"),'
 TREE = f"""{FEATURES}
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -285,7 +288,11 @@ class TestSearch:
             ("1 / 0", TrainingError, r"^search_space\(\) fails .* ZeroDivisionError"),
             ("{'model__max_depth': []}", TrainingError, r"^search_space\(\) cannot be searched by grid"),
             ("{'model__max_depth': 5}", TrainingError, r"^search_space\(\) cannot be searched by grid"),
-            ("{'model__max_depth': [-1, -2]}", TrainingError, r"(?s)^search_space\(\) cannot be searched.*max_depth"),
+            (
+                "{'model__max_depth': [-1, -2]}",
+                TrainingError,
+                r"^search_space\(\) cannot be searched by grid: InvalidParameterError: .*max_depth.* No setting of it can",
+            ),
         ],
     )
     def test_refuses(self, space: str, error: type, says: str) -> None:
@@ -302,10 +309,76 @@ class TestSearch:
         ):
             trained(source=TREE.replace("def search_space", "def other"), search={"by": "grid"})
 
+    @pytest.mark.parametrize("by", ["grid", "random", "halving"])
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (SELECTED, 'pl.col("carrier"),'),
+            ("FunctionTransformer(halved)", 'ColumnTransformer([("one", "passthrough", ["distnace"])])'),
+            ("DecisionTreeClassifier(random_state=0)", "DecisionTreeClassifier(criterion='ginni')"),
+        ],
+        ids=["text", "column", "parameter"],
+    )
+    def test_failure_that_no_setting_is_to_blame_for(self, by: str, old: str, new: str) -> None:
+        """What fails without a search too is told in the same words, hint and all."""
+        assert old in TREE
+        source = TREE.replace(old, new).replace(
+            "def halved", "from sklearn.compose import ColumnTransformer\n\n\ndef halved"
+        )
+        with pytest.raises(TrainingError) as plain:
+            trained(source=source)
+        with pytest.raises(TrainingError) as searched:
+            trained(source=source, search={"by": by, "candidates": 3})
+
+        assert str(plain.value).startswith("pipeline().fit fails on the training rows: ")
+        assert str(plain.value) == str(searched.value)
+
+    @pytest.mark.parametrize(
+        ("problem", "metric"), [({}, "roc_auc"), ({"success": {"metric": "f1", "at_least": 0.1}}, "f1")]
+    )
+    def test_leave_one_out(self, problem: Mapping[str, Any], metric: str) -> None:
+        """A metric that a single row does not define is refused when the job is read, and one that it defines is not."""
+        recipe: dict[str, Any] = {"search": {"by": "grid"}, "cross_validation": {"by": "leave-one-out"}}
+        with pytest.raises(ValueError, match=rf"search goes by {metric}, which a single row does not define"):
+            _job(problem, **recipe)
+
+        other = {"success": {"metric": "log_loss", "at_most": 9}}
+        found = trained("{'model__max_depth': [1, 9]}", rows=trips(40), problem=other, **recipe).evaluation.search
+        assert found is not None
+        assert all(each.value for each in found.candidates)
+
+    def test_metrics_that_a_row_defines(self) -> None:
+        """Which metrics a single row does not define is what they are of one row of each class."""
+        both, undefined = np.array([False, True]), set()
+        score = pl.DataFrame({"prediction": both, "score": both * 0.5})
+        scores = pl.DataFrame({"prediction": both, "score_false": 1 - both * 0.5, "score_true": both * 0.5})
+        given = {
+            "binary": score,
+            "multiclass": scores,
+            "regression": score.select(pl.col("score").alias("prediction")),
+        }
+        for task, predictions in given.items():
+            for i in range(2):
+                truth = pl.Series("y", both)[i : i + 1]
+                found = evaluate(task, truth, predictions[i : i + 1], (False, True))
+                undefined |= {name for name, value in found.items() if not np.isfinite(value)}
+
+        assert undefined == OF_SEVERAL
+
     def test_undefined_metric(self) -> None:
-        """A metric that no fold defines, as an area over single rows, chooses nothing."""
-        with pytest.raises(TrainingError, match=r"none of the 10 settings .* measured by roc_auc"):
-            trained(rows=trips(40), search={"by": "grid"}, cross_validation={"by": "leave-one-out"})
+        """Folds, or validation rows, that do not define the metric are refused before the first fit of the search."""
+        few = pl.Series([i % 40 == 7 for i in range(N)])
+        told: list[str] = []
+        with pytest.raises(TrainingError, match=r"rows of fold \d do not define roc_auc.* fewer or stratified folds"):
+            trained(target=few, search={"by": "grid"}, cross_validation={"by": "k-fold", "folds": 20}, told=told)
+        with pytest.raises(TrainingError, match=r"^the validation rows do not define roc_auc"):
+            trained(
+                target=pl.Series([(i < 50 or i >= 200) and i % 3 == 0 for i in range(N)]),
+                search={"by": "grid"},
+                split={"by": "time", "column": "started", "validation": 0.25, "test": 0.25},
+            )
+
+        assert not [step for step in told if step.startswith("searching")]
 
     def test_neither_way(self) -> None:
         """Nothing is searched by what is good neither way."""
@@ -321,9 +394,35 @@ class TestSearch:
         assert found is not None
         counted = [step for step in told if step.startswith("searching by grid: ")]
         assert 10 == len(counted)
-        assert f"searching by grid: 10 measured, the best roc_auc of one is {found.candidates[0].value:.4f}" in counted
+        best = f"the best roc_auc of one is {found.candidates[0].value:.4f}"
+        assert f"searching by grid: 10 of 10 measured, {best}" in counted
         best = ", ".join(f"{name} = {value}" for name, value in found.best.items())
         assert f"10 settings tried; the best is {best}" in told
+
+    @pytest.mark.parametrize(
+        ("recipe", "asked", "says"),
+        [
+            (
+                {"search": {"by": "random", "candidates": 4}, "cross_validation": FOLDS},
+                None,
+                "searching by random: 12 of 12 m",
+            ),
+            ({"search": {"by": "random", "candidates": 99}}, None, "searching by random: 10 of 10 m"),
+            ({"search": {"by": "halving", "candidates": 4}}, None, "searching by halving: 4 measured"),
+            ({"cross_validation": FOLDS}, None, "cross-validating: 3 of 3 measured"),
+            ({"cross_validation": {"by": "leave-one-out"}}, None, "cross-validating: 120 of 120 measured"),
+            ({}, Asked("model__max_depth=1:3"), "drawing the curve: 6 of 6 measured"),
+        ],
+    )
+    def test_totals(
+        self, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], asked: Asked | None, says: str
+    ) -> None:
+        """Where it is known how much there is to measure, that is told too."""
+        monkeypatch.setattr(exploring, "_QUIET_SECONDS", -1.0)
+        told: list[str] = []
+        trained(told=told, asked=asked, **recipe)
+
+        assert [step for step in told if step.startswith(says)]
 
     def test_test_rows_choose_nothing(self) -> None:
         """Whatever the test rows hold, the search chooses the same; validation rows do choose."""
@@ -482,6 +581,25 @@ class TestCurves:
 
             assert 2 == done.code
             assert "give [training] split a share of validation, or cross_validation" in done.error
+
+    @pytest.mark.parametrize(
+        ("curve", "says"), [("model__max_depht=1:3", "Did you mean model__max_depth"), ("max_depth=1:3", "step__para")]
+    )
+    def test_unknown_name(self, curve: str, says: str) -> None:
+        """A parameter that the pipeline does not have is refused before a row is read."""
+        told: list[str] = []
+        with pytest.raises(UsageError, match=rf"^--curve names 'm.*no parameter of pipeline\(\).*{says}"):
+            trained(asked=Asked(curve), told=told)
+
+        assert told == []
+
+    def test_leave_one_out(self) -> None:
+        """No curve goes by a metric that a single row does not define; this is told before a row is read."""
+        told: list[str] = []
+        with pytest.raises(UsageError, match="a curve goes by roc_auc, which a single row does not define"):
+            trained(asked=Asked(learning_curve=True), cross_validation={"by": "leave-one-out"}, told=told)
+
+        assert told == []
 
     @pytest.mark.parametrize(
         ("text", "values"),

@@ -303,6 +303,16 @@ def pipeline():
         assert "fitting on 120 rows" in told
         assert "testing on 40 rows held out" in told
 
+    def test_tells_of_rows_without_a_label(self, trained: Train) -> None:
+        """Rows that are left out for want of a label are told, and none where there is none."""
+        told: list[str] = []
+        known = labels(trips(N), slow(trips(N)))
+        source = Features.of(CLASSIFIER, "f.py")
+        for some in (known, known.head(100)):
+            train(job(), source, ROWS_SQL, Frame(trips(N)), Frame(some), told.append)
+
+        assert [step for step in told if "no label" in step] == ["leaving out 60 of 160 rows, which have no label"]
+
 
 def _reopened(folder: Path) -> tuple[Source, Source]:
     return on_database(f"duckdb:///{folder / 'warehouse.duckdb'}", job())
@@ -498,7 +508,8 @@ class TestRefusals:
         [
             ("raise KeyError('no such step')", "^pipeline.. fails on the training rows: KeyError: 'no such step'"),
             ("import sys; sys.exit()", "^pipeline.. fails on the training rows: SystemExit"),
-            ("return None", "^pipeline...fit fails on the training rows: AttributeError"),
+            ("return None", r"^pipeline\(\) returned None, which is no estimator to fit. End it with: return make_pip"),
+            ("return {'model': 1}", r"^pipeline\(\) returned \{'model': 1\}, which is no estimator"),
             (
                 "from sklearn.svm import LinearSVC; return LinearSVC()",
                 "gives no probabilities. Wrap its last step in CalibratedClassifierCV",

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchscore.cli.render import Cell, Format, show
-from batchscore.model.evaluation import Evaluation
-from batchscore.model.words import gap_told, interval_told, verdict
+from batchscore.model.evaluation import Evaluation, Sliced
+from batchscore.model.words import (
+    costs_told,
+    curve_told,
+    folds_told,
+    gap_told,
+    importance_told,
+    interval_told,
+    search_told,
+    sliced_told,
+    verdict,
+)
 from batchscore.rounding import digits_of, rounded
 
 __all__ = ["findings", "metric_rows", "show_evaluation"]
 
-_COLUMNS = 5
+_COLUMNS, _SLICES = 5, 3
 
 
 def show_evaluation(of: str, evaluation: Evaluation) -> None:
@@ -47,11 +57,38 @@ def findings(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
         yield f"beside {baseline}", verdict(evaluation, baseline)
     if gap := gap_told(evaluation):
         yield "gap", gap
-    if (threshold := evaluation.threshold) is not None:
-        chosen = f"by {threshold.by} on {threshold.rows:,} validation rows; {threshold.share:.1%} of them reach it"
-        yield "threshold", f"{rounded(threshold.value)}, {chosen}"
-    if first := evaluation.importance[:_COLUMNS]:
-        yield "most important", ", ".join(f"{one.column} {rounded(one.mean)}" for one in first)
+    yield from _asked_for(evaluation)
+    if important := importance_told(evaluation, _COLUMNS):
+        yield "most important", important
+    yield "latency", f"{rounded(evaluation.latency_us_per_row)} µs a row"
     for one in evaluation.audit:
         if one.suspect:
             yield "suspect", one.told
+
+
+def _asked_for(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
+    """The same of what a job or a command has to ask for."""
+    told_already = evaluation.gap is not None and evaluation.gap.on == "validation"
+    if not told_already and (value := evaluation.validation.get(evaluation.metric)) is not None:
+        yield "validation", f"{evaluation.metric} {rounded(value)} on {evaluation.rows['validation']:,} validation rows"
+    if (threshold := evaluation.threshold) is not None:
+        chosen = f"by {threshold.by} on {threshold.rows:,} validation rows; {threshold.share:.1%} of them reach it"
+        yield "threshold", f"{rounded(threshold.value)}, {chosen}"
+        for on, cost in costs_told(evaluation):
+            yield f"cost on {on}", cost
+    if folds := folds_told(evaluation):
+        yield "cross-validation", folds
+    if evaluation.search is not None:
+        yield "search", search_told(evaluation.search)
+    for curve in evaluation.curves:
+        yield "learning curve" if curve.over == "rows" else "curve", curve_told(evaluation, curve)
+    for column in evaluation.sliced:
+        yield "slices", _slices(evaluation, column)
+
+
+def _slices(evaluation: Evaluation, of: Sliced) -> str:
+    """How many there are, and the worst of them: they are in that order."""
+    metric = evaluation.metric
+    worst = [one for one in evaluation.slices if one.column == of.column and metric in one.metrics][:_SLICES]
+    listed = ", ".join(f"{one.value} {rounded(one.metrics[metric])}" for one in worst)
+    return f"{sliced_told(evaluation, of)}; {metric}: {listed}" if listed else sliced_told(evaluation, of)

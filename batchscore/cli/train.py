@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from batchscore import stop
 from batchscore.cli.found import show_evaluation
-from batchscore.cli.render import on_terminal, step
+from batchscore.cli.render import on_terminal, say, step
 from batchscore.cli.session import Session
 from batchscore.errors import BundleNotFound, GateTripped, TransientError, WarehouseError
 from batchscore.job import Job
@@ -125,4 +125,5 @@ def read_back(session: Session, made: Bundle) -> Bundle:
     )
     if on_terminal():
         show_evaluation(str(stored), stored.evaluation)
+        say(f"All that was found out: batchscore models card {stored.name} {version}")
     return stored

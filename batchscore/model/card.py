@@ -15,7 +15,7 @@ from batchscore import charts
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Confusion, Evaluation, Slice
 from batchscore.model.pictures import CLASSES, pictures
-from batchscore.model.words import gap_told, interval_told, verdict
+from batchscore.model.words import costs_told, gap_told, interval_told, sliced_told, verdict
 from batchscore.problem import Problem, better
 from batchscore.rounding import digits_of, rounded
 
@@ -40,7 +40,7 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
     """
     problem = manifest.problem
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(fixed=rounded, share=_share, instant=_instant)
+    page.filters.update(fixed=rounded, share=_share, instant=_instant, folding=_folding)
     template = page.from_string(Path(__file__).with_name("card.html").read_text("utf-8"))
     return template.render(
         manifest=manifest,
@@ -57,8 +57,11 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
         by_class=_by_class(evaluation.confusion) if evaluation.confusion else [],
         slices=_slices(evaluation),
         sliced=[metric for metric in evaluation.test if any(metric in one.metrics for one in evaluation.slices)],
+        costs=list(costs_told(evaluation)),
+        sliced_told=[sliced_told(evaluation, one) for one in evaluation.sliced],
         small=SMALL,
         folds=_folds(evaluation),
+        chosen=_chosen(evaluation),
         limits=_limits(manifest, evaluation),
         many=_ROWS,
         pictures={name: [Markup(svg) for svg in svgs] for name, svgs in pictures(manifest, evaluation)},  # noqa: S704 - escaped there
@@ -131,6 +134,12 @@ def _fold_row(metric: str, values: Sequence[float]) -> dict[str, Any]:
     return {"metric": metric, "figures": [rounded(value, digits) for value in told]}
 
 
+def _chosen(evaluation: Evaluation) -> str:
+    """What the model has beside its pipeline, in words; empty where it has nothing."""
+    has = {"calibration": "training.calibrate" in evaluation.parameters, "threshold": evaluation.threshold}
+    return " and ".join(name for name, there in has.items() if there)
+
+
 def _limits(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
     """What a reader must know before using the scores."""
     yield from _meaning(manifest, evaluation)
@@ -175,6 +184,11 @@ def _meaning(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
+
+
+def _folding(name: str) -> Markup:
+    """A name that may go on in another line behind an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _instant(text: str) -> str:

@@ -15,6 +15,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Confusion",
+    "Cost",
     "CrossValidation",
     "Curve",
     "Evaluation",
@@ -25,6 +26,7 @@ __all__ = [
     "Point",
     "Search",
     "Slice",
+    "Sliced",
     "Threshold",
 ]
 
@@ -83,6 +85,22 @@ class Finding(_Record):
     told: str
 
 
+class Cost(_Record):
+    """What wrong predictions cost in all, in the unit of the job's `false_positive` and `false_negative`.
+
+    Attributes:
+        rows: Of how many rows.
+        model: The model's predictions.
+        none: Predicting the second class of no row.
+        every: Predicting it of every row.
+    """
+
+    rows: int
+    model: float
+    none: float
+    every: float
+
+
 class Threshold(_Record):
     """From which score on a row is predicted to be of the second class.
 
@@ -91,12 +109,14 @@ class Threshold(_Record):
         by: What chose it, in words.
         rows: On how many validation rows.
         share: The share of them that are predicted to be of the second class.
+        costs: Where it was chosen by cost: what predictions cost on `validation` and on `test` rows.
     """
 
     value: float
     by: str
     rows: int
     share: float
+    costs: Mapping[Literal["validation", "test"], Cost] = {}
 
 
 class Confusion(_Record):
@@ -127,7 +147,7 @@ class Calibration(_Record):
 
 
 class Point(_Record):
-    """One fit of a curve: the metric on the rows it was fitted on, and on validation rows."""
+    """One fit of a curve: the metric on the rows it was fitted on, and on validation rows or folds."""
 
     at: float | str
     train: float
@@ -157,6 +177,24 @@ class Slice(_Record):
     value: str
     rows: int
     metrics: Mapping[str, float]
+
+
+class Sliced(_Record):
+    """What the slices of a column were chosen from.
+
+    Attributes:
+        column: The column.
+        values: How many different ones the test rows hold, NULL among them.
+        rows: Fewer rows make no slice.
+        measured: How many values were measured: the most frequent of those with rows enough.
+        kept: How many of these are told: the worst by the evaluation's metric.
+    """
+
+    column: str
+    values: int
+    rows: int
+    measured: int
+    kept: int
 
 
 class CrossValidation(_Record):
@@ -222,7 +260,8 @@ class Evaluation(_Record):
         residuals: Regression: points (prediction, target), 500 at most.
         sizes: Clustering: test rows by cluster.
         importance: Each column of the features, the most important first.
-        slices: By column and value.
+        slices: By column and value, the worst of each column.
+        sliced: What they were chosen from.
         cross_validation: Where the job asks for it.
         search: Where the job asks for it.
         curves: Those that `train` was asked for.
@@ -250,6 +289,7 @@ class Evaluation(_Record):
     sizes: Mapping[str, int] = {}
     importance: tuple[Importance, ...] = ()
     slices: tuple[Slice, ...] = ()
+    sliced: tuple[Sliced, ...] = ()
     cross_validation: CrossValidation | None = None
     search: Search | None = None
     curves: tuple[Curve, ...] = ()

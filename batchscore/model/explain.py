@@ -10,6 +10,7 @@ see `shapley`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import polars as pl
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -25,17 +26,19 @@ from sklearn.pipeline import Pipeline
 from batchscore.errors import TrainingError
 from batchscore.model.origins import origins
 from batchscore.model.shapley import DEEPEST, Floats, add_contributions
-from batchscore.model.trees import HistTrees, PlainTrees, trees_of
+from batchscore.model.trees import HistTrees, PlainTrees, has_trees, trees_of
 from batchscore.problem import REASON
 from batchscore.schema import TypeName
 
-__all__ = ["TOLERANCE", "Explainer", "reason_types"]
+__all__ = ["TOLERANCE", "Explainer", "reason_types", "refuse_unexplainable"]
 
 TOLERANCE = 1e-6
 """How far base and contributions may miss the model's answer, relative to the largest of the answers."""
 
 # Relative to the strongest contribution of the row.
 _NOTHING = 1e-12
+
+_TRIED_ROWS = 20
 
 # These add up their trees in single precision.
 _SINGLE_PRECISION = 1e-4
@@ -47,6 +50,30 @@ def reason_types(top: int) -> dict[str, TypeName]:
     for k in range(1, top + 1):
         types |= {f"{REASON}{k}": "string", f"{REASON}{k}_value": "float"}
     return types
+
+
+def refuse_unexplainable(pipeline: Any) -> None:
+    """Refuse an unfitted pipeline whose last step is no model that can be explained, where that can be known.
+
+    What an estimator has when it is fitted shows on a few numbers of our own; one that does not take them is let pass.
+
+    Raises:
+        TrainingError: It is none.
+    """
+    estimator = _opened(pipeline)[1]
+    if _native(estimator) or has_trees(estimator):
+        return
+    rows = np.random.default_rng(0).normal(size=(_TRIED_ROWS, 2))
+    target = np.arange(_TRIED_ROWS) % 2 == 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted = clone(estimator).fit(rows, target if is_classifier(estimator) else 1.0 + target)
+            _model(_opened(fitted)[1], rows.mean(axis=0))
+    except TrainingError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever an estimator raises of rows that are not its own
+        return
 
 
 class _Model(Protocol):
@@ -199,7 +226,9 @@ def _opened(pipeline: Any) -> tuple[list[Any], Any]:
             pipeline = pipeline.steps[-1][1]
         elif isinstance(pipeline, FrozenEstimator):
             pipeline = pipeline.estimator
-        elif isinstance(pipeline, CalibratedClassifierCV) and len(pipeline.calibrated_classifiers_) == 1:
+        elif (
+            isinstance(pipeline, CalibratedClassifierCV) and len(getattr(pipeline, "calibrated_classifiers_", ())) == 1
+        ):
             pipeline = pipeline.calibrated_classifiers_[0].estimator
         elif hasattr(pipeline, "best_estimator_"):
             pipeline = pipeline.best_estimator_

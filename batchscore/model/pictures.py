@@ -8,6 +8,7 @@ from batchscore import charts
 from batchscore.charts import Axis, Bar, Series
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Curve, Evaluation
+from batchscore.model.words import held_out_told, importance_told
 from batchscore.problem import Problem
 from batchscore.rounding import digits_of, rounded
 
@@ -17,6 +18,7 @@ CLASSES = 30
 """Of more than these a confusion matrix cannot be read, and is not drawn."""
 
 _BARS = 25
+_HALF = 0.5
 
 
 def pictures(manifest: Manifest, evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str]]]:
@@ -31,7 +33,7 @@ def pictures(manifest: Manifest, evaluation: Evaluation) -> Iterable[tuple[str, 
         [charts.bars("Cluster sizes", "Test rows by cluster.", Axis("test rows", low=0), sizes)] if sizes else [],
     )
     yield "importance", list(_importance(evaluation))
-    yield "curves", [_curve(curve) for curve in evaluation.curves if curve.points]
+    yield "curves", [_curve(evaluation, curve) for curve in evaluation.curves if curve.points]
 
 
 def _headline(evaluation: Evaluation, problem: Problem) -> Iterable[str]:
@@ -93,14 +95,17 @@ def _ranking(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
 def _calibration(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
     if not evaluation.calibration or not (bins := evaluation.calibration.bins):
         return
+    # A rare class has no score near 1, and what there is would lie in a corner.
+    most = max(max(one.score, one.observed) for one in bins)
+    end = 1.0 if most > _HALF else 1.1 * most or 1.0
     yield charts.plot(
         "Calibration curve",
         f"Share of {manifest.classes[1]} over the mean score, in {len(bins)} bins of "
         f"{min(one.rows for one in bins):,} to {max(one.rows for one in bins):,} rows.",
-        Axis("mean score of the bin", 0, 1),
-        Axis(f"share of {manifest.classes[1]} · calibration", 0, 1),
+        Axis("mean score of the bin", 0, end),
+        Axis(f"share of {manifest.classes[1]} · calibration", 0, end),
         [
-            Series("exact", [(0, 0), (1, 1)], "rule"),
+            Series("exact", [(0, 0), (end, end)], "rule"),
             Series("", [(one.score, one.observed) for one in bins], "points", [one.rows for one in bins]),
         ],
     )
@@ -143,11 +148,11 @@ def _importance(evaluation: Evaluation) -> Iterable[str]:
         )
         for one in first
     ]
-    told = f"The most important column is {first[0].column}."
+    told = f"{importance_told(evaluation, 1)}."
     yield charts.bars("Permutation importance", told, Axis(f"{evaluation.metric} lost when shuffled"), rows)
 
 
-def _curve(curve: Curve) -> str:
+def _curve(evaluation: Evaluation, curve: Curve) -> str:
     numbers = [one.at for one in curve.points if isinstance(one.at, (int, float))]
     over = "training rows" if curve.over == "rows" else curve.over
     if len(numbers) == len(curve.points):
@@ -156,12 +161,13 @@ def _curve(curve: Curve) -> str:
     else:
         across = Axis(over, names=[str(one.at) for one in curve.points])
         places = [float(i) for i in range(len(curve.points))]
-    lines = {"train": [one.train for one in curve.points], "validation": [one.validation for one in curve.points]}
+    held_out = held_out_told(evaluation).partition(" ")[0]
+    lines = {"train": [one.train for one in curve.points], held_out: [one.validation for one in curve.points]}
     return charts.plot(
         f"{curve.metric} over {over}",
         "; ".join(f"{name} from {rounded(values[0])} to {rounded(values[-1])}" for name, values in lines.items()),
         across,
         Axis(curve.metric),
-        # The validation line is what counts, and gets the whole line.
-        [Series(name, list(zip(places, lines[name], strict=True)), "points") for name in ("validation", "train")],
+        # The line of rows held out is what counts, and is the whole one.
+        [Series(name, list(zip(places, lines[name], strict=True)), "points") for name in (held_out, "train")],
     )

@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from batchscore.model.shapley import LEAF, MISSING, Bools, Floats, Indices, Inputs, Tree
 
-__all__ = ["HistTrees", "PlainTrees", "trees_of"]
+__all__ = ["HistTrees", "PlainTrees", "has_trees", "trees_of"]
 
 _HIST = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 _BOOSTED = (GradientBoostingClassifier, GradientBoostingRegressor)
@@ -121,11 +121,16 @@ class HistTrees:
         )
 
 
+def has_trees(estimator: Any) -> bool:
+    """Whether the estimator, fitted or not, is of those whose trees are known."""
+    return isinstance(estimator, (*_SINGLE, *_FORESTS, *_BOOSTED, *_HIST))
+
+
 def trees_of(estimator: Any) -> PlainTrees | HistTrees | None:
     """The estimator's trees; None where it is none of those that have some."""
     if isinstance(estimator, _HIST):
         return HistTrees(estimator)
-    return PlainTrees(estimator) if isinstance(estimator, (*_SINGLE, *_FORESTS, *_BOOSTED)) else None
+    return PlainTrees(estimator) if has_trees(estimator) else None
 
 
 def _dense(rows: Any) -> Floats:

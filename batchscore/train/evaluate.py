@@ -18,6 +18,7 @@ from batchscore.model.evaluation import (
     Bin,
     Calibration,
     Confusion,
+    Cost,
     CrossValidation,
     Curve,
     Evaluation,
@@ -26,21 +27,21 @@ from batchscore.model.evaluation import (
     Importance,
     Measured,
     Search,
-    Slice,
     Threshold,
 )
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
+from batchscore.recipe import Threshold as By
 from batchscore.train.fit import Part, predicted
 from batchscore.train.made import parameters
 from batchscore.train.measure import measured, of_predictions, predictions_of
 from batchscore.train.rivals import Rival, measure
+from batchscore.train.slices import slices_of
 
 __all__ = ["blocks_of", "evaluate"]
 
 _TRAIN_ROWS = 20_000
 _IMPORTANCE_ROWS, _REPEATS = 1_000, 5
-_SLICE_ROWS, _MOST_SLICES = 30, 20
 _POINTS, _DOTS, _BINS = 200, 500, 10
 _LATENCY_ROWS, _LATENCY_TIMES = 10_000, 3
 # How much better a model may be on the rows it has seen: of a share, and as a share of an error.
@@ -95,6 +96,8 @@ def evaluate(
     on_validation = defined(_measured(predictor, validation)) if len(validation) else {}
     metric = job.problem.metric
     others, lead = measure(rivals, metric, predictor, predictions, test, tested, drawn, blocks)
+    costs = _costs(job, predictor, predictions, validation, test)
+    slices, sliced = slices_of(job, predictor, predictions, test)
     measurements = Evaluation(
         metric=metric,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
@@ -107,9 +110,10 @@ def evaluate(
         gap=None if test.target is None else _gap(job, on_train, on_validation, cross_validation, tested),
         latency_us_per_row=_latency(predictor, test, job.limits.chunk_rows),
         audit=tuple(findings),
-        threshold=threshold,
+        threshold=threshold and threshold.model_copy(update={"costs": costs}),
         importance=tuple(_importance(predictor, metric, validation if len(validation) else test)),
-        slices=tuple(_slices(job, predictor, predictions, test)),
+        slices=tuple(slices),
+        sliced=tuple(sliced),
         cross_validation=cross_validation,
         search=search,
         curves=tuple(curves),
@@ -138,6 +142,29 @@ def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | Non
     # Rows without a value are a block of their own.
     numbers = np.unique(column.rank("dense").fill_null(0), return_inverse=True)[1].astype(np.int64)
     return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
+
+
+def _costs(job: Job, predictor: Predictor, predictions: pl.DataFrame, validation: Part, test: Part) -> dict[str, Cost]:
+    how = job.training.threshold if job.training else None
+    if how is None or how.by != "cost":
+        return {}
+    on_validation = predictions_of(predictor, validation.features)
+    return {
+        "test": _cost(how, predictor, predictions, test),
+        "validation": _cost(how, predictor, on_validation, validation),
+    }
+
+
+def _cost(how: By, predictor: Predictor, predictions: pl.DataFrame, part: Part) -> Cost:
+    yes = predictor.classes[1]
+    truth, called = (part.target == yes).to_numpy(), (predictions["prediction"] == yes).to_numpy()  # type: ignore[union-attr]
+    alarms, misses = int((called & ~truth).sum()), int((truth & ~called).sum())
+    return Cost(
+        rows=len(part),
+        model=how.false_positive * alarms + how.false_negative * misses,
+        none=how.false_negative * int(truth.sum()),
+        every=how.false_positive * int((~truth).sum()),
+    )
 
 
 def _gap(
@@ -205,17 +232,6 @@ def _importance(predictor: Predictor, metric: str, part: Part) -> Iterator[Impor
         ]
         found.append(Importance(column=name, mean=fmean(lost), deviation=pstdev(lost)))
     yield from sorted(found, key=lambda each: -each.mean)
-
-
-def _slices(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> Iterator[Slice]:
-    for column in job.training.slices if job.training else ():
-        values = test.rows[column].cast(pl.String).fill_null("NULL")
-        counted = values.alias("value").value_counts(sort=True)
-        for value, count in counted.filter(pl.col("count") >= _SLICE_ROWS).head(_MOST_SLICES).iter_rows():
-            there = values == value
-            target = None if test.target is None else test.target.filter(there)
-            metrics = of_predictions(predictor, test.features.filter(there), predictions.filter(there), target)
-            yield Slice(column=column, value=value, rows=count, metrics=defined(metrics))
 
 
 def _pictures(job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part) -> dict[str, Any]:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
 
 from batchscore.errors import TrainingError, UsageError
 from batchscore.job import Job
 from batchscore.model.evaluation import CrossValidation, Curve, Search
+from batchscore.model.features import Features
 from batchscore.model.predictor import Predictor
+from batchscore.recipe import Search as How
 from batchscore.recipe import Training
-from batchscore.train.fit import Part, guarded
+from batchscore.train.fit import Part, fitted, guarded
+from batchscore.train.measure import measured, refitted
 from batchscore.train.search import (
     Cuts,
     Trial,
@@ -28,9 +35,9 @@ from batchscore.train.search import (
 )
 from batchscore.train.split import folds
 
-__all__ = ["Asked", "Explored", "explore"]
+__all__ = ["Asked", "Explored", "explore", "model_is_searched"]
 
-# How long nothing is told of the fits of a search.
+# How long nothing is told of fits.
 _QUIET_SECONDS = 5.0
 
 Step = Callable[[str], None]
@@ -48,21 +55,33 @@ class Asked:
     curve: str | None = None
     learning_curve: bool = False
 
-    def check(self, job: Job) -> None:
+    @property
+    def any(self) -> bool:
+        """Whether one is wanted."""
+        return self.curve is not None or self.learning_curve
+
+    def check(self, job: Job, pipeline: Any) -> None:
         """Refuse what cannot be drawn, before a row is read.
 
+        Args:
+            job: The job.
+            pipeline: Its pipeline, unfitted.
+
         Raises:
-            UsageError: The curve is not written as it must be, or there are no rows to measure it on.
+            UsageError: The curve is not written as it must be, names no parameter of the pipeline's, or there are no
+                rows to measure it on that define the metric.
         """
         if self.curve is not None:
-            asked_curve(self.curve)
+            check_names(pipeline, [asked_curve(self.curve)[0]], "--curve")
         recipe = job.training
         held_out = recipe is not None and (recipe.cross_validation is not None or recipe.split.validation > 0)
-        if (self.curve is not None or self.learning_curve) and not held_out:
+        if self.any and not held_out:
             raise UsageError(
                 "a curve is measured on rows that nothing is fitted on, and the test rows are none of its business: "
                 "give [training] split a share of validation, or cross_validation."
             )
+        if self.any and (single := job.single_rows()):
+            raise UsageError(f"a curve goes by {single}, or let [problem] success go by another metric.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +113,40 @@ def explore(
         TrainingError: A fit fails, or the rows cannot be cut into folds.
     """
     recipe = job.training
-    if recipe is None or not (recipe.search or recipe.cross_validation or asked.curve or asked.learning_curve):
+    if recipe is None or not (recipe.search or recipe.cross_validation or asked.any):
         return Explored(predictor, None, None, ())
-    over, values = asked_curve(asked.curve) if asked.curve is not None else ("", [])
-    if over:
-        check_names(predictor.pipeline, [over], "--curve")
-    trial, quote = _trial(job, recipe, predictor, rows, train, validation), predictor.quote
+    trial = _trial(job, recipe, predictor, rows, train, validation)
     if lacking := _lacking(trial):
         on_step(lacking)
+    if recipe.search or asked.any:
+        _refuse_undefined(trial)
+    tried = _guard(lacking, quote=predictor.quote)
+
+    found = None
+    if recipe.search is not None:
+        space = _search_space(predictor.features)
+        settings = _settings(recipe.search, space)
+        total = settings and settings * len(trial.cuts)
+        telling = _telling(f"searching by {recipe.search.by}", total, trial, on_step, best=True)
+        try:
+            pipeline, found = tried("the search", search, predictor.pipeline, space, recipe.search, telling)
+        except TrainingError as error:
+            _as_without_search(predictor, train, error)
+            raise
+        predictor = replace(predictor, pipeline=pipeline)
+        told = ", ".join(f"{name} = {value}" for name, value in found.best.items())
+        on_step(f"{found.tried} settings tried; the best is {told}")
+    crossed = None
+    if recipe.cross_validation is not None:
+        on_step(f"cross-validating on {len(trial.cuts):,} folds")
+        telling = _telling("cross-validating", len(trial.cuts), trial, on_step)
+        crossed = tried("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, telling)
+    curves = tuple(_curves(asked, predictor.pipeline, trial, tried, on_step))
+    return Explored(predictor, found, crossed, curves)
+
+
+def _guard(lacking: str, *, quote: bool) -> Callable[..., Any]:
+    """What calls as `guarded` does, and tells of folds that lack a class where the call fails."""
 
     def tried(what: str, call: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -109,26 +154,20 @@ def explore(
         except TrainingError as error:
             raise TrainingError(f"{error} {lacking}".rstrip()) from error.__cause__
 
-    found = None
-    if recipe.search is not None:
-        telling = replace(trial, on_fit=_teller(f"searching by {recipe.search.by}", trial, on_step))
-        space = _search_space(predictor)
-        pipeline, found = tried("the search", search, predictor.pipeline, space, recipe.search, telling)
-        predictor = replace(predictor, pipeline=pipeline)
-        told = ", ".join(f"{name} = {value}" for name, value in found.best.items())
-        on_step(f"{found.tried} settings tried; the best is {told}")
-    crossed = None
-    if recipe.cross_validation is not None:
-        on_step(f"cross-validating on {len(trial.cuts)} folds")
-        crossed = tried("cross-validation", cross_validate, predictor.pipeline, recipe.cross_validation, trial)
-    curves = []
-    if over:
+    return tried
+
+
+def _curves(asked: Asked, pipeline: Any, trial: Trial, tried: Callable[..., Any], on_step: Step) -> Iterator[Curve]:
+    if asked.curve is not None:
+        over, values = asked_curve(asked.curve)
         on_step(f"drawing the curve over {len(values)} values of {over}")
-        curves.append(tried("--curve", validation_curve, predictor.pipeline, over, values, trial))
+        # Each fit is measured on the rows that it has seen and on others.
+        telling = _telling("drawing the curve", 2 * len(values) * len(trial.cuts), trial, on_step)
+        yield tried("--curve", validation_curve, pipeline, over, values, telling)
     if asked.learning_curve:
         on_step("drawing the learning curve")
-        curves.append(tried("--learning-curve", learning_curve, predictor.pipeline, trial))
-    return Explored(predictor, found, crossed, tuple(curves))
+        telling = _telling("drawing the learning curve", None, trial, on_step)
+        yield tried("--learning-curve", learning_curve, pipeline, telling)
 
 
 def _trial(
@@ -162,8 +201,59 @@ def _lacking(trial: Trial) -> str:
     )
 
 
-def _search_space(predictor: Predictor) -> Any:
-    asked = getattr(predictor.features.module, "search_space", None)
+def _refuse_undefined(trial: Trial) -> None:
+    """Refuse folds, or validation rows, that do not define the metric: a guess that ignores the columns tells."""
+    if trial.target is None:
+        return
+    dummy = DummyClassifier(strategy="prior") if trial.predictor.classes else DummyRegressor()
+    guess = refitted(trial.predictor, dummy.fit(trial.features, trial.truth))
+    for i, (_, test) in enumerate(trial.cuts):
+        if not np.isfinite(measured(guess, trial.features[test], trial.target[test])[trial.metric]):
+            where = f"the {len(test)} rows of fold {i + 1}" if len(trial.cuts) > 1 else "the validation rows"
+            raise TrainingError(
+                f"{where} do not define {trial.metric}, which settings are compared by: they lack a class, or have one "
+                "that the others lack. Take fewer or stratified folds, or widen the training window."
+            )
+
+
+def _as_without_search(predictor: Predictor, train: Part, error: TrainingError) -> None:
+    """Tell a failure that no setting is to blame for as a training without a search tells it.
+
+    Raises:
+        TrainingError: pipeline() as it is fails on the training rows in the same way.
+    """
+    if error.__cause__ is None:
+        return
+    try:
+        fitted(replace(predictor, pipeline=clone(predictor.pipeline)), train)
+    except TrainingError as plain:
+        if type(plain.__cause__) is type(error.__cause__):
+            raise plain from plain.__cause__
+
+
+def model_is_searched(job: Job, features: Features, pipeline: Any) -> bool:
+    """Whether a search may make another kind of model of the pipeline's last step, or of how it is built.
+
+    A number changes no kind; a word may, as a kernel does.
+    """
+    if job.training is None or job.training.search is None:
+        return False
+    last = f"{pipeline.steps[-1][0]}__" if isinstance(pipeline, Pipeline) else ""
+    space = _search_space(features)
+    if not isinstance(space, Mapping):
+        return True
+    return not all(_numbers(given) for name, given in space.items() if f"{name}__".startswith(last))
+
+
+def _numbers(given: Any) -> bool:
+    """Whether a parameter's values, or what is drawn for it, are numbers."""
+    if hasattr(given, "rvs"):
+        return True
+    return isinstance(given, Iterable) and all(isinstance(each, (int, float, np.number)) for each in given)
+
+
+def _search_space(features: Features) -> Any:
+    asked = getattr(features.module, "search_space", None)
     if not callable(asked):
         raise UsageError(
             "[training] search wants search_space() beside pipeline() in the job's Python file: "
@@ -173,15 +263,28 @@ def _search_space(predictor: Predictor) -> Any:
     return guarded("search_space()", asked, quote=True)
 
 
-def _teller(what: str, trial: Trial, on_step: Step) -> Callable[[float], None]:
-    """What tells of fits now and then, with the best metric of a single one so far."""
-    count, best, told = 0, float("-inf"), time.monotonic()
+def _settings(how: How, space: Any) -> int | None:
+    """How many settings a search will try; None where that turns out on the way, or the space is none."""
+    if how.by == "halving":
+        return None
+    try:
+        known = len(ParameterGrid(space))
+    except (TypeError, ValueError):
+        return how.candidates if how.by == "random" else None
+    return min(known, how.candidates) if how.by == "random" else known
+
+
+def _telling(what: str, total: int | None, trial: Trial, on_step: Step, *, best: bool = False) -> Trial:
+    """The trial, which tells now and then how much is measured, and the best metric of a single fit so far."""
+    count, highest, told = 0, float("-inf"), time.monotonic()
+    of = "" if total is None else f" of {total:,}"
 
     def on_fit(value: float) -> None:
-        nonlocal count, best, told
-        count, best = count + 1, max(best, trial.sign * value)
+        nonlocal count, highest, told
+        count, highest = count + 1, max(highest, trial.sign * value)
         if time.monotonic() - told > _QUIET_SECONDS:
             told = time.monotonic()
-            on_step(f"{what}: {count} measured, the best {trial.metric} of one is {trial.sign * best:.4f}")
+            found = f", the best {trial.metric} of one is {trial.sign * highest:.4f}" if best else ""
+            on_step(f"{what}: {count:,}{of} measured{found}")
 
-    return on_fit
+    return replace(trial, on_fit=on_fit)

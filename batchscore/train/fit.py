@@ -34,6 +34,7 @@ __all__ = [
     "fitted",
     "guarded",
     "part_of",
+    "pipeline_of",
     "predicted",
     "raw_times",
     "threshold",
@@ -99,6 +100,22 @@ def guarded(what: str, call: Callable[..., Any], *args: Any, quote: bool) -> Any
         raise TrainingError(f"{what} fails on the training rows: {told}") from error
 
 
+def pipeline_of(features: Features) -> Any:
+    """What `pipeline()` gives, unfitted.
+
+    Raises:
+        TrainingError: It fails, or gives what is no estimator.
+    """
+    # It has seen no row.
+    pipeline = guarded("pipeline()", features.pipeline, quote=True)
+    if not hasattr(pipeline, "fit") or isinstance(pipeline, type):
+        told = "None" if pipeline is None else f"{pipeline!r:.80}"
+        raise TrainingError(
+            f"pipeline() returned {told}, which is no estimator to fit. End it with: return make_pipeline(…)."
+        )
+    return pipeline
+
+
 def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predictor:
     """The job's predictor with its pipeline not fitted yet.
 
@@ -108,11 +125,9 @@ def unfitted(job: Job, features: Features, target: pl.Series | None) -> Predicto
         target: The training rows' target; None for a task without one.
 
     Raises:
-        TrainingError: The target's classes are not what the task wants, or `pipeline()` fails.
+        TrainingError: The target's classes are not what the task wants, or see `pipeline_of`.
     """
-    # It has seen no row.
-    pipeline = guarded("pipeline()", features.pipeline, quote=True)
-    quote = job.source.quotable
+    pipeline, quote = pipeline_of(features), job.source.quotable
     types: dict[str, TypeName]
     if target is None:
         types = {"prediction": "integer"} if job.problem.task == "clustering" else _ODD
@@ -162,7 +177,9 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
     try:
         pipeline = guarded("pipeline().fit", fit, quote=predictor.quote)
     except TrainingError as error:
-        if _OF_TYPES.search(str(error.__cause__)) and (hint := _hint(train.features, quote=predictor.quote)):
+        if _OF_TYPES.search(str(error.__cause__)) and (
+            hint := _hint(train.features, str(error.__cause__), quote=predictor.quote)
+        ):
             raise TrainingError(f"{error} {hint}") from error.__cause__
         raise
     wanted = {"clustering": "predict", "anomaly": "decision_function", "regression": "predict"}
@@ -184,12 +201,15 @@ def fitted(predictor: Predictor, train: Part) -> Predictor:
 _CALIBRATE = "Wrap its last step in CalibratedClassifierCV."
 
 
-def _hint(features: pl.DataFrame, *, quote: bool) -> str:
-    """What columns that most estimators refuse there are, in words."""
+def _hint(features: pl.DataFrame, failure: str, *, quote: bool) -> str:
+    """What columns that most estimators refuse there are, in words; of text only those with a value that it names."""
     told = [raw] if (raw := raw_times(features)) else []
     if words := features.select(cs.string()).columns:
+        named = re.findall(r"'([^']*)'", failure)
+        words = [name for name in words if features[name].is_in(named).any()] or words
+        value = next((each for each in named if each in features[words[0]]), features[words[0]].drop_nulls().first())
         # A feature may hold a column's values under another name.
-        instance = f", for instance {features[words[0]].drop_nulls().first()!r}" if quote else ""
+        instance = f", for instance {value!r}" if quote else ""
         told.append(
             f"{', '.join(words)} is text{instance}: encode it in the pipeline, or cast it in features() where it "
             "should be a number"

@@ -47,7 +47,7 @@ class Trial:
         features: Shape `(rows, features)`.
         target: Shape `(rows,)`; None for a task without one.
         cuts: Positions to fit on and positions to measure on.
-        on_fit: Told of each fit that was measured, with its metric.
+        on_fit: Told of each time that a fit was measured, with its metric.
     """
 
     predictor: Predictor
@@ -106,7 +106,10 @@ def _together(pipeline: Any, trial: Trial) -> dict[str, float]:
     def fold(fit: Any, test: Any) -> pl.DataFrame:
         truth = trial.truth
         fitted = clone(pipeline).fit(trial.features[fit], None if truth is None else truth[fit])
-        return refitted(trial.predictor, fitted).predict_from(trial.features[test])
+        given = refitted(trial.predictor, fitted).predict_from(trial.features[test])
+        # A row by itself may have no metric.
+        trial.on_fit(math.nan)
+        return given
 
     given = Parallel(n_jobs=cores())(delayed(fold)(fit, test) for fit, test in trial.cuts)
     order = np.concatenate([test for _, test in trial.cuts])
@@ -118,8 +121,11 @@ def check_names(pipeline: Any, names: Iterable[str], where: str) -> None:
     """Refuse names of parameters that the pipeline does not have.
 
     Raises:
-        UsageError: There is one; the nearest is named.
+        UsageError: There is one; the nearest is named. Or it does not tell its parameters.
     """
+    if not hasattr(pipeline, "get_params"):
+        kind = type(pipeline).__name__
+        raise UsageError(f"{where} names a parameter, and pipeline() returns {kind}, which has no get_params().")
     known = list(pipeline.get_params(deep=True))
     for name in names:
         if name not in known:
@@ -155,9 +161,11 @@ def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> t
             _hush()
             searching.fit(trial.features, trial.truth)
     except (ValueError, TypeError) as error:
-        # Where every fit fails, scikit-learn quotes them all.
-        told = error if trial.predictor.quote else type(error).__name__
-        raise TrainingError(f"search_space() cannot be searched by {how.by}: {told}") from error
+        cause = _first_failure(_search(clone(pipeline), space, how, trial), trial) or error
+        told = f"{type(cause).__name__}: {cause}" if trial.predictor.quote else type(cause).__name__
+        raise TrainingError(
+            f"search_space() cannot be searched by {how.by}: {told.rstrip('.')}. No setting of it can be fitted."
+        ) from cause
     results = searching.cv_results_
     values = trial.sign * np.asarray(results["mean_test_score"], dtype=np.float64)
     # Of halving, the last round that a setting reached counts: it was measured on most rows there.
@@ -178,6 +186,16 @@ def search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> t
     best = clone(pipeline).set_params(**results["params"][order[0]])
     found = Search(by=how.by, metric=trial.metric, best=tried[0].parameters, candidates=tuple(tried), tried=len(order))
     return best, found
+
+
+def _first_failure(searching: Any, trial: Trial) -> Exception | None:
+    """What the first fit of a search raises in which all fits fail: scikit-learn quotes their tracebacks instead."""
+    try:
+        with in_threads():
+            searching.set_params(error_score="raise").fit(trial.features, trial.truth)
+    except Exception as error:  # noqa: BLE001 - whatever an estimator raises
+        return error
+    return None
 
 
 def _search(pipeline: Any, space: Mapping[str, Any], how: How, trial: Trial) -> Any:
@@ -201,12 +219,7 @@ def _hush() -> None:
 
 
 def validation_curve(pipeline: Any, name: str, values: Sequence[Any], trial: Trial) -> Curve:
-    """The metric over the values of one parameter.
-
-    Raises:
-        UsageError: The pipeline has no such parameter.
-    """
-    check_names(pipeline, [name], "--curve")
+    """The metric over the values of one parameter of the pipeline."""
     with in_threads():
         train, validation = sk.validation_curve(
             pipeline,

@@ -15,7 +15,7 @@ from batchscore.layout import Layout
 from batchscore.logs import Event, log
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
 from batchscore.model.evaluation import Evaluation, Finding, Threshold
-from batchscore.model.explain import Explainer, reason_types
+from batchscore.model.explain import Explainer, reason_types, refuse_unexplainable
 from batchscore.model.features import Features, check_row_wise
 from batchscore.model.predictor import Predictor, in_threads
 from batchscore.profile import Profile
@@ -24,7 +24,7 @@ from batchscore.sources import Source
 from batchscore.trace import span
 from batchscore.train.audit import audit, refuse
 from batchscore.train.evaluate import evaluate
-from batchscore.train.explore import Asked, explore
+from batchscore.train.explore import Asked, explore, model_is_searched
 from batchscore.train.fit import (
     Part,
     baselines_of,
@@ -32,6 +32,7 @@ from batchscore.train.fit import (
     fitted,
     guarded,
     part_of,
+    pipeline_of,
     predicted,
     raw_times,
     threshold,
@@ -88,7 +89,10 @@ def train(
     """
     window = window or job.training_window()
     asked = asked or Asked()
-    asked.check(job)
+    pipeline = pipeline_of(features)
+    asked.check(job, pipeline)
+    if job.problem.explain_top and not model_is_searched(job, features, pipeline):
+        refuse_unexplainable(pipeline)
     on_step(f"reading rows of {window}")
     with span("read"):
         given = read_rows(job, rows, window)
@@ -100,6 +104,8 @@ def train(
         on_step("reading labels")
         with span("read labels"):
             labelled = with_labels(job, labels, window, schema, given)
+        if unlabelled := given.height - labelled.height:
+            on_step(f"leaving out {unlabelled:,} of {given.height:,} rows, which have no label")
     parts = _split(job, labelled)
     on_step(f"looking at {parts.train.height:,} rows to fit on")
     findings = _audited(job, parts)
