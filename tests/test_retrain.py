@@ -437,6 +437,16 @@ class TestReasons:
         assert "199 of 400 rows have a label over the last 4 run(s) of toy version 1, too few for roc_auc" in few[1]
         assert enough[0] == "due"
 
+    def test_few_rows(self, project: Project) -> None:
+        """Runs that were empty, or nearly, say nothing of drift: that is told, and not that nothing has moved."""
+        toy.execute(project.url, "DELETE FROM toy WHERE ts >= '2024-02-01'")
+        empty = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO))
+
+        assert empty == (
+            "not due",
+            "0 rows were read over the last 4 run(s) of toy version 1, too few to tell whether anything has moved",
+        )
+
     def test_only_important_columns_count(self, project: Project) -> None:
         """What moved in a column that is not of the five most important ones is drift, and no reason."""
         # The pipeline drops all but the first three, and so the sixth of the features is the sixth in importance.
