@@ -485,6 +485,20 @@ class TestReasons:
         assert aliases(poor) == {"champion": 1}
         assert toy.tables(poor.url) == ["toy"]
 
+    @pytest.mark.parametrize("dry", [("--dry-run",), ()])
+    def test_a_window_without_rows(self, project: Project, dry: tuple[str, ...]) -> None:
+        """Where the rows end before the window begins, a dry run says so as the training would, and which --to would do."""
+        command = ("retrain", "toy", "--if", "older-than=0h", *dry, "--to")
+        unknown = project.call(*command, "2025-02-05")
+        late = scored(project).call(*command, "2025-02-05")
+
+        assert (unknown.code, late.code) == (11, 11)
+        assert "toy/rows.sql gives no row for [2025-01-05T00:00Z, 2025-02-05T00:00Z)" in late.error
+        assert unknown.error.endswith("Say where the rows to learn from end: with --to.")
+        assert late.error.endswith("--to 2024-02-05 is where the last run with rows ended.")
+        assert aliases(project) == {"champion": 1}
+        assert project.call(*command, "2024-02-05").code == 0
+
     def test_of_the_job(self, poor: Project) -> None:
         """Without --if the job's own reasons count, and without those the age of [problem] retrain_every."""
         assert "write [retrain] reasons in its file" in poor.call("retrain", "toy", *TO).error
