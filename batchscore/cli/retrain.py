@@ -55,6 +55,7 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
     """
     job = session.job(name)
     asked = _conditions(job, conditions)
+    session.registry.probe(job.model.name)
     end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
     with session.warehouse() as warehouse:
         if not dry_run:

@@ -41,8 +41,8 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
-    # Before an hour of training: a key that is none is told here.
-    _ = session.registry
+    # Before an hour of training: a key that is none, or a registry that is away, is told here.
+    session.registry.probe(job.model.name)
     stop.roll_back()
     rows = session.source(job, job.source)
     if rows.caution:
