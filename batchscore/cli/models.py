@@ -15,7 +15,7 @@ import typer
 from batchscore.cli.found import show_evaluation
 from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
 from batchscore.cli.session import Session
-from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
+from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Manifest
@@ -85,7 +85,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
-    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
+    manifest, files = session.registry.verified(name, _resolved(session, "show", name, use))
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     if format_ is Format.json:
         told = manifest.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
@@ -131,13 +131,25 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         show(moves, Format.table, title="aliases, as they moved")
 
 
+def _resolved(session: Session, command: str, name: str, use: str) -> int:
+    """The version meant; where an alias is not set yet, as when a first version missed the bar, the newest is named."""
+    registry = session.registry
+    try:
+        return registry.resolve(name, use)
+    except BundleNotFound as error:
+        versions = registry.versions(name)
+        if not versions or use.isdecimal():
+            raise
+        raise BundleNotFound(f"{error} For the newest: batchscore models {command} {name} {versions[-1]}.") from None
+
+
 def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
     """Write the page out of the bundle, whose every file is verified; over a file that is there.
 
     Raises:
         UsageError: The file cannot be written.
     """
-    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
+    manifest, files = session.registry.verified(name, _resolved(session, "card", name, use))
     if to == Path("-"):
         sys.stdout.buffer.write(files["card.html"])
         return

@@ -73,9 +73,11 @@ def put_to_use(session: Session, job: Job, stored: Bundle, *, promote: bool) -> 
     """
     registry, version = session.registry, stored.version
     if (missed := promotable(job, stored)) is not None:
+        first = not str(job.model.use).isdecimal() and str(job.model.use) not in registry.aliases(stored.name)
+        stays = "No version is in use yet." if first else "What was in use stays in use."
         raise GateTripped(
-            f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
-            f"same: batchscore models promote {stored.name} {version} --alias {job.model.use}."
+            f"{stored} is registered and not promoted: {missed}. {stays} To use it all the same: "
+            f"batchscore models promote {stored.name} {version} --alias {job.model.use}."
         )
     success = job.problem.success
     metric = success.metric if success else next(iter(stored.manifest.metrics))
