@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
 from batchscore.cli.found import show_evaluation
-from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
+from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, say, show
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
@@ -34,7 +34,7 @@ T = TypeVar("T")
 def list_(session: Session, format_: Format) -> None:
     """Print every version of every model; a corrupt one is listed too, told on stderr, and gives the exit code."""
     registry = session.registry
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, Any]] = []
     failures: list[BatchscoreError] = []
     for name in registry.names():
         aliases = _attempt(failures, registry.aliases, name)
@@ -43,8 +43,11 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    empty = f"{registry} holds no model. Train one: batchscore train <job>"
-    show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
+    if format_ is Format.json:
+        print_json(rows)
+    else:
+        told = [row | {"metrics": _told_metrics(row["metrics"])} for row in rows]
+        show(told, format_, empty=f"{registry} holds no model. Train one: batchscore train <job>")
     for failure in failures:
         typer.echo(f"error: {redacted(str(failure))}", err=True)
     if failures:
@@ -68,7 +71,11 @@ def _told_aliases(aliases: Mapping[str, int] | BatchscoreError, version: int) ->
     return ", ".join(sorted(alias for alias, v in aliases.items() if v == version))
 
 
-def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
+def _told_metrics(metrics: Mapping[str, float] | None) -> str | None:
+    return None if metrics is None else ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+
+
+def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Any]:
     if isinstance(manifest, BatchscoreError):
         told: dict[type[BatchscoreError], str] = {BundleCorrupt: "corrupt", BundleUntrusted: "untrusted"}
         status = told.get(type(manifest), "unreadable")
@@ -76,7 +83,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
     return {
         "status": "ok",
         "task": manifest.problem.task,
-        "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
+        "metrics": manifest.metrics,
         "trained_rows": manifest.training.fitted,
         "created_at": datetime.fromisoformat(manifest.created_at),
         "digest": manifest.digest[:12],
