@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import batchscore
-from batchscore import trace
+from batchscore import stop, trace
 from batchscore.cli.render import Aside, Format, say
 from batchscore.logs import configure
 from batchscore.settings import load_settings
@@ -162,6 +162,7 @@ def train(
 
     The first version that reaches the job's bars becomes the one in use.
     """
+    stop.leaves(stop.TRAINING)
     from batchscore.cli.train import train
     from batchscore.train.explore import Asked
 
@@ -191,6 +192,7 @@ def retrain(
     Exits with 0 whether it trained or not, and promoted or not; it says which, and why. Where there is no model yet, it
     trains the first.
     """
+    stop.leaves(stop.TRAINING)
     from batchscore.cli.retrain import retrain
 
     say(retrain(_session(context), job, conditions, to, dry_run=dry_run))

@@ -260,7 +260,7 @@ def show_error(error: BatchscoreError) -> None:
 
 def show_stop(request: Terminated) -> None:
     """Tell that somebody stopped the command, and what is left of it."""
-    told = f"{request}: {stop.KEPT}"
+    told = stop.told(request)
     if not structlog.is_configured():
         configure("auto")
     if told_apart():
