@@ -48,6 +48,9 @@ class TestModels:
         made = project.call("models", "keygen")
         private, public = "keys/signing_key.pem", "keys/verify_keys.pem"
         assert (0, True) == (made.code, f"BATCHSCORE_SIGNING_KEY_FILE={private}" in made.out)
+        again = project.call("models", "keygen")
+        assert (2, "", 1) == (again.code, again.out, len(again.err.splitlines()))
+        assert again.error == f"{public}: File exists. No key was written; give another folder with --to."
         refused = project.call("score", "toy", BATCHSCORE_VERIFY_KEYS_FILE=public)
         assert (10, True) == (refused.code, "toy version 1 is not signed" in refused.error)
         let_in = project.call(

@@ -116,6 +116,18 @@ class TestTerminal:
         assert code == 10, seen
         assert seen.count("is not an alias file") == 1
 
+    @pytest.mark.parametrize("command", ["list", "keygen"])
+    def test_an_error_looks_like_every_other(self, project: Project, command: str) -> None:
+        """A list that goes on behind an error tells it as any command does, and so does one that needs no settings."""
+        (project.root / "var/registry/toy/aliases.json").write_text("nonsense")
+        (project.root / "keys").mkdir()
+        (project.root / "keys/verify_keys.pem").touch()
+
+        _, seen = at_terminal(project, "models", command)
+
+        (told,) = [line for line in seen.splitlines() if "error" in line]
+        assert re.match(r"error \S+(aliases\.json is not an alias file|verify_keys\.pem: File exists)", told)
+
     def test_a_failed_run_is_told_once(self, project: Project) -> None:
         """An interval's failure ends `score` with its message, and the log does not repeat it."""
         toy.execute(project.url, "UPDATE toy SET a = NULL")

@@ -447,6 +447,7 @@ def models_keygen(
     to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write them into.")] = Path("keys"),
 ) -> None:
     """Make a pair of keys: one signs the bundles that train registers, the other verifies them."""
+    configure("auto", quiet=True)
     from batchscore.cli.models import keygen
 
     keygen(to)

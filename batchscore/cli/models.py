@@ -13,11 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 
 from batchscore.cli.found import show_evaluation
-from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, say, show
+from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, say, show, show_error
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
-from batchscore.logs import Event, log, redacted
+from batchscore.logs import Event, log
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
@@ -49,7 +49,7 @@ def list_(session: Session, format_: Format) -> None:
         told = [row | {"metrics": _told_metrics(row["metrics"])} for row in rows]
         show(told, format_, empty=f"{registry} holds no model. Train one: batchscore train <job>")
     for failure in failures:
-        typer.echo(f"error: {redacted(str(failure))}", err=True)
+        show_error(failure)
     if failures:
         raise typer.Exit(failures[0].exit_code)
 

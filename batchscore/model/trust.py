@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from batchscore.errors import BundleUntrusted, UsageError, WarehouseError
+from batchscore.errors import BundleUntrusted, UsageError
 
 __all__ = ["SIGNATURE", "Trust", "write_keys"]
 
@@ -136,7 +136,7 @@ def write_keys(folder: Path) -> tuple[Path, Path, str]:
         The file of the private key, which its owner alone may read, that of the public key, and their id.
 
     Raises:
-        WarehouseError: A file is there, or cannot be written.
+        UsageError: A file is there, or cannot be written.
     """
     key = Ed25519PrivateKey.generate()
     private, public = folder / "signing_key.pem", folder / "verify_keys.pem"
@@ -153,7 +153,9 @@ def write_keys(folder: Path) -> tuple[Path, Path, str]:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(pem)
     except OSError as error:
-        raise WarehouseError(f"{error.filename}: {error.strerror}. No key was written; take another folder.") from error
+        raise UsageError(
+            f"{error.filename}: {error.strerror}. No key was written; give another folder with --to."
+        ) from error
     return private, public, _id_of(key.public_key())
 
 
