@@ -18,15 +18,16 @@ from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log
-from batchscore.model.bundle import Manifest
+from batchscore.model.bundle import MANIFEST, Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
-from batchscore.model.trust import write_keys
+from batchscore.model.trust import SIGNATURE, write_keys
 from batchscore.model.unpickle import names_in
 from batchscore.train import compare as comparing
 
 __all__ = ["compare", "keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
 
+_UNVERIFIED = "a key that is not verified here: BATCHSCORE_VERIFY_KEYS is not set"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -94,14 +95,16 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
     manifest, files = session.registry.verified(name, _resolved(session, "show", name, use))
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
+    key = session.registry.trust.check(files[MANIFEST], files.get(SIGNATURE), name)
     if format_ is Format.json:
-        told = manifest.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
+        told = manifest.model_dump(mode="json") | {"signed_by": key, "evaluation": evaluation.model_dump(mode="json")}
         print(json.dumps(told, indent=2))
         return
     training = manifest.training
     facts = {
         "version": manifest.version,
         "digest": manifest.digest,
+        "signed_by": f"key {key}" if key else _UNVERIFIED if SIGNATURE in files else "nobody",
         "created_at": instant(datetime.fromisoformat(manifest.created_at)),
         "job": manifest.job,
         "objective": manifest.problem.objective,

@@ -82,7 +82,8 @@ def put_to_use(session: Session, job: Job, stored: Bundle, *, promote: bool) -> 
     success = job.problem.success
     metric = success.metric if success else next(iter(stored.manifest.metrics))
     value = stored.manifest.metrics[metric]
-    told = f"{stored} is registered: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
+    signed = f", signed by key {key}" if (key := registry.trust.signs_as) else ""
+    told = f"{stored} is registered{signed}: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
     if str(job.model.use).isdecimal():
         return f"{told}; the job uses version {job.model.use}"
     # Where an answer was lost, it is in use already.

@@ -81,12 +81,17 @@ class Trust:
         allowed = tuple(name.strip() for name in (modules or "").split(",") if name.strip())
         return cls(keys, not keys if allow_unsigned is None else allow_unsigned, allowed, signer)
 
+    @property
+    def signs_as(self) -> str | None:
+        """The id of the key that signs what is registered; None where none does."""
+        return None if self.signer is None else _id_of(self.signer.public_key())
+
     def sign(self, manifest: bytes) -> dict[str, bytes]:
         """The signature's file for a manifest; nothing where no key signs."""
         if self.signer is None:
             return {}
         signature = base64.b64encode(self.signer.sign(manifest)).decode()
-        told = {"key": _id_of(self.signer.public_key()), "algorithm": _ALGORITHM, "signature": signature}
+        told = {"key": self.signs_as, "algorithm": _ALGORITHM, "signature": signature}
         return {SIGNATURE: json.dumps(told, indent=2).encode() + b"\n"}
 
     def check(self, manifest: bytes, signature: bytes | None, where: str) -> str | None:
