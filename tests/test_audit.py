@@ -277,7 +277,7 @@ class TestRefuse:
         assert "\n  leak: x alone tells slow" in told
         assert "\n  missing: null is NULL in 75.0% of the rows" in told
         assert "constant" not in told
-        assert "raise the check's bound, or take the check out of refuse" in told
+        assert "Mend the rows at the source, raise the check's bound, or take the check out of refuse" in told
 
     def test_test_rows_are_not_looked_at(self) -> None:
         """What only test or validation rows hold is neither told nor refused; the same in training rows is."""

@@ -51,7 +51,7 @@ def refuse(found: Sequence[Finding], audit: Audit) -> None:
         listed = "\n".join(f"  {finding.check}: {finding.told}" for finding in refused)
         raise TrainingError(
             f"the audit of the training rows finds what [training] audit refuses:\n{listed}\n"
-            "Mend the rows in the SQL, raise the check's bound, or take the check out of refuse."
+            "Mend the rows at the source, raise the check's bound, or take the check out of refuse."
         )
 
 
