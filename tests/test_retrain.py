@@ -516,7 +516,7 @@ class TestRefusals:
     )
     def test_conditions(self, project: Project, text: str) -> None:
         """A reason that is none is refused with those that there are, on the command line and in the job file."""
-        known = "Known are drifted, degraded, older-than=7d and new-labels=10000."
+        known = "Known are drifted, degraded, older-than=7d and new-labels=10000. An age is a number and h, d or w."
         result = project.call("retrain", "toy", "--if", text, *TO)
 
         assert result.code == 2
