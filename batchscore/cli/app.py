@@ -151,7 +151,8 @@ def train(
         typer.Option(
             "--curve",
             metavar="NAME=VALUES",
-            help="Draw the metric over a parameter of the pipeline, for instance model__max_depth=1:25.",
+            help="Draw the metric over a parameter of the pipeline: model__max_depth=1:25, both ends included, "
+            "model__alpha=0:1:0.1 by steps, or a list, model__criterion=gini,entropy.",
         ),
     ] = None,
     learning_curve: Annotated[

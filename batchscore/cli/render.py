@@ -103,6 +103,7 @@ def show(
     *,
     title: str = "",
     empty: str = "nothing",
+    columns: bool = False,
 ) -> None:
     """Print rows: a table, or JSON with the very same names.
 
@@ -114,6 +115,7 @@ def show(
         format_: `table`, or `json`: a list of objects, an instant in ISO 8601.
         title: Above the table.
         empty: What to say when there is no row.
+        columns: Whether the names are a table's columns, and so stay as they are.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -124,16 +126,16 @@ def show(
     if title:
         print(title)
     if on_terminal():
-        _show_at(Console(), rows)
+        _show_at(Console(), rows, columns)
         return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
     text = io.StringIO()
-    Console(file=text, width=240).print(_table(rows))
+    Console(file=text, width=240).print(_table(rows, columns))
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]]) -> None:
-    table = _table(rows)
+def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool) -> None:
+    table = _table(rows, columns)
     ranges = [_range(console, column) for column in table.columns]
     widths = [longest for _, longest in ranges]
     room = console.width - _GAP * (len(widths) - 1)
@@ -141,7 +143,7 @@ def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]]) -> None:
         for i, row in enumerate(rows):
             lines = Table("name", Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
             for name, value in row.items():
-                lines.add_row(f"[bold]{_header(name)}[/]", _cell(redacted(value)))
+                lines.add_row(f"[bold]{_header(name, columns)}[/]", _cell(redacted(value)))
             if i:
                 console.print()
             console.print(lines)
@@ -163,18 +165,18 @@ def _range(console: Console, column: Column) -> tuple[int, int]:
     return min(longest, max(cell.minimum for cell in cells), _LONG_WORD), longest
 
 
-def _table(rows: Sequence[Mapping[str, Cell]]) -> Table:
+def _table(rows: Sequence[Mapping[str, Cell]], columns: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(_header(name), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(_header(name, columns), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(redacted(value)) for value in row.values()))
     return table
 
 
-def _header(name: str) -> str:
-    return name.replace("_", " ")
+def _header(name: str, column: bool) -> str:
+    return escape(name if column else name.replace("_", " "))
 
 
 def print_json(content: object) -> None:
