@@ -128,13 +128,20 @@ class SchemaMismatch(InputError):
     """A column is missing, or has a type that cannot be cast exactly."""
 
     @classmethod
-    def missing(cls, missing: Sequence[str], found: Iterable[str], where: str) -> Self:
-        """Columns of the bundle's schema that the rows lack."""
+    def missing(
+        cls,
+        missing: Sequence[str],
+        found: Iterable[str],
+        where: str,
+        needed: str = "the bundle needs",
+        advice: str = "Give the column at the source, or retrain.",
+    ) -> Self:
+        """Columns that the rows lack, by default of the bundle's schema."""
         listed = list(found)
         guesses = [f"{name} (nearest: {near})" if (near := nearest(name, listed)) else name for name in missing]
         return cls(
-            f"{where} lacks {len(missing)} column(s) that the bundle needs: {', '.join(guesses)}. "
-            f"It has: {', '.join(listed)}. Give the column at the source, or retrain.",
+            f"{where} lacks {len(missing)} column(s) that {needed}: {', '.join(guesses)}. "
+            f"It has: {', '.join(listed)}. {advice}",
             missing=list(missing),
         )
 

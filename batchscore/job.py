@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -36,6 +37,9 @@ _IN_WORDS = {
     _TABLE_NAME: "want table or schema.table, each of letters, digits and underscores, no digit first, 63 at most",
 }
 
+
+# A word of a literal, in pydantic's list of them.
+_QUOTED = re.compile("'([^']*)'")
 
 Value = str | int | float | bool | date | datetime
 
@@ -389,8 +393,12 @@ def _fault(item: Mapping[str, Any]) -> str:
         return f"{place}: missing. Add it."
     if item["type"] == "tuple_type" and isinstance(item["input"], str):
         return f'{place}: want a list. Write {item["loc"][-1]} = ["{item["input"]}"].'
-    message = _IN_WORDS.get(item.get("ctx", {}).get("pattern"), item["msg"].removeprefix("Value error, "))
-    return f"{place or 'the file'}: {message}" + (f" (it says {item['input']!r})" if _plain(item["input"]) else "")
+    context = item.get("ctx", {})
+    message = _IN_WORDS.get(context.get("pattern"), item["msg"].removeprefix("Value error, "))
+    said = f" (it says {item['input']!r})" if _plain(item["input"]) else ""
+    known = _QUOTED.findall(context["expected"]) if item["type"] == "literal_error" else []
+    guess = f". Did you mean {near}?" if (near := nearest(str(item["input"]), known)) else ""
+    return f"{place or 'the file'}: {message}{said}{guess}"
 
 
 def _plain(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Literal, Self
@@ -19,14 +20,17 @@ Check = Literal["duplicates", "missing", "constant", "outliers", "imbalance", "l
 _AGE = re.compile(r"\d{1,9}[hdw]")
 
 
-def _no_number(value: object) -> object:
-    # pydantic takes a number for seconds since 1970.
-    if isinstance(value, (int, float)):
+def _moment(value: object) -> object:
+    # pydantic takes a number for seconds since 1970, and tells a text that is no date once for each type.
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
+    if not isinstance(value, date):
         raise ValueError("write a date, such as 2013-10-01")  # noqa: TRY004 - pydantic collects ValueErrors
     return value
 
 
-Moment = Annotated[date | datetime, BeforeValidator(_no_number)]
+Moment = Annotated[date | datetime, BeforeValidator(_moment)]
 
 
 class Split(Table):
@@ -262,7 +266,8 @@ class Condition:
             case "new-labels", _ if bound.isdecimal() and int(bound):
                 return cls("new-labels", bound)
         raise ValueError(
-            f"{text!r} is no reason to retrain. Known are drifted, degraded, older-than=7d and new-labels=10000."
+            f"{text!r} is no reason to retrain. Known are drifted, degraded, older-than=7d and new-labels=10000. "
+            "An age is a number and h, d or w."
         )
 
     def __str__(self) -> str:

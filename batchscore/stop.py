@@ -19,19 +19,35 @@ from types import FrameType
 
 from batchscore.errors import Interrupted, Terminated
 
-__all__ = ["KEPT", "check", "end", "listen", "roll_back"]
+__all__ = ["TRAINING", "check", "end", "leaves", "listen", "roll_back", "told"]
 
-KEPT = "chunks that are committed are kept, and nothing unfinished is published. The same command goes on behind them."
+_SCORING = (
+    "chunks that are committed are kept, and nothing unfinished is published. The same command goes on behind them."
+)
+TRAINING = "what was trained and is not registered yet is lost. The same command begins anew."
+"""What is left of a training."""
 
 _asked: Terminated | None = None
+_left = _SCORING
 
 
 def listen() -> None:
     """Take both signals as requests to stop at once, from now on."""
-    global _asked  # noqa: PLW0603 - signals are the process's
-    _asked = None
+    global _asked, _left
+    _asked, _left = None, _SCORING
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
+
+
+def leaves(left: str) -> None:
+    """Have a request say from now on that this is left of the work, in place of what is left of scoring."""
+    global _left  # noqa: PLW0603
+    _left = left
+
+
+def told(request: Terminated) -> str:
+    """The request, and what it leaves, in words."""
+    return f"{request}: {_left}"
 
 
 def roll_back() -> None:
@@ -68,12 +84,11 @@ def _request(number: int) -> Terminated:
 
 def _leave(number: int, _: FrameType | None) -> None:
     request = _request(number)
-    told = f"{request}: {KEPT}"
     line = {
         "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "level": "error",
         "event": "command.failed",
-        "error": told,
+        "error": told(request),
         "error_type": type(request).__name__,
         "exit_code": request.exit_code,
         "retryable": True,
@@ -81,7 +96,7 @@ def _leave(number: int, _: FrameType | None) -> None:
     watched = os.isatty(1)
     # Past every buffer and library, none of which may be whole yet.
     with suppress(OSError):
-        os.write(2 if watched else 1, f"{told if watched else json.dumps(line)}\n".encode())
+        os.write(2 if watched else 1, f"{told(request) if watched else json.dumps(line)}\n".encode())
     os._exit(request.exit_code)
 
 

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import toy
 from disk import Disk
+from hypothesis import settings
 from s3 import bucket_at, serving
 from toy import Project
 
@@ -27,6 +28,10 @@ from batchscore.warehouse import Warehouse, open_warehouse
 
 DATABASE = "testing"
 GUARDED_ROLE = "guarded"
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

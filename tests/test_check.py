@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -130,6 +131,8 @@ class TestAsARun:
 
         assert failed(rows).keys() == {"query", "output", "labels"}
         assert code == 10
+        shutil.rmtree(project.root / "var/registry")
+        assert checked(project)[1]["bundle"][1].endswith("holds no model 'toy'. Train it: batchscore train toy.")
 
 
 class TestPostgres:

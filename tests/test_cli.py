@@ -371,8 +371,15 @@ class TestTraining:
 
         assert result.code == 31
         assert re.search(r"roc_auc is 0\.\d+ on held-out rows, want roc_auc at least 0.999", result.error)
+        assert "No version is in use yet. To use it all the same: batchscore models promote toy 1" in result.error
         assert json.loads(project.call("models", "list", "--format", "json").out)[0]["aliases"] == ""
         assert project.call("score", "toy").code == 10
+        for command in ("card", "show"):
+            newest = project.call("models", command, "toy")
+            assert newest.code == 10
+            assert newest.error.endswith(f" For the newest: batchscore models {command} toy 1.")
+        assert project.call("models", "promote", "toy", "1").code == 0
+        assert "What was in use stays in use." in project.call("train", "toy").error
 
     def test_features_that_look_at_other_rows_are_refused(self, project: Project) -> None:
         """A transform that is not row-wise is refused by column at training."""
@@ -425,7 +432,7 @@ class TestModelsList:
         assert listed[0].keys() == listed[1].keys()
         assert (listed[0]["task"], listed[1]["task"]) == (None, "binary")
         assert result.code == 10
-        assert f"error: {says}" in result.err
+        assert result.error.startswith(says)
 
     def test_a_broken_alias_file_hides_no_version(self, project: Project) -> None:
         """Versions are listed, their aliases unknown, and the file is named."""

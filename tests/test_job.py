@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,18 @@ WRONG = [
     (("start = 2013-10-01", "start = 1.5"), "interval.start", "write a date"),
     (("start = 2013-10-01", "start = true"), "interval.start", "write a date"),
     (("start = 2013-10-01", 'start = "soon"'), "interval.start", "(it says 'soon')"),
-    (("start = 2013-10-01", "start = 06:00:00"), "interval.start", "valid date"),
+    (("start = 2013-10-01", "start = 06:00:00"), "interval.start", "write a date"),
+    (
+        ("from = 2013-01-01", 'from = "2013-13-01"'),
+        "training.from",
+        "write a date, such as 2013-10-01 (it says '2013-13-01')",
+    ),
+    (('task = "binary"', 'task = "binry"'), "problem.task", "(it says 'binry'). Did you mean binary?"),
+    (
+        ("[model]\n", '[training.audit]\nrefuse = ["leek"]\n\n[model]\n'),
+        "training.audit.refuse.0",
+        "Did you mean leak?",
+    ),
     (("start = 2013-10-01", "start = 9999-12-31"), "interval", "9999-12-31 is outside the years 2 to 9998"),
     (('every = "day"', 'every = "day"\nlookback = -1'), "interval.lookback", "greater than or equal to 0 (it says -1)"),
     (('every = "day"', 'every = "day"\nlookback = true'), "interval.lookback", "valid integer (it says True)"),
@@ -464,6 +476,8 @@ class TestFaults:
 
         assert any(line.startswith(place) and told in line for line in found), found
         assert not any("Value error" in line for line in found)
+        # A place is one of the file's own keys.
+        assert not any(re.match(r"\S+\.(date|datetime): ", line) for line in found)
 
     @pytest.mark.parametrize(("line", "place", "told"), OUT_OF_RANGE, ids=[line for line, _, _ in OUT_OF_RANGE])
     def test_limits_have_bounds(self, jobs, line, place, told):

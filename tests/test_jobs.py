@@ -260,6 +260,21 @@ class TestPredict:
         assert [tuple(row.values()) for row in json.loads(result.out)] == published
         assert list(json.loads(result.out)[0]) == [key, "prediction", "score"]
 
+    def test_the_table_is_as_the_output_table(self, small: Project) -> None:
+        """Its columns have the names of the output table, and above it stands the threshold that was chosen."""
+        given = _row(small, "accounts", "account_id = (SELECT max(account_id) FROM accounts)")
+        del given["churned"]
+        title, names, _ = small.call("predict", "saas_churn", "--row", json.dumps(given)).out.splitlines()
+
+        version = json.loads(small.call("models", "show", "saas_churn", "--format", "json").out)
+        assert names.split() == ["account_id", "prediction", "score"]
+        shown = re.fullmatch(r"saas_churn version 1, which predicts (\w+) from a score of (\S+) on", title)
+        assert shown
+        assert (shown[1], float(shown[2])) == (
+            str(version["classes"][1]),
+            pytest.approx(version["threshold"], rel=1e-3),
+        )
+
     def test_dates_are_iso_text_both_ways(self, small: Project) -> None:
         """A key that is a date is read and printed as ISO text; a clustering has no score."""
         row = {

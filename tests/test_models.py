@@ -48,6 +48,9 @@ class TestModels:
         made = project.call("models", "keygen")
         private, public = "keys/signing_key.pem", "keys/verify_keys.pem"
         assert (0, True) == (made.code, f"BATCHSCORE_SIGNING_KEY_FILE={private}" in made.out)
+        again = project.call("models", "keygen")
+        assert (2, "", 1) == (again.code, again.out, len(again.err.splitlines()))
+        assert again.error == f"{public}: File exists. No key was written; give another folder with --to."
         refused = project.call("score", "toy", BATCHSCORE_VERIFY_KEYS_FILE=public)
         assert (10, True) == (refused.code, "toy version 1 is not signed" in refused.error)
         let_in = project.call(
@@ -61,6 +64,19 @@ class TestModels:
         checked = project.call("check", "toy", "--format", "json", **keys)
 
         assert (0, 0) == (trained.code, scored.code)
+        key = made.out.split()[1]
+        signers = {
+            version: re.search(
+                r"^signed_by +(.*)", project.call("models", "show", "toy", version, **given).out, re.MULTILINE
+            )[1]
+            for version, given in {"1": {}, "2": {}, "champion": keys}.items()
+        }
+        assert signers["1"] == "nobody"
+        assert signers["2"] == "a key that is not verified here: BATCHSCORE_VERIFY_KEYS is not set"
+        assert signers["champion"] == f"key {key}"
+        assert json.loads(project.call("models", "show", "toy", "--format", "json", **keys).out)["signed_by"] == key
+        first = project.call("retrain", "toy", "--if", "drifted", BATCHSCORE_REGISTRY_URL="own", **keys)
+        assert f"toy version 1 is registered, signed by key {key}: roc_auc" in first.events[-1]["told"]
         assert [] == scored.named("bundle.unsigned") == trained.named("bundle.unsigned")
         statuses = [
             each["status"] for each in json.loads(project.call("models", "list", "--format", "json", **keys).out)

@@ -116,6 +116,18 @@ class TestTerminal:
         assert code == 10, seen
         assert seen.count("is not an alias file") == 1
 
+    @pytest.mark.parametrize("command", ["list", "keygen"])
+    def test_an_error_looks_like_every_other(self, project: Project, command: str) -> None:
+        """A list that goes on behind an error tells it as any command does, and so does one that needs no settings."""
+        (project.root / "var/registry/toy/aliases.json").write_text("nonsense")
+        (project.root / "keys").mkdir()
+        (project.root / "keys/verify_keys.pem").touch()
+
+        _, seen = at_terminal(project, "models", command)
+
+        (told,) = [line for line in seen.splitlines() if "error" in line]
+        assert re.match(r"error \S+(aliases\.json is not an alias file|verify_keys\.pem: File exists)", told)
+
     def test_a_failed_run_is_told_once(self, project: Project) -> None:
         """An interval's failure ends `score` with its message, and the log does not repeat it."""
         toy.execute(project.url, "UPDATE toy SET a = NULL")
@@ -137,21 +149,23 @@ class TestTerminal:
         assert code == 0, seen
         assert f"toy version 1 is registered: {metric} {float(value):.3f} on 775 rows held out" in seen
 
-    @pytest.mark.parametrize(
-        ("width", "columns"),
-        [
-            ("300", "name version aliases status task metrics trained rows created at digest"),
-            ("80", "name version aliases status trained rows created at"),
-            ("60", "name version aliases status created at"),
-        ],
-    )
-    def test_a_narrow_terminal(self, project: Project, width: str, columns: str) -> None:
-        """The models stand on one line each, with the columns that there is room for."""
-        code, seen = at_terminal(project, "models", "list", COLUMNS=width)
+    @pytest.mark.parametrize(("width", "form"), [(300, "line"), (110, "folded"), (60, "lines")])
+    def test_a_narrow_terminal(self, project: Project, width: int, form: str) -> None:
+        """Every column of the models is shown at any width: on a line, with cells folded, or on a line for each column."""
+        (facts,) = json.loads(project.call("models", "list", "--format", "json").out)
+        code, seen = at_terminal(project, "models", "list", COLUMNS=str(width))
 
-        first, *lines = seen.splitlines()
-        assert (code, first.split()) == (0, columns.split())
-        assert [line.split()[:4] for line in lines] == [["toy", "1", "champion", "ok"]]
+        names = [name.replace("_", " ") for name in facts]
+        shown = [part for name, value in facts["metrics"].items() for part in (name, f"{value:.4f}")]
+        shown += ["champion", "2,325", facts["created_at"][:10], facts["digest"]]
+        assert (code, [each for each in shown if each not in seen]) == (0, [])
+        first, *more = seen.splitlines()
+        assert max(map(len, [first, *more])) <= width
+        if form == "lines":
+            assert [line[:14].strip() for line in [first, *more] if line[:1].strip()] == names
+        else:
+            assert first.split() == " ".join(names).split()
+            assert (len(more) == 1) == (form == "line")
 
     def test_ctrl_c(self, project: Project) -> None:
         """Ctrl-C in the middle of a run ends it with 130 and one line that says what is kept, below no traceback."""

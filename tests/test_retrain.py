@@ -437,6 +437,16 @@ class TestReasons:
         assert "199 of 400 rows have a label over the last 4 run(s) of toy version 1, too few for roc_auc" in few[1]
         assert enough[0] == "due"
 
+    def test_few_rows(self, project: Project) -> None:
+        """Runs that were empty, or nearly, say nothing of drift: that is told, and not that nothing has moved."""
+        toy.execute(project.url, "DELETE FROM toy WHERE ts >= '2024-02-01'")
+        empty = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO))
+
+        assert empty == (
+            "not due",
+            "0 rows were read over the last 4 run(s) of toy version 1, too few to tell whether anything has moved",
+        )
+
     def test_only_important_columns_count(self, project: Project) -> None:
         """What moved in a column that is not of the five most important ones is drift, and no reason."""
         # The pipeline drops all but the first three, and so the sixth of the features is the sixth in importance.
@@ -475,6 +485,20 @@ class TestReasons:
         assert aliases(poor) == {"champion": 1}
         assert toy.tables(poor.url) == ["toy"]
 
+    @pytest.mark.parametrize("dry", [("--dry-run",), ()])
+    def test_a_window_without_rows(self, project: Project, dry: tuple[str, ...]) -> None:
+        """Where the rows end before the window begins, a dry run says so as the training would, and which --to would do."""
+        command = ("retrain", "toy", "--if", "older-than=0h", *dry, "--to")
+        unknown = project.call(*command, "2025-02-05")
+        late = scored(project).call(*command, "2025-02-05")
+
+        assert (unknown.code, late.code) == (11, 11)
+        assert "toy/rows.sql gives no row for [2025-01-05T00:00Z, 2025-02-05T00:00Z)" in late.error
+        assert unknown.error.endswith("Say where the rows to learn from end: with --to.")
+        assert late.error.endswith("--to 2024-02-05 is where the last run with rows ended.")
+        assert aliases(project) == {"champion": 1}
+        assert project.call(*command, "2024-02-05").code == 0
+
     def test_of_the_job(self, poor: Project) -> None:
         """Without --if the job's own reasons count, and without those the age of [problem] retrain_every."""
         assert "write [retrain] reasons in its file" in poor.call("retrain", "toy", *TO).error
@@ -492,7 +516,7 @@ class TestRefusals:
     )
     def test_conditions(self, project: Project, text: str) -> None:
         """A reason that is none is refused with those that there are, on the command line and in the job file."""
-        known = "Known are drifted, degraded, older-than=7d and new-labels=10000."
+        known = "Known are drifted, degraded, older-than=7d and new-labels=10000. An age is a number and h, d or w."
         result = project.call("retrain", "toy", "--if", text, *TO)
 
         assert result.code == 2

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from s3 import serving
+from toy import Project
 from werkzeug.wrappers import Request, Response
 
 from batchscore.errors import BundleCorrupt, BundleUntrusted, TransientError, UsageError, WarehouseError
@@ -361,6 +362,21 @@ class TestServer:
             registry.load("trips", "champion")
 
         assert "BATCHSCORE_REGISTRY_URL" in str(caught.value)
+
+    @pytest.mark.parametrize("command", [("train", "toy"), ("retrain", "toy", "--if", "drifted")])
+    def test_one_that_is_away_is_noticed_before_the_rows(
+        self, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Training is not begun for it, nor is it asked for minutes: the reason and 20 at once, and no other warning."""
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        result = project.call(*command, BATCHSCORE_REGISTRY_URL="mlflow+http://127.0.0.1:1")
+
+        assert result.code == 20
+        assert result.error.startswith("mlflow+http://127.0.0.1:1/toy cannot be read: ")
+        assert [event["event"] for event in result.events] == ["command.failed"]
+        assert result.err == ""
+        assert not (tmp_path / "warehouse.duckdb").exists()
 
     @pytest.mark.parametrize(("status", "named"), [(401, "UNAUTHENTICATED"), (403, "PERMISSION_DENIED")])
     def test_one_that_refuses_is_not_asked_again(

@@ -66,6 +66,25 @@ def test_ends_a_command_that_is_starting(project: Project, delay: float) -> None
     assert [line["event"] for line in lines].count("command.failed") == (process.returncode == 143)
 
 
+@pytest.mark.parametrize(
+    "command", [("train", "toy"), ("retrain", "toy", "--if", "older-than=0h", "--to", "2024-02-05")]
+)
+def test_a_training_is_lost(project: Project, command: tuple[str, ...]) -> None:
+    """What ends a training says that nothing of it is kept: there are no chunks to go on behind."""
+    project.edit("jobs/toy.py", ("def features(rows):\n", "def features(rows):\n    import time\n    time.sleep(30)\n"))
+    process = project.start(*command)
+    assert process.stdout
+    for line in process.stdout:
+        if "row-wise" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    error = json.loads(rest.splitlines()[-1])["error"]
+    assert error == "interrupted: what was trained and is not registered yet is lost. The same command begins anew."
+
+
 def test_other_threads_do_not_stop_by_themselves() -> None:
     """A thread that looks goes on: the main thread ends what it works for."""
     with pytest.raises(Terminated):

@@ -329,7 +329,14 @@ class TestColumns:
                 r"\[training\] split names 'startd', which trips/rows.sql .* Did you mean started\? It has: id, started,",
             ),
             ({"output": {"carry": ["dya"]}}, r"\[output\] carry names 'dya', which .* Did you mean day\?"),
-            ({"problem": {"target": "speed"}}, "gives the target 'speed' itself"),
+            (
+                {"problem": {"target": "speed"}},
+                "gives the target 'speed' itself: .* Leave it out of the rows; it comes",
+            ),
+            (
+                {"problem": {"target": "speed"}, "source": {"sql": None, "parquet": "trips/*.parquet"}},
+                "gives the target 'speed' itself: .* Write the files without it, or read them by a query",
+            ),
         ],
     )
     def test_before_the_rows(self, tables: dict[str, Any], says: str) -> None:
@@ -452,10 +459,15 @@ class TestRefusals:
             ),
             (lambda rows: rows.drop("day"), TrainingError, r"\[output\] carry names 'day', which trips/rows.sql does"),
             (lambda rows: rows.with_columns(id=0), KeyViolation, "rows.sql: the key .id = 0"),
+            (
+                lambda rows: rows.drop("id"),
+                SchemaMismatch,
+                r"column\(s\) that \[source\] key names: id\. .*, or correct the key in the job file\.$",
+            ),
         ],
     )
     def test_rows(self, trained: Train, change: Callable[..., pl.DataFrame], error: type, says: str) -> None:
-        """Rows with the target in them, none at all, no carried column or no unique key are refused by their file."""
+        """Rows with the target in them, none at all, no carried column, no key or no unique one are refused by their file."""
         rows = trips(N)
         known = labels(rows, slow(rows))
 

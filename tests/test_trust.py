@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from batchscore.errors import BundleCorrupt, BundleUntrusted, UsageError, WarehouseError
+from batchscore.errors import BundleCorrupt, BundleUntrusted, UsageError
 from batchscore.model.bundle import Bundle
 from batchscore.model.registry import Registry
 from batchscore.model.trust import Trust, write_keys
@@ -177,11 +177,11 @@ class TestKeys:
         before = private.read_bytes(), public.read_bytes()
 
         assert (0o600, [key]) == (private.stat().st_mode & 0o777, list(Trust.of(verify_keys=public.read_text()).keys))
-        with pytest.raises(WarehouseError, match=r"File exists. No key was written"):
+        with pytest.raises(UsageError, match=r"File exists. No key was written"):
             write_keys(tmp_path / "new/keys")
         assert before == (private.read_bytes(), public.read_bytes())
         private.unlink()
-        with pytest.raises(WarehouseError, match="File exists"):
+        with pytest.raises(UsageError, match="File exists"):
             write_keys(tmp_path / "new/keys")
         assert not private.exists()
 

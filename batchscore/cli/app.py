@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import batchscore
-from batchscore import trace
+from batchscore import stop, trace
 from batchscore.cli.render import Aside, Format, say
 from batchscore.logs import configure
 from batchscore.settings import load_settings
@@ -151,7 +151,8 @@ def train(
         typer.Option(
             "--curve",
             metavar="NAME=VALUES",
-            help="Draw the metric over a parameter of the pipeline, for instance model__max_depth=1:25.",
+            help="Draw the metric over a parameter of the pipeline: model__max_depth=1:25, both ends included, "
+            "model__alpha=0:1:0.1 by steps, or a list, model__criterion=gini,entropy.",
         ),
     ] = None,
     learning_curve: Annotated[
@@ -162,6 +163,7 @@ def train(
 
     The first version that reaches the job's bars becomes the one in use.
     """
+    stop.leaves(stop.TRAINING)
     from batchscore.cli.train import train
     from batchscore.train.explore import Asked
 
@@ -191,6 +193,7 @@ def retrain(
     Exits with 0 whether it trained or not, and promoted or not; it says which, and why. Where there is no model yet, it
     trains the first.
     """
+    stop.leaves(stop.TRAINING)
     from batchscore.cli.retrain import retrain
 
     say(retrain(_session(context), job, conditions, to, dry_run=dry_run))
@@ -445,6 +448,7 @@ def models_keygen(
     to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write them into.")] = Path("keys"),
 ) -> None:
     """Make a pair of keys: one signs the bundles that train registers, the other verifies them."""
+    configure("auto", quiet=True)
     from batchscore.cli.models import keygen
 
     keygen(to)

@@ -8,25 +8,26 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
 from batchscore.cli.found import show_evaluation
-from batchscore.cli.render import Cell, Format, instant, on_terminal, say, show
+from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, say, show, show_error
 from batchscore.cli.session import Session
-from batchscore.errors import BatchscoreError, BundleCorrupt, BundleUntrusted, UsageError
+from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
-from batchscore.logs import Event, log, redacted
-from batchscore.model.bundle import Manifest
+from batchscore.logs import Event, log
+from batchscore.model.bundle import MANIFEST, Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
-from batchscore.model.trust import write_keys
+from batchscore.model.trust import SIGNATURE, write_keys
 from batchscore.model.unpickle import names_in
 from batchscore.train import compare as comparing
 
 __all__ = ["compare", "keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
 
+_UNVERIFIED = "a key that is not verified here: BATCHSCORE_VERIFY_KEYS is not set"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ T = TypeVar("T")
 def list_(session: Session, format_: Format) -> None:
     """Print every version of every model; a corrupt one is listed too, told on stderr, and gives the exit code."""
     registry = session.registry
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, Any]] = []
     failures: list[BatchscoreError] = []
     for name in registry.names():
         aliases = _attempt(failures, registry.aliases, name)
@@ -43,10 +44,13 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    empty = f"{registry} holds no model. Train one: batchscore train <job>"
-    show(rows, format_, empty=empty, spare=("digest", "task", "metrics", "trained_rows"))
+    if format_ is Format.json:
+        print_json(rows)
+    else:
+        told = [row | {"metrics": _told_metrics(row["metrics"])} for row in rows]
+        show(told, format_, empty=f"{registry} holds no model. Train one: batchscore train <job>")
     for failure in failures:
-        typer.echo(f"error: {redacted(str(failure))}", err=True)
+        show_error(failure)
     if failures:
         raise typer.Exit(failures[0].exit_code)
 
@@ -68,7 +72,11 @@ def _told_aliases(aliases: Mapping[str, int] | BatchscoreError, version: int) ->
     return ", ".join(sorted(alias for alias, v in aliases.items() if v == version))
 
 
-def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
+def _told_metrics(metrics: Mapping[str, float] | None) -> str | None:
+    return None if metrics is None else ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+
+
+def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Any]:
     if isinstance(manifest, BatchscoreError):
         told: dict[type[BatchscoreError], str] = {BundleCorrupt: "corrupt", BundleUntrusted: "untrusted"}
         status = told.get(type(manifest), "unreadable")
@@ -76,7 +84,7 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
     return {
         "status": "ok",
         "task": manifest.problem.task,
-        "metrics": ", ".join(f"{metric} {value:.4f}" for metric, value in manifest.metrics.items()),
+        "metrics": manifest.metrics,
         "trained_rows": manifest.training.fitted,
         "created_at": datetime.fromisoformat(manifest.created_at),
         "digest": manifest.digest[:12],
@@ -85,16 +93,18 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Cell]:
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
-    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
+    manifest, files = session.registry.verified(name, _resolved(session, "show", name, use))
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
+    key = session.registry.trust.check(files[MANIFEST], files.get(SIGNATURE), name)
     if format_ is Format.json:
-        told = manifest.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
+        told = manifest.model_dump(mode="json") | {"signed_by": key, "evaluation": evaluation.model_dump(mode="json")}
         print(json.dumps(told, indent=2))
         return
     training = manifest.training
     facts = {
         "version": manifest.version,
         "digest": manifest.digest,
+        "signed_by": f"key {key}" if key else _UNVERIFIED if SIGNATURE in files else "nobody",
         "created_at": instant(datetime.fromisoformat(manifest.created_at)),
         "job": manifest.job,
         "objective": manifest.problem.objective,
@@ -131,13 +141,25 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         show(moves, Format.table, title="aliases, as they moved")
 
 
+def _resolved(session: Session, command: str, name: str, use: str) -> int:
+    """The version meant; where an alias is not set yet, as when a first version missed the bar, the newest is named."""
+    registry = session.registry
+    try:
+        return registry.resolve(name, use)
+    except BundleNotFound as error:
+        versions = registry.versions(name)
+        if not versions or use.isdecimal():
+            raise
+        raise BundleNotFound(f"{error} For the newest: batchscore models {command} {name} {versions[-1]}.") from None
+
+
 def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
     """Write the page out of the bundle, whose every file is verified; over a file that is there.
 
     Raises:
         UsageError: The file cannot be written.
     """
-    manifest, files = session.registry.verified(name, session.registry.resolve(name, use))
+    manifest, files = session.registry.verified(name, _resolved(session, "card", name, use))
     if to == Path("-"):
         sys.stdout.buffer.write(files["card.html"])
         return

@@ -17,6 +17,7 @@ from batchscore.cli.session import Session
 from batchscore.errors import InputError, SchemaMismatch, UsageError, nearest
 from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import score
+from batchscore.rounding import rounded
 from batchscore.schema import Column, Schema, TypeName
 
 __all__ = ["predict", "rows_of"]
@@ -52,7 +53,14 @@ def predict(session: Session, name: str, given: str, format_: Format) -> None:
         _refuse(bundle, rows)
     told = scored.predictions.to_dicts()
     shown: list[dict[str, Cell]] = [{name: _cell(value) for name, value in row.items()} for row in told]
-    show(shown, format_, title="" if format_ is Format.json else str(bundle))
+    show(shown, format_, title=_title(bundle), columns=True)
+
+
+def _title(bundle: Bundle) -> str:
+    predictor = bundle.predictor
+    if predictor.threshold is None:
+        return str(bundle)
+    return f"{bundle}, which predicts {predictor.classes[1]} from a score of {rounded(predictor.threshold)} on"
 
 
 def rows_of(schema: Schema, records: list[Mapping[str, Any]]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from batchscore import stop
 from batchscore.errors import BatchscoreError, Terminated
@@ -38,8 +38,12 @@ __all__ = [
     "step",
 ]
 
-# Of a table that is only measured.
+# Of a cell that is only measured.
 _WIDEST = 10_000
+# A longer word, such as a digest, may be folded itself.
+_LONG_WORD = 20
+# Between two columns.
+_GAP = 2
 
 Cell = str | int | float | bool | datetime | None
 _COLORS = {
@@ -99,16 +103,19 @@ def show(
     *,
     title: str = "",
     empty: str = "nothing",
-    spare: Sequence[str] = (),
+    columns: bool = False,
 ) -> None:
     """Print rows: a table, or JSON with the very same names.
+
+    At a terminal that is too narrow cells are folded between words, and of a table that does not fit even so each row
+    becomes lines of its own, one for each column.
 
     Args:
         rows: One mapping a row, all with the same names in the same order. An instant is aware.
         format_: `table`, or `json`: a list of objects, an instant in ISO 8601.
         title: Above the table.
         empty: What to say when there is no row.
-        spare: Columns that a terminal too narrow for all goes without, the first one first.
+        columns: Whether the names are a table's columns, and so stay as they are.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -118,31 +125,58 @@ def show(
         return
     if title:
         print(title)
-    names = list(rows[0])
-    table = _table(rows, names)
     if on_terminal():
-        console = Console()
-        for name in spare:
-            if Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum <= console.width:
-                break
-            names.remove(name)
-            table = _table(rows, names)
-        console.print(table)
+        _show_at(Console(), rows, columns)
         return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
     text = io.StringIO()
-    Console(file=text, width=240).print(table)
+    Console(file=text, width=240).print(_table(rows, columns))
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def _table(rows: Sequence[Mapping[str, Cell]], names: Sequence[str]) -> Table:
+def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool) -> None:
+    table = _table(rows, columns)
+    ranges = [_range(console, column) for column in table.columns]
+    widths = [longest for _, longest in ranges]
+    room = console.width - _GAP * (len(widths) - 1)
+    if sum(shortest for shortest, _ in ranges) > room:
+        for i, row in enumerate(rows):
+            lines = Table("name", Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
+            for name, value in row.items():
+                lines.add_row(f"[bold]{_header(name, columns)}[/]", _cell(redacted(value)))
+            if i:
+                console.print()
+            console.print(lines)
+        return
+    while sum(widths) > room:
+        # The widest of those that can still be folded.
+        place = max((i for i, (shortest, _) in enumerate(ranges) if widths[i] > shortest), key=widths.__getitem__)
+        widths[place] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+    console.print(table)
+
+
+def _range(console: Console, column: Column) -> tuple[int, int]:
+    """The widths of a column with its cells folded between words, and with none folded."""
+    options = console.options.update(max_width=_WIDEST)
+    cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    longest = max(cell.maximum for cell in cells)
+    return min(longest, max(cell.minimum for cell in cells), _LONG_WORD), longest
+
+
+def _table(rows: Sequence[Mapping[str, Cell]], columns: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
+    for name in rows[0]:
         numbers = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(_header(name, columns), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(redacted(row[name])) for name in names))
+        table.add_row(*(_cell(redacted(value)) for value in row.values()))
     return table
+
+
+def _header(name: str, column: bool) -> str:
+    return escape(name if column else name.replace("_", " "))
 
 
 def print_json(content: object) -> None:
@@ -228,7 +262,7 @@ def show_error(error: BatchscoreError) -> None:
 
 def show_stop(request: Terminated) -> None:
     """Tell that somebody stopped the command, and what is left of it."""
-    told = f"{request}: {stop.KEPT}"
+    told = stop.told(request)
     if not structlog.is_configured():
         configure("auto")
     if told_apart():

@@ -11,7 +11,7 @@ from batchscore import ledger
 from batchscore.cli.render import step
 from batchscore.cli.session import Session, runs_of
 from batchscore.cli.train import UNFINISHED, put_to_use, read_back, register, registered
-from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, UsageError
+from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, TrainingError, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.job import Job
 from batchscore.ledger import Lease, Owner, Run
@@ -22,6 +22,7 @@ from batchscore.problem import better
 from batchscore.recipe import Condition
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
+from batchscore.sources import read_frame
 from batchscore.train.workflow import promotable, train
 from batchscore.warehouse import Warehouse
 
@@ -54,6 +55,7 @@ def retrain(session: Session, name: str, conditions: str | None, to: str | None,
     """
     job = session.job(name)
     asked = _conditions(job, conditions)
+    session.registry.probe(job.model.name)
     end = job.calendar.at(to).start if to else job.calendar.containing(session.now).start
     with session.warehouse() as warehouse:
         if not dry_run:
@@ -80,6 +82,7 @@ def _retrain(
     if wait := _wait(session, job, warehouse, window.end, due):
         return _decided("waiting", wait)
     why = "; ".join(reason.told for reason in due)
+    _refuse_empty(session, job, warehouse, window, why)
     if dry_run:
         return _decided("due", f"{why}. It would train on rows of {window}")
     step(f"due: {why}")
@@ -88,6 +91,29 @@ def _retrain(
         if wait := _wait(session, job, warehouse, window.end, due):
             return _decided("waiting", wait)
         return _trained(session, job, champion, warehouse, lease, window, due)
+
+
+def _refuse_empty(session: Session, job: Job, warehouse: Warehouse, window: Interval, why: str) -> None:
+    """Refuse a window that the query gives no row for, as a dry run must tell too.
+
+    Raises:
+        TrainingError: It gives none; the message names the end of the last run that had rows.
+        BatchscoreError: See `read_frame`.
+    """
+    rows = session.source(job, job.source)
+    if not read_frame(rows, window, key=job.source.key, limit=1).is_empty():
+        return
+    if window == job.training_window():
+        raise TrainingError(f"{rows.where} gives no row for {window}. Widen [training] from and to.")
+    ends = [run.interval.end for run in runs_of(warehouse, job) if run.status == "published" and run.rows_read]
+    to = "with --to"
+    if ends:
+        label = job.calendar.label(job.calendar.containing(max(ends)))
+        to = f"--to {label} is where the last run with rows ended"
+    raise TrainingError(
+        f"due: {why}. But {rows.where} gives no row for {window}, which it would train on. Say where the rows to learn "
+        f"from end: {to}."
+    )
 
 
 @contextmanager

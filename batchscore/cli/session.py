@@ -145,7 +145,11 @@ class Session:
 
     def bundle(self, job: Job) -> Bundle:
         """The bundle the job uses, verified, with its golden rows scored here."""
-        bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
+        try:
+            bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
+        except BundleNotFound as error:
+            # The registry knows models, and not which job trains one.
+            raise BundleNotFound(str(error).replace("<job>", job.name)) from None
         check_golden(bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
         if changed := libraries_changed(bundle.manifest):

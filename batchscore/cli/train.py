@@ -41,8 +41,8 @@ def train(session: Session, name: str, *, promote: bool, asked: Asked | None = N
         GateTripped: The version is registered, and misses the bar.
     """
     job = session.job(name)
-    # Before an hour of training: a key that is none is told here.
-    _ = session.registry
+    # Before an hour of training: a key that is none, or a registry that is away, is told here.
+    session.registry.probe(job.model.name)
     stop.roll_back()
     rows = session.source(job, job.source)
     if rows.caution:
@@ -73,14 +73,17 @@ def put_to_use(session: Session, job: Job, stored: Bundle, *, promote: bool) -> 
     """
     registry, version = session.registry, stored.version
     if (missed := promotable(job, stored)) is not None:
+        first = not str(job.model.use).isdecimal() and str(job.model.use) not in registry.aliases(stored.name)
+        stays = "No version is in use yet." if first else "What was in use stays in use."
         raise GateTripped(
-            f"{stored} is registered and not promoted: {missed}. What was in use stays in use. To use it all the "
-            f"same: batchscore models promote {stored.name} {version} --alias {job.model.use}."
+            f"{stored} is registered and not promoted: {missed}. {stays} To use it all the same: "
+            f"batchscore models promote {stored.name} {version} --alias {job.model.use}."
         )
     success = job.problem.success
     metric = success.metric if success else next(iter(stored.manifest.metrics))
     value = stored.manifest.metrics[metric]
-    told = f"{stored} is registered: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
+    signed = f", signed by key {key}" if (key := registry.trust.signs_as) else ""
+    told = f"{stored} is registered{signed}: {metric} {value:.3f} on {stored.manifest.training.tested:,} rows held out"
     if str(job.model.use).isdecimal():
         return f"{told}; the job uses version {job.model.use}"
     # Where an answer was lost, it is in use already.
@@ -125,5 +128,5 @@ def read_back(session: Session, made: Bundle) -> Bundle:
     )
     if on_terminal():
         show_evaluation(str(stored), stored.evaluation)
-        say(f"All that was found out: batchscore models card {stored.name} {version}")
+        say(f"All that was found out: batchscore models card {stored.name} {stored.version}")
     return stored

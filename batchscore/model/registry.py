@@ -41,6 +41,15 @@ class Registry:
     def __str__(self) -> str:
         return self.store.where()
 
+    def probe(self, name: str) -> None:
+        """Ask once which versions of a model there are: a place that is away is noticed before an hour of training.
+
+        Raises:
+            TransientError: It cannot be reached.
+            WarehouseError: It refuses.
+        """
+        self.store.versions(name)
+
     def names(self) -> list[str]:
         """The models it holds."""
         return [name for name in self.store.names() if self.versions(name)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -87,6 +88,8 @@ class Tracking:
                 "registry_url: mlflow+http:// needs the extra mlflow: pip install 'batchscore[mlflow]', or build the "
                 "image with it."
             ) from None
+        # It warns of each attempt of a request; what came of them all is ours to tell.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         server = url.removeprefix("mlflow+").rstrip("/")
         return cls(url.rstrip("/"), MlflowClient(server, server))
 

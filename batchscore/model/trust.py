@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from batchscore.errors import BundleUntrusted, UsageError, WarehouseError
+from batchscore.errors import BundleUntrusted, UsageError
 
 __all__ = ["SIGNATURE", "Trust", "write_keys"]
 
@@ -81,12 +81,17 @@ class Trust:
         allowed = tuple(name.strip() for name in (modules or "").split(",") if name.strip())
         return cls(keys, not keys if allow_unsigned is None else allow_unsigned, allowed, signer)
 
+    @property
+    def signs_as(self) -> str | None:
+        """The id of the key that signs what is registered; None where none does."""
+        return None if self.signer is None else _id_of(self.signer.public_key())
+
     def sign(self, manifest: bytes) -> dict[str, bytes]:
         """The signature's file for a manifest; nothing where no key signs."""
         if self.signer is None:
             return {}
         signature = base64.b64encode(self.signer.sign(manifest)).decode()
-        told = {"key": _id_of(self.signer.public_key()), "algorithm": _ALGORITHM, "signature": signature}
+        told = {"key": self.signs_as, "algorithm": _ALGORITHM, "signature": signature}
         return {SIGNATURE: json.dumps(told, indent=2).encode() + b"\n"}
 
     def check(self, manifest: bytes, signature: bytes | None, where: str) -> str | None:
@@ -136,7 +141,7 @@ def write_keys(folder: Path) -> tuple[Path, Path, str]:
         The file of the private key, which its owner alone may read, that of the public key, and their id.
 
     Raises:
-        WarehouseError: A file is there, or cannot be written.
+        UsageError: A file is there, or cannot be written.
     """
     key = Ed25519PrivateKey.generate()
     private, public = folder / "signing_key.pem", folder / "verify_keys.pem"
@@ -153,7 +158,9 @@ def write_keys(folder: Path) -> tuple[Path, Path, str]:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(pem)
     except OSError as error:
-        raise WarehouseError(f"{error.filename}: {error.strerror}. No key was written; take another folder.") from error
+        raise UsageError(
+            f"{error.filename}: {error.strerror}. No key was written; give another folder with --to."
+        ) from error
     return private, public, _id_of(key.public_key())
 
 

@@ -61,12 +61,12 @@ def drifted(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> Reason:
     if not compared:
         return Reason("drifted", False, f"no published run of {bundle} to look at")
     important = {each.column for each in bundle.evaluation.importance[:_MOST_IMPORTANT]}
-    moved = {
-        drift.column
-        for role, drift in found
-        if drift.verdict == "moved" and (role == "output" or drift.column in important)
-    }
+    counted = [drift for role, drift in found if role == "output" or drift.column in important]
+    moved = {drift.column for drift in counted if drift.verdict == "moved"}
     over = f"over the last {len(compared)} run(s) of {bundle}"
+    if all(drift.verdict == "not enough data" for drift in counted):
+        rows = sum(run.rows_read or 0 for run in compared)
+        return Reason("drifted", False, f"{rows:,} rows were read {over}, too few to tell whether anything has moved")
     if not moved:
         return Reason("drifted", False, f"neither predictions nor the most important columns have moved {over}")
     return Reason("drifted", True, f"{', '.join(sorted(moved))} moved {over}")

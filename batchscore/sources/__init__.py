@@ -27,6 +27,8 @@ _KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "t
 _TWICE = "it occurs more than once. Make it unique at the source, or add a column to the key of the job's [source]."
 _DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it at the source to that type."
 
+_NO_KEY = "Give the column at the source, or correct the key in the job file."
+
 Reader = Callable[[Query], Iterator[pl.DataFrame]]
 _READERS: dict[str, Reader] = {"postgresql": postgres.read, "duckdb": duckdb.read, "sqlite": sqlite.read}
 
@@ -244,7 +246,7 @@ def read_frame(
             on_columns(first[0].columns)
         frame = _united([*first, *batches], source.where)
     if missing := [name for name in key if name not in frame.columns]:
-        raise SchemaMismatch.missing(missing, frame.columns, source.where)
+        raise SchemaMismatch.missing(missing, frame.columns, source.where, "[source] key names", _NO_KEY)
     for name in key:
         _check_key_type(name, frame.schema[name], source.where)
     frame = frame.sort(key)

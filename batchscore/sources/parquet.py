@@ -147,7 +147,8 @@ class ParquetSource:
         """The interval's bounds as values of the time column's type."""
         name = self.time_column or ""
         if name not in types:
-            raise SchemaMismatch.missing([name], types, self.where)
+            advice = "Give the column in the files, or correct time_column in the job file."
+            raise SchemaMismatch.missing([name], types, self.where, "[source] time_column names", advice)
         match types[name]:
             case "TIMESTAMP WITH TIME ZONE":
                 return interval.start, interval.end

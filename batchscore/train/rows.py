@@ -44,9 +44,12 @@ def check_columns(job: Job, columns: Sequence[str], where: str) -> None:
         TrainingError: The target is among them, or one that is carried or split by is not.
     """
     if job.problem.target and job.problem.target in columns:
+        advice = "Leave it out of the rows"
+        if job.source.parquet is not None:
+            advice = "Write the files without it, or read them by a query of DuckDB that leaves it out ([source] sql)"
         raise TrainingError(
-            f"{where} gives the target {job.problem.target!r} itself: the model would learn to read it. "
-            "Leave it out of the rows; it comes from [labels]."
+            f"{where} gives the target {job.problem.target!r} itself: the model would learn to read it. {advice}; "
+            "it comes from [labels]."
         )
     named = [("[output] carry", name) for name in job.output.carry]
     named += [(f"[training] {place}", name) for place, name in (job.training.columns if job.training else {}).items()]
