@@ -29,6 +29,21 @@ AS_IT_IS = (
 )
 MODEL = "def pipeline():\n    return LogisticRegression()\n"
 SPACE = "def search_space():\n    return {'C': [0.1, 1.0]}\n"
+PICKY = """
+class Picky(LogisticRegression):
+    def fit(self, X, y):
+        if self.C > 5:
+            raise ValueError(f"cannot take {''.join(X['who'])}")
+        return super().fit(X.with_columns(who=0.0), y)
+
+
+def pipeline():
+    return Picky()
+
+
+def search_space():
+    return {"C": [10.0, 20.0]}
+"""
 HELD_OUT = """
 def features(rows):
     return rows.select('distance', pl.col('carrier').fill_null('').alias('who'))
@@ -80,7 +95,12 @@ class TestFails:
                 "features() fails on the training rows: ValueError",
             ),
             (AS_IT_IS + MODEL, {}, "pipeline().fit fails on the training rows: ValueError"),
-            (AS_IT_IS + MODEL + SPACE, {"search": {"by": "grid"}}, "cannot be searched by grid: ValueError"),
+            (
+                AS_IT_IS + MODEL + SPACE,
+                {"search": {"by": "grid"}},
+                "pipeline().fit fails on the training rows: ValueError",
+            ),
+            (AS_IT_IS + PICKY, {"search": {"by": "grid"}}, "search_space() cannot be searched by grid: ValueError"),
             (
                 AS_IT_IS + MODEL,
                 {"cross_validation": {"by": "k-fold", "folds": 3}},
