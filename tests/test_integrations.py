@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from batchscore.cli.app import app
 
-pytestmark = pytest.mark.integrations
+# The first start of another environment, beside other work, takes minutes.
+pytestmark = [pytest.mark.integrations, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs/integrations/crontab"
