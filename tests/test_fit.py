@@ -431,6 +431,28 @@ class TestHints:
         body = f"def features(rows):\n    return rows.select({columns})\n\n\n"
         return FEATURES[:start] + body + CLASSIFIER[CLASSIFIER.index("def pipeline") :]
 
+    @pytest.mark.parametrize("before", ["", "'passthrough', "])
+    def test_ends_the_process(self, before: str) -> None:
+        """What LightGBM ends the process on is refused before it gets it; behind an encoder it may have it."""
+        source = self.model("'carrier', 'distance', day=pl.col('started').dt.date()")
+        model = "LGBMClassifier(n_estimators=2, verbose=-1)"
+        start = source.index("def pipeline")
+        head = (
+            "def pipeline():\n    from lightgbm import LGBMClassifier\n    from sklearn.pipeline import make_pipeline\n"
+        )
+        alone = f"{head}    return make_pipeline({before}{model})\n" if before else f"{head}    return {model}\n"
+
+        with pytest.raises(
+            TrainingError, match=r"LightGBM takes numbers alone.* carrier \(string\), day \(date\)\. Enc"
+        ):
+            trained(source[:start] + alone)
+        encoded = f"{head}    from sklearn.preprocessing import OrdinalEncoder\n"
+        trained(
+            source[:start]
+            + encoded
+            + f"    return make_pipeline(OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1), {model})\n"
+        )
+
     @pytest.mark.parametrize(
         ("columns", "says"),
         [

@@ -16,6 +16,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import precision_recall_curve
+from sklearn.pipeline import Pipeline
 
 from batchscore.errors import BatchscoreError, TrainingError
 from batchscore.job import Job
@@ -215,6 +216,27 @@ def _hint(features: pl.DataFrame, failure: str, *, quote: bool) -> str:
             "should be a number"
         )
     return f"Of the features, {'; '.join(told)}." if told else ""
+
+
+def refuse_fatal(predictor: Predictor, features: pl.DataFrame) -> None:
+    """Refuse columns on which the library that would get them ends the process, where nothing can be caught.
+
+    LightGBM does so with whatever is no number in a table that it reads as Arrow.
+
+    Raises:
+        TrainingError: There are such columns, and nothing before LightGBM encodes them.
+    """
+    first = predictor.pipeline
+    while isinstance(first, Pipeline):
+        first = next(step for _, step in first.steps if step not in ("passthrough", None))
+    if not type(first).__module__.startswith("lightgbm"):
+        return
+    if refused := features.select(~(cs.numeric() | cs.boolean())).columns:
+        listed = ", ".join(f"{name} ({type_name(features.schema[name]) or features.schema[name]})" for name in refused)
+        raise TrainingError(
+            f"LightGBM takes numbers alone, and of the features it would get {listed}. Encode text in a step before "
+            "it, and make numbers of dates in features()."
+        )
 
 
 def raw_times(features: pl.DataFrame) -> str:

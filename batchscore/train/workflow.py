@@ -35,6 +35,7 @@ from batchscore.train.fit import (
     pipeline_of,
     predicted,
     raw_times,
+    refuse_fatal,
     threshold,
     unfitted,
 )
@@ -113,6 +114,7 @@ def train(
     train, validation, test = (
         _part(job, features, schema, part) for part in (parts.train, parts.validation, parts.test)
     )
+    refuse_fatal(predictor, train.features)
     if raw := raw_times(train.features):
         on_step(f"of the features, {raw}, unless the pipeline does so")
     tried = explore(job, predictor, parts.train, train, validation, asked, on_step)
