@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import step
@@ -24,7 +23,7 @@ from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.sources import read_frame
 from batchscore.train.workflow import promotable, train
-from batchscore.warehouse import Warehouse
+from batchscore.warehouse import Transaction, Warehouse
 
 __all__ = ["retrain"]
 
@@ -260,8 +259,7 @@ def _keep(
     """Keep what was decided, and nothing else."""
     with warehouse.begin("the ledger") as tx:
         ledger.check(tx.connection, lease)
-        facts = _facts(job, champion, made, due, decision, told)
-        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+        _record(tx, job, champion, made, window, due, decision, told)
 
 
 def _settle_first(
@@ -281,8 +279,7 @@ def _settle_first(
             told = put_to_use(session, job, stored, promote=False)
         except GateTripped as error:
             told, below = str(error), error
-        facts = _facts(job, None, stored, due, "first", told)
-        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+        _record(tx, job, None, stored, window, due, "first", told)
     if below is not None:
         raise below
     return _decided("first", told)
@@ -307,8 +304,7 @@ def _settle(
             missed = f"is {CHALLENGER} only: {use} was moved from version {champion.version} while it was trained"
         decision = "kept" if missed else "promoted"
         told = f"{challenger} {missed or f'takes the place of version {champion.version}'}"
-        facts = _facts(job, champion, challenger, due, decision, told)
-        ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
+        _record(tx, job, champion, challenger, window, due, decision, told)
     if not missed:
         log.info(Event.BUNDLE_PROMOTED, model=challenger.name, version=challenger.version, alias=use)
     return _decided(decision, told)
@@ -334,10 +330,17 @@ def _missed(job: Job, champion: Bundle, challenger: Bundle) -> str | None:
     return None
 
 
-def _facts(
-    job: Job, champion: Bundle | None, challenger: Bundle, due: Sequence[Reason], decision: str, told: str
-) -> dict[str, Any]:
-    """A row of `batchscore_retrains`, but for its key."""
+def _record(
+    tx: Transaction,
+    job: Job,
+    champion: Bundle | None,
+    challenger: Bundle,
+    window: Interval,
+    due: Sequence[Reason],
+    decision: str,
+    told: str,
+) -> None:
+    """Write the decision into the ledger, once for each reason."""
     evaluation, metric = challenger.evaluation, job.problem.metric
     lead = evaluation.ahead.get("champion")
     theirs = evaluation.baselines.get("champion", {}).get(metric)
@@ -346,7 +349,7 @@ def _facts(
     if champion is not None:
         # On the rows that the champion was measured on, which may be fewer than all test rows.
         ours = None if lead is None or theirs is None else theirs + sign * lead.value
-    return {
+    facts = {
         "decision": decision,
         "told": f"{told} ({'; '.join(reason.told for reason in due)})",
         "champion_version": champion.version if champion else None,
@@ -360,6 +363,7 @@ def _facts(
         "row_count": evaluation.rows["test"],
         "decided_at": datetime.now(UTC),
     }
+    ledger.record_retrain(tx.connection, job.name, window.end, [reason.name for reason in due], facts)
 
 
 def _decided(decision: str, told: str) -> str:
