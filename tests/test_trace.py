@@ -175,12 +175,14 @@ def test_a_collector_that_does_not_answer(project: Project) -> None:
     """Where it takes the connection and says nothing, the command waits a few seconds, and says what was lost."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
-        code, lines = run(
-            project, "backfill", "toy", *WEEK,
+        # In a process of its own: in this one its sender would live on, and send to whoever has the port next.
+        result = project.run(
+            "backfill", "toy", *WEEK,
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}",
         )  # fmt: skip
+        lines = [json.loads(line) for line in result.out.splitlines()]
 
-    assert code == 0
+    assert result.code == 0
     assert lines[-1]["event"] == "traces.off"
     assert time.monotonic() - begun < 20
 
