@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,8 @@ svg.chart { display: block; width: 100%; max-width: 480px; height: auto; overflo
 .chart .dot.s0, .chart .bar { fill: var(--c0); }
 .chart .dot.s1 { fill: var(--c1); }
 .chart .many { fill-opacity: .45; }
+.chart .dot.hollow { fill: var(--paper); stroke: var(--faint); stroke-width: 1.5; }
+.chart .span { stroke: var(--c0); stroke-opacity: .35; stroke-width: 1.5; }
 .chart .whisker { stroke: var(--ink); stroke-width: 1.5; }
 .chart text.s0 { fill: var(--c0); }
 .chart text.s1 { fill: var(--c1); }
@@ -72,14 +74,16 @@ class Series:
     Attributes:
         name: Told at the end of the line, or beside a single point; empty for none.
         points: (x, y); one that is not finite is left out.
-        kind: A line, a line with its points, points alone, or a thin line to compare with.
+        kind: A line, a line with its points, points alone, points that do not count, or a thin line to compare with.
         weights: What each point's area is in proportion to; none for points of one size.
+        spans: From where to where each point may lie; none where nobody knows.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
-    kind: Literal["line", "points", "dots", "rule"] = "line"
+    kind: Literal["line", "points", "dots", "hollow", "rule"] = "line"
     weights: Sequence[float] = ()
+    spans: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +149,16 @@ def plot(title: str, told: str, x: Axis, y: Axis, series: Sequence[Series]) -> s
         told: What there is to see in it, for the same.
         x: To the right.
         y: Upwards.
-        series: Two at most that are no rules; the later ones are painted over the earlier.
+        series: Two at most that are neither rules nor hollow; the later ones are painted over the earlier.
 
     Returns:
         An `<svg>` element, well-formed XML; every coordinate is finite and within its box.
     """
     drawn = [(one, _drawn(one, x, y)) for one in series]
     across = _Scale.of(_lies(x), [p.x for _, points in drawn for p in points], whole=False)
-    up = _Scale.of(_lies(y), [p.y for _, points in drawn for p in points], whole=True)
+    heights = [p.y for _, points in drawn for p in points]
+    heights += [end for one in series for _, *ends in _spans(one, x, y) for end in ends]
+    up = _Scale.of(_lies(y), heights, whole=True)
     names = [one.name for one, points in drawn if len(points) > 1]
     right = WIDTH - max(14.0, max((min(100.0, length(name)) + 10 for name in names), default=0.0))
     left = min(84.0, max((length(text) for _, text in up.ticks), default=0.0) + 10)
@@ -172,11 +178,13 @@ def plot(title: str, told: str, x: Axis, y: Axis, series: Sequence[Series]) -> s
     labels: list[tuple[float, str, str]] = []
     colors = iter(("s0", "s1"))
     for one, points in drawn:
-        kind = "mark" if one.kind == "rule" else next(colors)
+        kind = {"rule": "mark", "hollow": "hollow"}.get(one.kind) or next(colors)
         places = [at(p.x, p.y) for p in points]
-        if one.kind != "dots" and len(places) > 1:
+        for a, low, high in _spans(one, x, y):
+            drawing.line("span", at(a, low), at(a, high))
+        if one.kind not in ("dots", "hollow") and len(places) > 1:
             drawing.line("mark" if one.kind == "rule" else f"line {kind}", *places)
-        if one.kind in ("points", "dots") or len(places) == 1:
+        if one.kind in ("points", "dots", "hollow") or len(places) == 1:
             _points(drawing, one.name, kind, points, places)
         if one.name and len(places) == 1:
             _beside(drawing, one.name, kind, places[0], left, right)
@@ -353,6 +361,14 @@ def _drawn(one: Series, x: Axis, y: Axis) -> list[_Point]:
         for (a, b), weight in zip(one.points, weights, strict=True)
     ]
     return [point for point in placed if _finite(point.x) and _finite(point.y)]
+
+
+def _spans(one: Series, x: Axis, y: Axis) -> Iterator[tuple[float, float, float]]:
+    """Where each point with a span lies, and its ends, in the axes' own units."""
+    for (a, _), ends in zip(one.points, one.spans, strict=False):
+        placed = (_placed(x, a), *(_placed(y, end) for end in ends))
+        if all(map(_finite, placed)):
+            yield placed[0], placed[1], placed[2]
 
 
 def _lies(axis: Axis) -> Axis:

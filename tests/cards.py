@@ -41,7 +41,7 @@ class Case:
 def manifest(problem: Problem, classes: tuple[Any, ...] = (), **changes: Any) -> Manifest:
     """The manifest of a version of `trips`."""
     content: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         "name": "trips",
         "version": 3,
         "created_at": "2024-06-02T03:04:05+00:00",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from xml.etree import ElementTree as ET
 import cards
 import pytest
 from cards import CASES, Case
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from toy import Project
 
 from batchscore.cli.found import findings
@@ -347,19 +345,6 @@ def test_hostile_names() -> None:
         ET.fromstring(svg)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium without a window."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Its sandbox is not for root; the pages are ours.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 OVERLAPS = """
 () => [...document.querySelectorAll("svg.chart")].flatMap(svg => {
   const boxes = [...svg.querySelectorAll("text")].map(e => [e.firstChild.data, e.getBoundingClientRect()]);
@@ -412,7 +397,7 @@ def test_slices_fit(browser: Browser, width: int, media: Any, tmp_path: Path) ->
     page.goto((tmp_path / "card.html").as_uri())
 
     table = page.locator("table.dense")
-    assert len(table.locator("thead th").all()) == 13
+    assert len(table.locator("thead th").all()) == 15
     box, room = table.bounding_box(), page.locator("main").bounding_box()
     assert box
     assert room

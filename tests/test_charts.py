@@ -42,19 +42,20 @@ def texts(root: ET.Element) -> list[str]:
 
 
 class TestPlot:
-    @given(points, points, names, st.booleans(), st.sampled_from(["line", "points", "dots", "rule"]))
+    @given(points, points, names, st.booleans(), st.sampled_from(["line", "points", "dots", "hollow", "rule"]))
     @settings(max_examples=300, deadline=None)
     def test_any_numbers(
         self, one: list[tuple[float, float]], two: list[tuple[float, float]], name: str, log: bool, kind: str
     ) -> None:
         """NaN, infinities, the largest and the smallest floats, no points and equal ones all give a sound drawing."""
-        series = [Series(name, one, kind), Series("b", two, "points", [abs(a) for a, _ in two])]  # type: ignore[arg-type]
+        spans = [(b, a) for a, b in one]
+        series = [Series(name, one, kind, spans=spans), Series("b", two, "points", [abs(a) for a, _ in two])]  # type: ignore[arg-type]
 
         root = parsed(charts.plot(name, name, Axis(name, log=log), Axis("y"), series))
 
         drawn = [p for p in two if all(math.isfinite(v) and abs(v) < 1e100 for v in p) and (not log or 0 < p[0])]
-        shown = [dot for dot in root.iter("circle") if "s1" in dot.attrib["class"] or kind == "rule"]
-        assert len([dot for dot in shown if "mark" not in dot.attrib["class"]]) == len(drawn)
+        shown = [dot for dot in root.iter("circle") if "s1" in dot.attrib["class"] or kind in ("rule", "hollow")]
+        assert len([dot for dot in shown if not {"mark", "hollow"} & set(dot.attrib["class"].split())]) == len(drawn)
 
     def test_places(self) -> None:
         """Points lie where the axes say: to the right and upwards, between fixed ends."""
@@ -68,6 +69,19 @@ class TestPlot:
         assert left < right
         assert top < bottom
         assert middle == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=0.1)
+
+    def test_spans(self) -> None:
+        """A point's span goes through it from end to end, and the axis reaches as far; a hollow point takes no colour."""
+        series = [Series("", [(0, 1), (2, 1)], "hollow"), Series("", [(1, 2)], "dots", spans=[(0, 6)])]
+
+        root = parsed(charts.plot("t", "d", Axis("x"), Axis("y"), series))
+
+        (span,) = [line for line in root.iter("polyline") if line.attrib["class"] == "span"]
+        (x, low), (other_x, high) = (map(float, pair.split(",")) for pair in span.attrib["points"].split())
+        hollow, _, dot = root.iter("circle")
+        assert (hollow.attrib["class"], dot.attrib["class"]) == ("dot hollow", "dot s0")
+        assert x == other_x == float(dot.attrib["cx"])
+        assert float(dot.attrib["cy"]) == pytest.approx(low + (high - low) / 3, abs=0.2)
 
     def test_ticks(self) -> None:
         """Ticks are round numbers, with no more decimals than they need; powers of ten on a logarithmic axis."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from batchscore import charts
+from batchscore import page
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Confusion, Evaluation, Slice
 from batchscore.model.pictures import CLASSES, pictures
@@ -39,14 +37,12 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
         evaluation: What training found out.
     """
     problem = manifest.problem
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(fixed=rounded, share=_share, instant=_instant, folding=_folding)
-    template = page.from_string(Path(__file__).with_name("card.html").read_text("utf-8"))
+    template = page.template(Path(__file__).with_name("card.html"))
     return template.render(
         manifest=manifest,
         evaluation=evaluation,
         problem=problem,
-        style=Markup(charts.STYLE),  # noqa: S704 - ours
+        style=page.style(),
         headline=evaluation.test.get(evaluation.metric),
         better=better(evaluation.metric),
         met=_met(evaluation, problem),
@@ -160,7 +156,7 @@ def _limits(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
         yield "Importance says what this model uses, not what causes the outcome. Columns that tell the same share it."
     if evaluation.slices:
         yield "The worst of many slices is bad by chance too: look at its rows before acting on it."
-    end = _instant(manifest.training.end)
+    end = page.instant(manifest.training.end)
     yield f"It was made from rows before {end}. Where later ones differ, `batchscore drift` says so."
 
 
@@ -180,16 +176,3 @@ def _meaning(manifest: Manifest, evaluation: Evaluation) -> Iterable[str]:
             yield "The prediction is a cluster. Clusters have no order, and another training may name them otherwise."
         case "anomaly":
             yield "A row is odd from a score of 0 on, the more the higher. Nobody has labelled what is odd."
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _folding(name: str) -> Markup:
-    """A name that may go on in another line behind an underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
-
-
-def _instant(text: str) -> str:
-    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
