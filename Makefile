@@ -32,20 +32,22 @@ proof: $(READY)
 image-test: $(READY)
 	$(BIN)/python -m pytest -m image
 
-# docs/integrations with the real Airflow, Dagster and MLflow server, which are in no other environment.
-integrations: $(READY) .venv-airflow/.ready .venv-dagster/.ready .venv-mlflow/.ready
+# docs/integrations with the real Airflow, Dagster and MLflow server, and Evidently, which are in no other environment.
+integrations: $(READY) .venv-airflow/.ready .venv-dagster/.ready .venv-evidently/.ready .venv-mlflow/.ready
 	$(PYTEST) -m integrations
 
-.venv-%/.ready: docs/integrations/%.lock
-	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# By the pip that requirements-dev.lock pins: before 23.3, which Python 3.11 brings along, pip takes a requirement such as
+# pandas[parquet] for one without a hash.
+.venv-%/.ready: docs/integrations/%.lock $(READY)
+	$(PYTHON) -m venv --without-pip .venv-$*
+	$(BIN)/python -m pip --python .venv-$* install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # A bundle is served where batchscore is.
-.venv-mlflow/.ready: docs/integrations/mlflow.lock pyproject.toml
-	$(PYTHON) -m venv .venv-mlflow
-	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+.venv-mlflow/.ready: docs/integrations/mlflow.lock pyproject.toml $(READY)
+	$(PYTHON) -m venv --without-pip .venv-mlflow
+	$(BIN)/python -m pip --python .venv-mlflow install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python -m pip --python .venv-mlflow install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	touch $@
 
 # Some ten minutes: random kills by the hundred, with a reader that looks for half an interval all the while.
@@ -73,11 +75,12 @@ bench: $(READY)
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
-	for extra in demo lightgbm mariadb mlflow otel prometheus s3 xgboost; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
+	for extra in demo lightgbm mariadb mlflow openlineage otel prometheus s3 xgboost; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
 	$(LOCK) --group image -o requirements-image.lock
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements-dev.lock
 	$(LOCK) --group airflow -o docs/integrations/airflow.lock
 	$(LOCK) --group dagster -o docs/integrations/dagster.lock
+	$(LOCK) --group evidently -o docs/integrations/evidently.lock
 	$(LOCK) pyproject.toml --group mlflow -o docs/integrations/mlflow.lock
 
 clean:

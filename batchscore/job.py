@@ -24,6 +24,7 @@ from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
 from batchscore.problem import OF_SEVERAL, REASON, Number, Problem, Table, Whole, better
 from batchscore.recipe import Moment, Retrain, Training
+from batchscore.watching import Alerting, Evaluating, Watching
 
 __all__ = ["SHADOW", "Job", "Publish", "Rows", "read_job"]
 
@@ -84,8 +85,9 @@ class Source(Rows):
         time_column: With `parquet`: the column whose time lies in the interval. With `sql` nothing reads it, for a
             query chooses its rows itself.
         private: Columns whose values are never kept with a rejected row, nor told by training and what it writes of
-            itself. The bundle's golden rows are whole all the same, and its profiles have bounds and categories of
-            every column: who may read the registry may read those.
+            itself, nor held by a profile, which has their NULLs and, of a column with 256 values or more in training, a
+            sketch of their hashes by a secret of the bundle. The bundle's golden rows are whole all the same: who may
+            read the registry may read those.
     """
 
     key: tuple[str, ...] = Field(min_length=1)
@@ -237,6 +239,9 @@ class Job(Table):
     output: Output
     limits: Limits = Limits()
     publish: Publish = Publish()
+    drift: Watching = Watching()
+    performance: Evaluating = Evaluating()
+    alerts: Alerting = Alerting()
 
     @property
     def name(self) -> str:
@@ -343,6 +348,15 @@ class Job(Table):
             staged = self.model.shadow is not None and one.startswith("shadow_")
             if one in RESERVED or one.startswith("score_") or one in reasons or staged:
                 raise ValueError(f"column {name} has the name of a column batchscore writes; rename it at the source")
+        if strange := [name for name in self.performance.slices if name not in passed]:
+            raise ValueError(
+                f"performance.slices: {strange[0]} is no column of the output table; name it in output.carry too"
+            )
+        if hidden := [name for name in self.performance.slices if name in self.source.private]:
+            raise ValueError(
+                f"performance.slices: {hidden[0]} is in source.private, and slices would tell its values; leave it out "
+                "of one of them"
+            )
         if self.problem.target in passed:
             raise ValueError(f"the target {self.problem.target} cannot be a key or carried column")
         if self.training and self.calendar.instant(self.training.from_) >= self.calendar.instant(self.training.to):

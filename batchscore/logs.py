@@ -109,6 +109,9 @@ class Event(StrEnum):
     """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
     TABLES_READY = "tables.ready"
     """The output table and the ledger's tables are there, with all that a run needs of them."""
+    VIEWS_READY = "views.ready"
+    """The views for dashboards are there: what was done about each, `made`, `replaced`, or `made anew` with other
+    columns."""
     NOTHING_DUE = "run.nothing_due"
     """No interval is to be scored; the command ends with 0."""
     INTERVALS_DONE = "plan.intervals_done"
@@ -136,20 +139,31 @@ class Event(StrEnum):
     TRACES_OFF = "traces.off"
     """The environment names a collector of traces, and it gets none or not the last: OpenTelemetry is not installed,
     refuses a variable, or the collector does not answer."""
+    LINEAGE_OFF = "lineage.off"
+    """`OPENLINEAGE_URL` names a collector of lineage, and it gets nothing more of this command: OpenLineage is not
+    installed, refuses a variable, or the collector does not take an event."""
     LIBRARY_WARNED = "library.warned"
     """A library's own warning or error, such as that traces could not be sent; what it means for the run, its own lines
     say."""
     MONITORING_FAILED = "monitoring.failed"
     """The predictions are published; comparing the run's profile with training failed."""
+    ALERT_FIRING = "alert.firing"
+    """Something of `[alerts]` has begun, or goes on after `repeat`: which alert, what was found, since when."""
+    ALERT_RECOVERED = "alert.recovered"
+    """What was firing is so no longer."""
+    ALERTS_UNDELIVERED = "alerts.undelivered"
+    """A webhook or command did not take a notice, which the next command sends again; what was scored stands."""
     METRICS_UNPUSHED = "metrics.unpushed"
     """The Pushgateway did not take the metrics of a command, which is as good or bad as it was without them."""
+    METRICS_UNWRITTEN = "metrics.unwritten"
+    """The file of a job's metrics could not be replaced; what it says is of an earlier command."""
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _TOLD_BY_COMMANDS = (
     *(Event.RUN_FAILED, Event.RUN_LEFT, Event.RUN_UNREAD),
-    *(Event.COMMAND_FAILED, Event.INTERVALS_LEFT),
+    *(Event.COMMAND_FAILED, Event.INTERVALS_LEFT, Event.ALERT_FIRING, Event.ALERT_RECOVERED),
 )
 _told_apart = False
 _secrets: tuple[str, ...] = ()

@@ -38,6 +38,8 @@ METRICS: dict[Task, tuple[str, ...]] = {
         "recall",
         "f1",
         "base_rate",
+        "ece",
+        "bias",
     ),
     "multiclass": (
         "accuracy",
@@ -65,6 +67,9 @@ Attributes:
     recall: Share of the second class's rows that are predicted to be of it.
     f1: Harmonic mean of precision and recall.
     base_rate: Share of rows of the second class: a fact of the labels, not of the model.
+    ece: Expected calibration error: the difference of mean score and share of the second class, averaged over the rows
+        of ten bins of score (Naeini and others, 2015); lower is better. The fewer rows, the more of it is chance.
+    bias: Mean score less the share of the second class: above 0 the model says too much, below 0 too little; 0 is best.
     precision_macro: Precision averaged over the classes that labels or predictions have.
     recall_macro: Recall averaged over the classes that labels or predictions have.
     f1_macro: F1 averaged over the classes that labels or predictions have.
@@ -88,14 +93,14 @@ REASON = "reason_"
 """What the names of the columns begin with that say why a row has its score."""
 
 _UNLABELLED = ("clustering", "anomaly")
-_LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
-# A fact of the labels, or of how many clusters were asked for, is good neither way.
-_NEITHER = {"base_rate", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
+_LOWER = {"brier", "log_loss", "ece", "mae", "rmse", "median_error"}
+# A fact of the labels, or of how many clusters were asked for, is good neither way; a bias is bad both ways.
+_NEITHER = {"base_rate", "bias", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
 _HIGHER = {metric for known in METRICS.values() for metric in known} - _LOWER - _NEITHER
 
 
 def better(metric: str) -> Literal["higher", "lower"] | None:
-    """Which values of a metric are the better ones; None for a fact of the rows, which is good neither way."""
+    """Which values of a metric are the better ones; None for what is good neither way."""
     return "lower" if metric in _LOWER else "higher" if metric in _HIGHER else None
 
 

@@ -7,14 +7,16 @@ raises `ProfileMismatch`.
 
 Bins are right-closed. `edges` e[0] < … < e[k-1] make k + 1 bins: bin 0 holds x <= e[0], bin i holds e[i-1] < x <= e[i],
 bin k holds x > e[k-1]. A value equal to an edge belongs to the bin that ends there, so the running total of the counts
-up to bin i, divided by the total, is exactly the distribution function at e[i].
+up to bin i, divided by the total, is exactly the distribution function at e[i]. The k values of an integer column make
+2k + 1 bins: bin 2i + 1 holds the value v[i] alone, bin 2i what lies between it and the one before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,7 +24,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batchscore.errors import ProfileMismatch
+from batchscore.hashing import hashed
 from batchscore.layout import Floats, Layout, numbers_of, refuse_type
+from batchscore.sketch import Sketch
 
 __all__ = ["ColumnProfile", "Profile"]
 
@@ -30,6 +34,8 @@ Counts = NDArray[np.int64]
 
 _TALLIES = ("n", "null", "nan", "pos_inf", "neg_inf", "zero", "negative")
 _MOMENTS = ("minimum", "maximum", "mean", "m2")
+_MOST_UNSEEN = 20
+_LONGEST = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,20 +47,24 @@ class ColumnProfile:
 
     Attributes:
         layout: What the counts are counted against.
-        counts: int64: rows per bin, shape `(edges + 1,)`; or per category, then all unseen ones, shape
-            `(categories + 1,)`; or false, true, shape `(2,)`.
-        sums: float64, sum of the values per bin, shape `(edges + 1,)`; `(0,)` for categorical and boolean.
+        counts: int64, shape `(layout.bins,)`: rows per bin; or per category, then all unseen ones; or false, true; of a
+            private column all rows with a value, shape `(1,)`.
+        sums: float64, sum of the values per bin, in the shape of `counts`; `(0,)` for categorical, boolean and private.
         n: Rows.
         null: Rows with NULL. A NaN is not NULL.
         nan: Rows with NaN.
         pos_inf: Rows with +infinity.
         neg_inf: Rows with -infinity.
-        zero: Values equal to 0; for text, empty strings. 0 for categorical and boolean, as are the others below.
+        zero: Values equal to 0; for text, empty strings. 0 for categorical, boolean and private, as are the others
+            below.
         negative: Values below 0.
-        minimum: Smallest value; None when there is none, as for categorical and boolean.
+        minimum: Smallest value; None when there is none, as for categorical, boolean and private.
         maximum: Largest value; None likewise.
         mean: Arithmetic mean; None likewise.
         m2: Sum of squared deviations from the mean; infinite when a value is beyond about 1e154.
+        sketch: How many values differ, and how they spread; text, and private with a salt; None for others.
+        unseen: Categories that training never saw, cut to 128 characters, with how often each was met; of more than 20
+            those whose hashes are the smallest, so that every chunk that met one of them has counted it.
     """
 
     layout: Layout
@@ -71,6 +81,8 @@ class ColumnProfile:
     maximum: float | None = None
     mean: float | None = None
     m2: float = 0.0
+    sketch: Sketch | None = None
+    unseen: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts.setflags(write=False)
@@ -94,19 +106,26 @@ class ColumnProfile:
                 true = int(kept.sum() or 0)
                 return cls(layout, np.array([len(kept) - true, true], np.int64), np.zeros(0), n, null)
             case "categorical":
-                return cls(layout, _category_counts(kept, layout.categories), np.zeros(0), n, null)
+                counts, unseen = _category_counts(kept, layout.categories)
+                return cls(layout, counts, np.zeros(0), n, null, unseen=unseen)
+            case "private":
+                nan = int(kept.is_nan().sum()) if kept.dtype.is_float() else 0
+                counts = np.array([len(kept) - nan], np.int64)
+                sketch = Sketch.of(kept, layout.salt) if layout.salt else None
+                return cls(layout, counts, np.zeros(0), n, null, nan, sketch=sketch)
             case _:
-                return cls._measured(np.sort(numbers_of(kept, layout.kind)), layout, n, null)
+                sketch = Sketch.of(kept) if layout.kind == "text" else None
+                return cls._measured(np.sort(numbers_of(kept, layout.kind)), layout, n, null, sketch)
 
     @classmethod
-    def _measured(cls, values: Floats, layout: Layout, n: int, null: int) -> Self:
+    def _measured(cls, values: Floats, layout: Layout, n: int, null: int, sketch: Sketch | None) -> Self:
         # The sort has put -inf first, then +inf, then NaN last, so that searching finds how many there are of each.
         low, high = _rank(values, -np.inf, "right"), _rank(values, np.inf, "left")
         numbers, finite = _rank(values, np.inf, "right"), values[low:high]
-        counts, sums = _bin(finite, layout.edges)
+        counts, sums = _bin(finite, layout)
         negative, not_positive = _rank(finite, 0.0, "left"), _rank(finite, 0.0, "right")
         tallies = (n, null, len(values) - numbers, numbers - high, low, not_positive - negative, negative)
-        return cls(layout, counts, sums, *tallies, *_moments(finite, sums))
+        return cls(layout, counts, sums, *tallies, *_moments(finite, sums), sketch)
 
     @property
     def finite(self) -> int:
@@ -125,8 +144,22 @@ class ColumnProfile:
 
     @property
     def unseen_share(self) -> float:
-        """Share of rows whose category training never saw; 0 without rows and for kinds without categories."""
-        return int(self.counts[-1]) / self.n if self.n and self.layout.kind == "categorical" else 0.0
+        """Share of rows with a category or integer that training never saw; 0 without rows and for other kinds."""
+        match self.layout.kind:
+            case "categorical":
+                count = self.counts[-1]
+            case "integer":
+                count = self.counts[::2].sum()
+            case _:
+                count = 0
+        return int(count) / self.n if self.n else 0.0
+
+    @property
+    def outside_share(self) -> float:
+        """Share of rows with a number or instant beyond the range of the layout, infinities too; 0 for other kinds."""
+        if self.layout.kind not in ("numeric", "datetime") or not self.n:
+            return 0.0
+        return (int(self.counts[0]) + int(self.counts[-1]) + self.neg_inf + self.pos_inf) / self.n
 
     def merge(self, other: ColumnProfile) -> ColumnProfile:
         """The profile of both sets of rows.
@@ -142,6 +175,10 @@ class ColumnProfile:
         merged["minimum"] = min((end for end in (self.minimum, other.minimum) if end is not None), default=None)
         merged["maximum"] = max((end for end in (self.maximum, other.maximum) if end is not None), default=None)
         merged["mean"], merged["m2"] = _chan(self, other)
+        if self.sketch and other.sketch:
+            merged["sketch"] = self.sketch.merge(other.sketch)
+        if self.unseen or other.unseen:
+            merged["unseen"] = _fewest(Counter(self.unseen) + Counter(other.unseen))
         return ColumnProfile(self.layout, counts, sums, **merged)
 
     def __eq__(self, other: object) -> bool:
@@ -160,7 +197,11 @@ class ColumnProfile:
         tallies = {name: tally for name in _TALLIES if (tally := getattr(self, name))}
         moments = {name: _plain(value) for name in _MOMENTS if (value := getattr(self, name)) is not None}
         sums = [_plain(value) for value in self.sums.tolist()]
-        return {"layout": self.layout.digest, **tallies, **moments, "counts": self.counts.tolist(), "sums": sums}
+        rest = {"sketch": self.sketch.to_dict()} if self.sketch else {}
+        if self.unseen:
+            rest["unseen"] = dict(self.unseen)
+        counts = self.counts.tolist()
+        return {"layout": self.layout.digest, **tallies, **moments, "counts": counts, "sums": sums, **rest}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], layout: Layout) -> Self:
@@ -169,6 +210,8 @@ class ColumnProfile:
             raise _unlike(layout.digest, data["layout"])
         scalars = {name: data[name] for name in _TALLIES if name in data}
         scalars |= {name: float(data[name]) for name in _MOMENTS if name in data}
+        scalars["sketch"] = Sketch.from_dict(data["sketch"]) if "sketch" in data else None
+        scalars["unseen"] = data.get("unseen", {})
         return cls(layout, np.array(data["counts"], np.int64), np.array(data["sums"], np.float64), **scalars)
 
 
@@ -185,9 +228,9 @@ class Profile:
     layouts: Mapping[str, Layout]
 
     @staticmethod
-    def layouts_of(frame: pl.DataFrame) -> dict[str, Layout]:
+    def layouts_of(frame: pl.DataFrame, private: Collection[str] = ()) -> dict[str, Layout]:
         """Fix a layout for every column of the training rows; see `Layout.of`."""
-        return {series.name: Layout.of(series) for series in frame.iter_columns()}
+        return {series.name: Layout.of(series, private=series.name in private) for series in frame.iter_columns()}
 
     @classmethod
     def empty(cls, layouts: Mapping[str, Layout]) -> Self:
@@ -234,19 +277,33 @@ def _unlike(want: str, got: str) -> ProfileMismatch:
     )
 
 
-def _category_counts(kept: pl.Series, categories: tuple[str, ...]) -> Counts:
-    codes = kept.cast(pl.Enum(categories), strict=False).to_physical()
-    seen = np.bincount(codes.drop_nulls().to_numpy(), minlength=len(categories))
-    return np.append(seen, codes.null_count()).astype(np.int64)
+def _category_counts(kept: pl.Series, categories: tuple[str, ...]) -> tuple[Counts, dict[str, int]]:
+    known = kept.cast(pl.Enum(categories), strict=False)
+    seen = np.bincount(known.drop_nulls().to_physical().to_numpy(), minlength=len(categories))
+    strange: dict[str, int] = {}
+    if known.null_count():
+        others = kept.filter(known.is_null()).cast(pl.String).str.slice(0, _LONGEST)
+        strange = _fewest(Counter(dict(others.value_counts().iter_rows())))
+    return np.append(seen, known.null_count()).astype(np.int64), strange
+
+
+def _fewest(unseen: Mapping[str, int]) -> dict[str, int]:
+    """Of all categories those with the smallest hashes: whichever chunk met one of them, it is among its own fewest."""
+    names = pl.Series(sorted(unseen), dtype=pl.String)
+    kept = names.gather(np.argsort(hashed(names), kind="stable")[:_MOST_UNSEEN])
+    return {name: unseen[name] for name in kept.sort()}
 
 
 def _rank(ordered: Floats, value: float, side: Literal["left", "right"]) -> int:
     return int(ordered.searchsorted(value, side))
 
 
-def _bin(finite: Floats, edges: tuple[float, ...]) -> tuple[Counts, Floats]:
+def _bin(finite: Floats, layout: Layout) -> tuple[Counts, Floats]:
     """Count and add up sorted values per bin."""
-    bounds = np.concatenate([[0], finite.searchsorted(edges, "right"), [len(finite)]]).astype(np.int64)
+    inner = finite.searchsorted(layout.edges, "right")
+    if layout.kind == "integer":
+        inner = np.column_stack([finite.searchsorted(layout.edges, "left"), inner]).ravel()
+    bounds = np.concatenate([[0], inner, [len(finite)]]).astype(np.int64)
     counts = np.diff(bounds)
     sums = np.zeros(len(counts))
     # reduceat gives an empty segment the value at its start; leaving those out lets each run to the start of the next.

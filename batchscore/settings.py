@@ -7,11 +7,13 @@ default.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -52,6 +54,10 @@ class Settings(BaseSettings):
         retry_seconds: How long to go on trying, without any progress, when a database or network fails.
         pushgateway_url: The Prometheus Pushgateway that gets metrics of each `score` and `backfill`, for instance
             `http://user:password@host:9091`; it needs the extra `prometheus`.
+        metrics_dir: The folder in which each `score` and `backfill` leaves the same metrics, as a file for the textfile
+            collector of node-exporter; it needs the extra `prometheus`.
+        alert_webhook_url: Where `[alerts]` are posted to as JSON, with a `text` that Slack and those like it show. The
+            whole of it is a secret.
         log_format: `json` (one object a line), `ecs` (the same with the names of the Elastic Common Schema), `console`,
             or `auto`: JSON; on a terminal, warnings and errors in words.
     """
@@ -70,8 +76,25 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(60.0, ge=1.0, le=86_400.0)
     retry_seconds: float = Field(300.0, ge=0.0, allow_inf_nan=False)
     pushgateway_url: SecretStr | None = None
+    metrics_dir: Path | None = None
+    alert_webhook_url: SecretStr | None = None
     log_format: Literal["auto", "json", "ecs", "console"] = "auto"
     origins: Mapping[str, str] = Field(default_factory=dict)
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _can_be_posted_to(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            try:
+                parts = urlsplit(url.get_secret_value())
+                printable = re.fullmatch("[!-~]+", url.get_secret_value())
+                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+                good = bool(printable and known and parts.username is None)
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError("want https://host/path, of ASCII characters only and without a name and password")
+        return url
 
     def warehouse(self) -> str:
         """The warehouse's URL, secrets and all.

@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 import batchscore
-from batchscore import drift, errors, ledger, logs, problem, schema, settings
+from batchscore import distances, drift, errors, ledger, logs, problem, schema, settings, views
 from batchscore.cli.app import app
 from batchscore.job import Job
 from batchscore.model import predictor
@@ -45,7 +45,7 @@ HEAD = """\
 
 [Commands](#commands) · [The job file](#the-job-file) · [Settings](#settings) · [Exit codes](#exit-codes) ·
 [Log events](#log-events) · [The output table](#the-output-table) · [The ledger](#the-ledger) ·
-[Column types](#column-types) · [Metrics](#metrics) · [Drift](#drift)"""
+[The views](#the-views) · [Column types](#column-types) · [Metrics](#metrics) · [Drift](#drift)"""
 WORDS: Mapping[Any, str] = {
     str: "string",
     int: "integer",
@@ -75,6 +75,7 @@ def page() -> str:
         ("Log events", _events()),
         ("The output table", _output_table()),
         ("The ledger", _ledger()),
+        ("The views", _views()),
         ("Column types", _column_types()),
         ("Metrics", _metrics()),
         ("Drift", _drift()),
@@ -169,7 +170,16 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value in ((), {}):
         return ""
-    return f'`"{value}"`' if isinstance(value, (str, Path)) else f"`{value}`"
+    return f"`{_toml(value)}`"
+
+
+def _toml(value: object) -> str:
+    """A default as a job file would say it."""
+    if isinstance(value, BaseModel):
+        return f"{{ {', '.join(f'{name} = {_toml(each)}' for name, each in value)} }}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, (str, Path)) else str(value)
 
 
 def _settings() -> Iterator[str]:
@@ -327,10 +337,26 @@ def _ledger() -> Iterator[str]:
     yield _attributes(plan.Planned.__doc__ or "")["state"]
 
 
+def _views() -> Iterator[str]:
+    yield (
+        "`batchscore views apply` makes those over the ledger, beside it; `batchscore views apply JOB` those over the "
+        "job's output table too, in its schema. They are written for DuckDB, SQLite, Postgres, MariaDB and MySQL."
+    )
+    for name in (*views.OVER_LEDGER, *views.OVER_JOBS):
+        text = views.text_of(name)
+        yield f"### `{name}`" if name in views.OVER_LEDGER else f"### `<output table>{name}`"
+        yield text.meaning
+        yield _table(
+            ("column", "meaning"),
+            [(f"`{column}`" if column != "*" else "", meaning) for column, meaning in text.columns.items()],
+        )
+
+
 def _sql_words(type_: sa.types.TypeEngine[Any]) -> str:
     if isinstance(type_, sa.types.TypeDecorator):
         return "timestamp_tz"
-    kinds = {sa.types.String: "string", sa.types.Integer: "integer", sa.types.Float: "float"}
+    words = {"Boolean": "boolean", "String": "string", "Integer": "integer", "Float": "float"}
+    kinds = {getattr(sa.types, name): word for name, word in words.items()}
     return next(words for kind, words in kinds.items() if isinstance(type_, kind))
 
 
@@ -370,7 +396,7 @@ def _drift() -> Iterator[str]:
     yield from (_unfolded(each) if each.startswith("|") else " ".join(each.split()) for each in described)
     yield f"`BANDS`: {strings['BANDS']} " + ", ".join(f"{name} {band:g}" for name, band in drift.BANDS.items()) + "."
     yield f"`MINIMUM_ROWS` = {drift.MINIMUM_ROWS}: {strings['MINIMUM_ROWS']}"
-    for function in (drift.psi, drift.ks):
+    for function in (distances.psi, distances.ks, distances.wasserstein, distances.js, distances.hellinger):
         told = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
         yield f"`{function.__name__}`: " + " ".join(told.split())
 

@@ -1,4 +1,4 @@
-"""A real Pushgateway and a real Prometheus on loopback, and what they are asked."""
+"""A real Pushgateway, node-exporter and Prometheus on loopback, and what they are asked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +22,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "compose/prometheus.yml"
+
+
+@contextlib.contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback that answers by the handler: its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def program(name: str, package: str) -> str:
@@ -54,8 +67,8 @@ def _served(command: list[str], url: str, log: Path) -> Iterator[None]:
                 fetch(f"{url}/-/ready")
                 break
             except urllib.error.HTTPError as error:
-                # One that asks for a password is there.
-                if error.code == 401:
+                # One that asks for a password is there, and one that has no such page.
+                if error.code in (401, 404):
                     break
             except OSError:
                 pass
@@ -76,10 +89,25 @@ def pushgateway(folder: Path, web: str = "") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, gateway: str) -> Iterator[str]:
-    """The URL of a Prometheus that scrapes the gateway as compose.yaml's does, only sooner."""
+def node_exporter(folder: Path, files: Path) -> Iterator[str]:
+    """The URL of a node-exporter that tells nothing but what the text files in a folder hold."""
+    url = f"127.0.0.1:{free_port()}"
+    command = [
+        program("prometheus-node-exporter", "prometheus-node-exporter"),
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={files}",
+        f"--web.listen-address={url}",
+    ]
+    with _served(command, f"http://{url}", folder / "node.log"):
+        yield f"http://{url}"
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[str]:
+    """The URL of a Prometheus that scrapes a target as compose.yaml's does the gateway, only sooner."""
     text = CONFIGURATION.read_text()
-    for old, new in (("pushgateway:9091", gateway.removeprefix("http://")), ("interval: 15s", "interval: 200ms")):
+    for old, new in (("pushgateway:9091", target.removeprefix("http://")), ("interval: 15s", "interval: 200ms")):
         assert old in text
         text = text.replace(old, new)
     (folder / "prometheus.yml").write_text(text)
@@ -94,17 +122,23 @@ def prometheus(folder: Path, gateway: str) -> Iterator[str]:
         yield f"http://{url}"
 
 
-def pushed(gateway: str, job: str = "toy") -> dict[str, float]:
-    """The metrics that the gateway holds of a job of ours, by name, and those with an outcome by `name/outcome`."""
+def told(text: str, job: str = "toy") -> dict[str, float]:
+    """The metrics of a job of ours in Prometheus' text format, by `name/value/of/labels`, labels by their names."""
     found = {}
-    for line in fetch(f"{gateway}/metrics").splitlines():
+    for line in text.splitlines():
         if match := re.fullmatch(r"(batchscore_\w+)\{(.*)\} (\S+)", line):
             labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
-            if labels["batchscore_job"] == job:
-                assert labels["job"] == "batchscore"
-                outcome = f"/{labels['outcome']}" if "outcome" in labels else ""
-                found[match[1] + outcome] = float(match[3])
+            if labels.pop("batchscore_job") == job:
+                values = [value for name, value in sorted(labels.items()) if name not in ("instance", "job")]
+                found["/".join([match[1].removeprefix("batchscore_"), *values])] = float(match[3])
     return found
+
+
+def pushed(gateway: str, job: str = "toy") -> dict[str, float]:
+    """The metrics that the gateway holds of a job of ours."""
+    text = fetch(f"{gateway}/metrics")
+    assert all('job="batchscore"' in line for line in text.splitlines() if line.startswith("batchscore_"))
+    return told(text, job)
 
 
 def asked(server: str, query: str, patience: float = 20) -> list[dict[str, Any]]:

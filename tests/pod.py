@@ -204,6 +204,9 @@ class Cluster:
         config = self.image.config["config"]
         given = dict(variables)
         for each in container.get("env", []):
+            # Of a secret that need not be there, and here is not, the kubelet sets nothing.
+            if each.get("valueFrom", {}).get("secretKeyRef", {}).get("optional"):
+                continue
             given[each["name"]] = _expanded(each["value"], given)
         environment = dict(pair.split("=", 1) for pair in config["Env"]) | given
         # What the image says is taken as it is, what the pod says is expanded, from the pod's own variables.

@@ -39,6 +39,7 @@ NAMES = [
     "pipeline.joblib",
     "reference.json",
     "rows.sql",
+    "tested.json",
 ]
 
 
@@ -351,7 +352,7 @@ class TestTampering:
         """A manifest of another format, or with entries that this one has not, is refused, and nothing has run."""
         edited = json.dumps(manifest_of(trapped) | edit).encode()
 
-        with pytest.raises(BundleCorrupt, match=r"bundle\.json is not a manifest of format 2"):
+        with pytest.raises(BundleCorrupt, match=r"bundle\.json is not a manifest of format 3"):
             Bundle.load(trapped | {"bundle.json": edited}, "here")
         assert not any(canary.exists() for canary in canaries)
 

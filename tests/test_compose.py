@@ -36,6 +36,10 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DASHBOARDS: dict[str, Any] = json.loads(DASHBOARD.read_text())
 PANELS = [panel for panel in DASHBOARDS["panels"] if panel["type"] != "row"]
 POSTGRES, PROMETHEUS = "grafana-postgresql-datasource", "prometheus"
+MEASURED = (
+    "FROM batchscore_performance WHERE metric = 'roc_auc' AND cohort = 'scored' AND slice_column = '' "
+    "GROUP BY window_start ORDER BY window_start"
+)
 
 
 def queries(kind: str) -> Iterator[tuple[str, str]]:
@@ -202,6 +206,8 @@ class TestGrafana:
         assert all(panel["description"] and panel["fieldConfig"]["defaults"]["unit"] for panel in PANELS)
         assert len({panel["title"] for panel in PANELS}) == len(PANELS)
         assert len(set(ids)) == len(ids)
+        # From 36 on a panel names its data source by type and uid, as these do.
+        assert DASHBOARDS["schemaVersion"] >= 36
         assert len(set(cells)) == len(cells)
         assert max(x for x, _ in cells) < 24
 
@@ -257,6 +263,9 @@ def scored(roles: sa.URL, gateway: str, trained: Project, tmp_path_factory: pyte
     window = ("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-05")
     assert project.call(*window[:-1], "2024-02-04", BATCHSCORE_PUSHGATEWAY_URL=gateway).code == 0
     assert project.call(*window, BATCHSCORE_PUSHGATEWAY_URL=gateway).code == 11
+    # The labels of the third are not known yet.
+    toy.execute(url, "UPDATE toy SET y = NULL WHERE day = '2024-02-03' AND id % 3 = 0")
+    assert project.call("evaluate", "toy", "--format", "json").code == 0
     grant(url, "readers.sql", role="dashboards", schema="public", output="toy_predictions")
     return Project(project.root, roles.set(username="dashboards").render_as_string(hide_password=False))
 
@@ -266,6 +275,7 @@ def substituted(text: str, **values: str) -> str:
     now = datetime.now(UTC)
     start, end = (f"'{instant:%Y-%m-%dT%H:%M:%S.%fZ}'" for instant in (now - timedelta(hours=1), now))
     text = text.replace("${job:sqlstring}", "'toy'").replace("$job", "toy").replace("$intervals", "92")
+    text = text.replace("${metric:sqlstring}", "'roc_auc'")
     for name, value in values.items():
         text = text.replace(f"${{{name}:raw}}", value)
     text = re.sub(r"\$__timeFilter\((\w+)\)", rf"\1 BETWEEN {start} AND {end}", text)
@@ -284,6 +294,8 @@ class TestDashboard:
 
         days = [f"2024-02-0{day} 00:00" for day in (1, 2, 3)]
         assert (jobs, output) == ([("toy",)], "public.toy_predictions")
+        metrics = toy.query(scored.url, substituted(variables["metric"]["query"]))
+        assert ("roc_auc",) in metrics
         ((freshness,),) = found.pop("Freshness")
         assert float(freshness) == pytest.approx(time.time() - datetime(2024, 2, 4, tzinfo=UTC).timestamp(), abs=120)
         ((name, version, count, _),) = found.pop("Model versions")
@@ -297,7 +309,7 @@ class TestDashboard:
         assert [day for day, _ in found["Average score"]] == days
         assert [score for _, score in found.pop("Average score")] == pytest.approx([score for (score,) in scores])
         moved = (
-            "SELECT role, column_name, metric, count(*) FROM batchscore_drift WHERE verdict = 'moved' GROUP BY 1, 2, 3"
+            "SELECT role, column_name, metric, count(DISTINCT run_id) FROM batchscore_drift WHERE told GROUP BY 1, 2, 3"
         )
         assert {row[:4] for row in found["What moved most often"]} == set(toy.query(scored.url, moved))
         assert ("input", "b", "psi", 1) in {row[:4] for row in found.pop("What moved most often")}
@@ -307,6 +319,11 @@ class TestDashboard:
         assert [0 <= seconds < 60 for _, seconds in found.pop("Duration of runs")] == [True] * 3
         ((_, day, status, _, error),) = found.pop("Runs that failed or are held")
         assert (day, status) == ("2024-02-04 00:00", "failed")
+        of_each = ", ".join(f"max({name}) FILTER (WHERE kind = 'measured')" for name in ("value", "low", "high"))
+        of_each += ", max(value) FILTER (WHERE kind = 'estimated')"
+        measured = toy.query(scored.url, f"SELECT {of_each} {MEASURED}")
+        assert found.pop("Performance") == [(day, *row) for day, row in zip(days, measured, strict=True)]
+        assert [coverage for _, coverage in found.pop("Label coverage")] == pytest.approx([1, 1, 2 / 3], abs=0.01)
         assert "50 of 300 rows" in error
         assert not found
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from batchscore.drift import BANDS, Drift, Metric, compare, ks, psi
+from batchscore.distances import ks, psi
+from batchscore.drift import BANDS, Drift, Metric, Times, compare
 from batchscore.errors import ProfileMismatch
 from batchscore.layout import Layout
 from batchscore.profile import Profile
@@ -131,14 +132,38 @@ class TestFloors:
 
         found = compare(*(Profile.of(frame, layouts) for frame in frames), alpha=0.05)
 
-        assert [drift.metric for drift in found] == ["psi", "ks", "null_share"] * 5
-        for drift in found:
-            floor = {
-                "psi": stats.chi2.isf(level, 9) * spread,
-                "ks": stats.kstwobign.isf(level) * math.sqrt(spread),
-                "null_share": (stats.norm.isf(level / 2) ** 2 + 2) / 6000,
-            }[drift.metric]
-            assert drift.floor == pytest.approx(floor, rel=1e-4)
+        judged = [drift for drift in found if drift.verdict != "not judged"]
+        assert [drift.metric for drift in judged] == ["psi", "ks", "null_share", "outside_share"] * 5
+        assert {"js", "hellinger", "wasserstein"} == {drift.metric for drift in found if drift not in judged}
+        for drift in judged:
+            outside = (drift.value or 0.0) * 1000 / 5000 if drift.metric == "outside_share" else 0.0
+            z = stats.norm.isf(level / 2)
+            share = z * math.sqrt(outside * (1 - outside) * spread) + (z**2 + 2) / 6000
+            floor = {"psi": stats.chi2.isf(level, 9) * spread, "ks": stats.kstwobign.isf(level) * math.sqrt(spread)}
+            assert drift.floor == pytest.approx(floor.get(drift.metric, share), rel=1e-4)
+
+    def test_p_values(self) -> None:
+        """They are those of scipy's tests of the same rows, counts or shares."""
+        rng = np.random.default_rng(12)
+        one, two = rng.integers(0, 6, 900), rng.integers(0, 6, 4000)
+        by_value = drifts(one.astype(str), two.astype(str))
+        table = np.stack([np.bincount(side, minlength=6) for side in (one, two)])
+        continuous = rng.normal(0.05, 1, 3000), rng.normal(size=5000)
+        truths = drifts(np.arange(1000) < 130, np.arange(3000) < 300)
+
+        assert by_value["cramers_v"].p_value == pytest.approx(stats.chi2_contingency(table).pvalue)
+        # PSI has one bin more, of what training never saw.
+        value = (by_value["psi"].value or 0.0) / (1 / 900 + 1 / 4000)
+        assert by_value["psi"].p_value == pytest.approx(stats.chi2.sf(value, 6))
+        assert truths["cramers_v"].value == pytest.approx(
+            stats.contingency.association([[130, 870], [300, 2700]], method="cramer")
+        )
+        expected = stats.ks_2samp(*continuous, method="asymp").pvalue
+        assert drifts(*continuous)["ks"].p_value == pytest.approx(expected, rel=0.5)
+        nulls = drifts([None] * 100 + [True] * 900, [None] * 100 + [True] * 1900)["null_share"]
+        assert nulls.p_value == pytest.approx(
+            stats.chi2_contingency([[100, 900], [100, 1900]], correction=False).pvalue
+        )
 
     def test_share(self) -> None:
         """A share's floor is the normal bound for the pooled share, and its allowance for skew and steps."""
@@ -182,7 +207,7 @@ class TestFloors:
 
         found = compare(*(Profile.of(frame, layouts) for frame in frames))
 
-        assert {"steady"} == {drift.verdict for drift in found}
+        assert {"steady", "not judged"} == {drift.verdict for drift in found}
 
     def test_rare_share(self) -> None:
         """A rare NULL passes its floor no more often than promised, at the fewest rows and at the strictest level."""
@@ -211,18 +236,18 @@ class TestFound:
         rng = np.random.default_rng(11)
         found = drifts(rng.normal(0.1, 1.0, size=100_000), rng.normal(size=100_000))
 
-        assert {"steady"} == {drift.verdict for drift in found.values()}
+        assert {"steady", "not judged"} == {drift.verdict for drift in found.values()}
         assert (found["psi"].value or 0.0) > (found["psi"].floor or 0.0)
 
     def test_constant(self) -> None:
-        """A constant that becomes another constant has moved."""
-        assert {"psi", "ks"} == moved([5.5] * 300, [5.0] * 1000) == moved([4.5] * 300, [5.0] * 1000)
+        """A constant that becomes another constant has moved, and lies outside."""
+        assert {"psi", "ks", "outside_share"} == moved([5.5] * 300, [5.0] * 1000) == moved([4.5] * 300, [5.0] * 1000)
 
     def test_wrong_side_of_zero(self) -> None:
-        """Negative values in place of a heavy zero have moved."""
+        """Negative values in place of a heavy zero have moved, and lie outside."""
         values = np.maximum(self.normal, 0.0)
 
-        assert {"psi", "ks"} == moved(np.where(values == 0, -1.0, values), values)
+        assert {"psi", "ks", "outside_share"} == moved(np.where(values == 0, -1.0, values), values)
 
     @pytest.mark.parametrize("sign", [1.0, -1.0])
     def test_infinite(self, sign: float) -> None:
@@ -233,7 +258,11 @@ class TestFound:
         )
 
         assert ("moved", 5000) == (infinite["psi"].verdict, infinite["psi"].n)
-        assert huge == infinite
+        assert {"psi", "ks", "outside_share"} == {
+            metric for metric, each in infinite.items() if each.verdict == "moved"
+        }
+        for metric in ("psi", "ks", "js", "outside_share"):
+            assert huge[metric] == infinite[metric]
 
     @pytest.mark.parametrize("missing", [None, math.nan])
     def test_missing(self, missing: float | None) -> None:
@@ -247,7 +276,7 @@ class TestFound:
         found = drifts(pl.Series([None] * 500, dtype=pl.Float64), self.normal)
 
         for metric in ("psi", "ks"):
-            assert found[metric] == Drift("x", metric, None, None, BANDS[metric], "not enough data", 0, 5000)
+            assert found[metric] == Drift("x", metric, None, None, None, BANDS[metric], "not enough data", 0, 5000)
         assert ("moved", 1.0, 500) == (
             found["null_share"].verdict,
             found["null_share"].value,
@@ -273,11 +302,64 @@ class TestFound:
         assert {"psi"} == moved([True, False] * 200, [True] * 100 + [False] * 900)
 
     def test_text_lengths(self) -> None:
-        """Text whose lengths change has moved by KS; it has no PSI."""
+        """Text whose lengths change has moved by KS; values that are all new are spread as the old ones were."""
         words = [f"{row:05}" for row in range(1000)]
 
         assert {"ks"} == moved([f"{word}!" for word in words], words)
-        assert ["ks", "null_share"] == list(drifts(words, words))
+
+    def test_text_values(self) -> None:
+        """Text of the same lengths in which some values become common has moved by the hashes' PSI."""
+        words = [f"{row:05}" for row in range(3000)]
+
+        assert {"psi"} == moved(words[:1000] + words[:3] * 300, words)
+        assert set() == moved(words[1000:2500], words)
+
+    @pytest.mark.parametrize(
+        ("current", "reference"),
+        [([1e308] * 1000, [0.0, 1.0] * 500), ([1.0] * 1000, [0.0, 1e200] * 500), ([1e300] * 1000, [0.0, 1e-150] * 500)],
+    )
+    @pytest.mark.filterwarnings("error::RuntimeWarning:batchscore.drift", "error::RuntimeWarning:batchscore.distances")
+    def test_values_beyond_a_double(self, current: list[float], reference: list[float]) -> None:
+        """Every metric is finite or there is none, where sums, deviations or their quotient are beyond a double."""
+        found = drifts(current, reference)
+
+        assert found["wasserstein"].value is None
+        assert all(math.isfinite(each.value) for each in found.values() if each.value is not None)
+        assert "moved" == found["psi"].verdict
+
+    def test_integers(self) -> None:
+        """A whole number that training never saw is unseen, between the known ones too."""
+        assert {"unseen_share"} == moved([1, 2, 4] * 330 + [3] * 30, [1, 2, 4] * 1000)
+        assert set() == moved([1, 2, 4] * 330, [1, 2, 4] * 1000)
+
+    def test_private(self) -> None:
+        """A private column is compared by its hashes and its NULLs alone, and by these alone where it has few values."""
+        known, few = [f"p{row % 400}" for row in range(8000)], [f"p{row % 40}" for row in range(8000)]
+        many, hidden = (Layout.of(pl.Series(values), private=True) for values in (known, few))
+
+        assert ["psi", "js", "hellinger", "null_share"] == list(drifts(known, known, many))
+        assert {"psi"} == moved([f"p{row % 4}" for row in range(1000)], known, many)
+        assert {"null_share"} == moved([None] * 100 + known[:900], known, many)
+        assert set() == moved(known[:4000], known, many)
+        assert ["null_share"] == list(drifts(few, few, hidden))
+        assert {"null_share"} == moved([None] * 100 + few[:900], few, hidden)
+
+    def test_staleness(self) -> None:
+        """A feed that stopped is seen by its newest instant: one interval late is stale, and half of one is not."""
+        day = timedelta(days=1)
+        training = pl.DataFrame({"x": [datetime(2024, 1, 1) + timedelta(hours=h) for h in range(24 * 60)]})
+        layouts = Profile.layouts_of(training)
+        reference = Profile.of(training, layouts)
+        times = Times(datetime(2024, 4, 2, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), day)
+
+        def judged(last: datetime) -> tuple[str, float]:
+            rows = pl.DataFrame({"x": [last - timedelta(minutes=m) for m in range(300)]})
+            found = {each.metric: each for each in compare(Profile.of(rows, layouts), reference, times=times)}
+            return found["staleness"].verdict, found["staleness"].value or 0.0
+
+        assert ("moved", 1.0) == judged(datetime(2024, 3, 31, 23))
+        assert ("steady", 0.5) == judged(datetime(2024, 4, 1, 11))
+        assert ("steady", 0.0) == judged(datetime(2024, 4, 1, 23))
 
 
 class TestNotFound:
@@ -290,9 +372,9 @@ class TestNotFound:
             layout = Layout("numeric", (0.0, 0.5))
             found = drifts(current, reference, layout)
 
-            assert {"not enough data"} == {drift.verdict for drift in found.values()}
+            assert {"not enough data", "not judged"} == {drift.verdict for drift in found.values()}
             assert {sizes} == {(drift.n, drift.reference_n) for drift in found.values()}
-            assert all((drift.value is None) == (0 in sizes) for drift in found.values())
+            assert all((drift.value is None) == (0 in sizes) for drift in found.values() if drift.metric in BANDS)
         assert {"psi", "ks"} == moved(np.zeros(200), np.ones(200), layout)
 
     def test_calendar(self) -> None:
@@ -311,7 +393,7 @@ class TestNotFound:
         share = Profile.of(pl.DataFrame({"x": current}), layouts).columns["x"].unseen_share
 
         assert share > 2 * BANDS["unseen_share"]
-        assert {"steady"} == {drift.verdict for drift in found.values()}
+        assert {"steady", "not judged"} == {drift.verdict for drift in found.values()}
         assert abs(found["unseen_share"].value or 0.0) < share / 2
 
     def test_rare_categories(self) -> None:
@@ -344,7 +426,7 @@ class TestNotFound:
         layouts = {name: Layout("boolean") for name in "abc"}
         current, reference = (Profile.empty({name: layouts[name] for name in names}) for names in ("ac", "cba"))
 
-        assert ["c", "c", "a", "a"] == [drift.column for drift in compare(current, reference)]
+        assert ["c", "a"] == list(dict.fromkeys(drift.column for drift in compare(current, reference)))
         assert [] == compare(Profile.empty({}), reference)
 
     def test_starts_fast(self) -> None:

@@ -87,7 +87,7 @@ class TestIntervals:
         target = pl.Series("y", truth)
         found = intervals(BINARY, evaluate("binary", target, predictions, (False, True)), predictions, target, None)
 
-        assert len(found) == 10
+        assert len(found) == 12
         for measured in found.values():
             assert measured.low <= measured.value <= measured.high
         assert math.isclose(sk.roc_auc_score(truth, score), found["roc_auc"].value)
@@ -303,6 +303,26 @@ class TestBlocks:
         made = trained(with_model("LogisticRegression()"), rows, split=split, interval={"every": every})
 
         assert named == made.evaluation.resampled
+
+    def test_scatter(self) -> None:
+        """How far a metric varies is its deviation over the days of the test, of those that have 200 rows."""
+        start = datetime(2024, 1, 1, tzinfo=UTC)
+        instants = [start + timedelta(minutes=5 * i) for i in range(288 * 24 + 100)]
+        rows = trips(len(instants)).with_columns(started=pl.Series(instants, dtype=pl.Datetime("us", "UTC")))
+        made = trained(with_model("LogisticRegression()"), rows, split={"by": "time", "column": "started", "test": 0.5})
+        tested = rows.with_columns(slow(rows)).tail(made.manifest.training.tested)
+        answers = made.predictor.predict(tested.drop("slow"))
+        right = tested.select(pl.col("started").dt.date().alias("date"), right=answers["prediction"] == tested["slow"])
+        days = right.group_by("date").agg(pl.len(), pl.col("right").mean()).filter(pl.col("len") >= 200)
+
+        assert 11 <= days.height < right["date"].n_unique()
+        assert math.isclose(days["right"].std(ddof=0), made.evaluation.scatter["accuracy"])
+        assert made.evaluation.scatter.keys() == made.evaluation.test.keys()
+
+    @pytest.mark.parametrize("split", [{"by": "random"}, {"by": "time", "column": "started"}])
+    def test_no_scatter(self, split: dict[str, Any]) -> None:
+        """At random there are no days, and with 24 rows each they say nothing."""
+        assert {} == trained(with_model("LogisticRegression()"), trips(1_200), split=split).evaluation.scatter
 
     @pytest.mark.parametrize("by", ["group", "time"])
     def test_without_a_value(self, by: str) -> None:

@@ -74,8 +74,8 @@ class Bench:
             f"WHERE run_id IN ({runs}) ORDER BY row_key",
             "profiles": "SELECT role, column_name, kind, row_count, null_count, mean, std, profile "
             f"FROM batchscore_profiles WHERE run_id IN ({runs}) ORDER BY role, column_name",
-            "drift": "SELECT role, column_name, metric, value, verdict FROM batchscore_drift "
-            f"WHERE run_id IN ({runs}) ORDER BY role, column_name, metric",
+            "drift": "SELECT reference, role, column_name, metric, value, verdict FROM batchscore_drift "
+            f"WHERE run_id IN ({runs}) ORDER BY reference, role, column_name, metric",
         }
         return {name: toy.query(self.project.url, sql) for name, sql in queries.items()}
 

@@ -24,6 +24,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.features import Features
 from batchscore.model.metrics import evaluate
 from batchscore.model.predictor import Predictor
+from batchscore.model.registry import Registry
 from batchscore.recipe import Threshold
 from batchscore.train.fit import Part, baselines_of, calibrated, fitted, threshold
 from batchscore.train.measure import measured
@@ -161,6 +162,10 @@ class TestThreshold:
         assert {2} == {version for _, _, version in rows}
         at = max(score for said, score, _ in rows if not said), min(score for said, score, _ in rows if said)
         assert at[0] < at[1] < 0.4
+        # No bin of the scores that are counted holds both.
+        bundle = Registry.at(project.root / "var/registry").load("toy", 2)
+        begins = np.nextafter(bundle.predictor.threshold, 0)
+        assert begins in bundle.output_reference.columns["score"].layout.edges
         assert 0 == shown.code
         told = json.loads(project.call("models", "show", "toy", "2", "--format", "json").out)["evaluation"]
         costs = told["threshold"]["costs"]
@@ -547,11 +552,13 @@ class TestFitted:
 
 
 def test_unknown_binary_class_has_no_likelihood() -> None:
-    """Labels that are neither of a binary model's classes are wrong, and define no area, Brier score or log loss."""
+    """Labels that are neither of a binary model's classes are wrong, and define no area, no Brier score, no log loss and no calibration."""
     predictions = pl.DataFrame({"prediction": ["a", "b", "a"], "score": [0.1, 0.9, 0.2]})
     given = evaluate("binary", pl.Series(["a", "b", "new"]), predictions, ("a", "b"))
 
-    assert {"roc_auc", "average_precision", "brier", "log_loss"} == {n for n, v in given.items() if math.isnan(v)}
+    assert {"roc_auc", "average_precision", "brier", "log_loss", "ece", "bias"} == {
+        n for n, v in given.items() if math.isnan(v)
+    }
     assert math.isclose(2 / 3, given["accuracy"])
     assert math.isclose(2 / 3, given["balanced_accuracy"])
 

@@ -86,10 +86,36 @@ class TestDemo:
         """The profile of 31 December has no temperature at all, and its drift says so."""
         run = "SELECT run_id FROM batchscore_runs WHERE interval_start = TIMESTAMPTZ '2013-12-31 05:00:00+00'"
         profile = f"SELECT null_count, row_count FROM batchscore_profiles WHERE column_name = 'weather_temp' AND run_id = ({run})"
-        drift = f"SELECT verdict FROM batchscore_drift WHERE column_name = 'weather_temp' AND metric = 'null_share' AND run_id = ({run})"
+        drift = f"SELECT verdict FROM batchscore_drift WHERE column_name = 'weather_temp' AND metric = 'null_share' AND reference = 'training' AND run_id = ({run})"
 
         assert toy.query(flights.url, profile) == [(776, 776)]
         assert toy.query(flights.url, drift) == [("moved",)]
+
+    def test_the_report_of_the_quarter(self, flights: Project) -> None:
+        """It says what the season moved and what it did not, that the weather was lost, and where scores were off."""
+        window = ("--from", "2013-10-01", "--to", "2014-01-01")
+        assert flights.call("evaluate", "flight_delay", *window).code == 0
+        assert flights.call("report", "flight_delay", *window).out == "flight_delay-report.html\n"
+        page = (flights.root / "flight_delay-report.html").read_bytes()
+        words = " ".join(re.sub("<[^>]+>", " ", page.decode().partition("<script")[0]).split())
+
+        temperature = re.search(
+            r"weather_temp moved against training, in every run since 2013-10-01: psi ([\d.]+) in the last 28 runs.*?"
+            r"Against the 28 runs before it is ([\d.]+), which is little: it moved slowly, which looks seasonal",
+            words,
+        )
+        assert temperature
+        assert float(temperature[1]) > 4 * float(temperature[2])
+        assert re.search(r"weather_temp, [^.]* are NULL or NaN in all rows of 2013-12-31\.", words)
+        (steady,) = re.findall(r"note ([^.]*) are steady against training in the last 28 runs\.", words)
+        assert {"distance", "sched_dep_time", "sched_arr_time", "carrier", "origin", "dest"} <= set(steady.split(", "))
+        found = re.search(
+            r"scores are too low: predicted were ([\d.]+)% and ([\d.]+)% came in 2013-12-01 to 2013-12-31\.", words
+        )
+        assert found
+        assert float(found[2]) > float(found[1]) + 5
+        assert "Label coverage is 83% in 2013-12-05, 2013-12-10, 2013-12-14, 2013-12-17" in words
+        assert len(page) < 1_500_000
 
     def test_nothing_unknown_at_departure_is_used(self, flights: Project) -> None:
         """No input of the bundle is one of the columns that are measured on the flight itself."""

@@ -1,7 +1,9 @@
-"""The examples of docs/integrations do what k8s/base/cronjob.yaml does; `make integrations` runs this."""
+"""What needs others' packages: examples of docs/integrations, MLflow, Evidently's distances; for `make integrations`."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import shlex
@@ -12,11 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from batchscore.cli.app import app
+from batchscore.drift import compare
+from batchscore.profile import Profile
 
 # The first start of another environment, beside other work, takes minutes.
 pytestmark = [pytest.mark.integrations, pytest.mark.timeout(1200)]
@@ -40,6 +46,50 @@ def test_an_orchestrator_runs_its_example(tool: str, tmp_path: Path) -> None:
 def test_mlflow_keeps_and_serves_bundles() -> None:
     """The checks of a registry in MLflow pass, with its real servers, in an environment of its own."""
     _check("mlflow", {"PYTHONPATH": str(ROOT / "tests")})
+
+
+def test_distances_are_evidentlys(tmp_path: Path) -> None:
+    """PSI, Jensen-Shannon and Hellinger of a category, Wasserstein of a number, and the p-value of KS, of the same rows.
+
+    Evidently's logarithm in Jensen-Shannon is natural and ours to base 2; ours adds half a row to each bin of PSI; and
+    ours of numbers are of 140 bins, and not of the rows.
+    """
+    python = ROOT / ".venv-evidently/bin/python"
+    if not python.exists():
+        pytest.skip("no .venv-evidently, which `make integrations` makes")
+    rng = np.random.default_rng(0)
+    words = ["a", "b", "c", "d", "e"]
+    sides = {
+        "num_reference": rng.lognormal(size=20_000),
+        "num_current": rng.lognormal(0.02, 1, size=5_000),
+        "cat_reference": rng.choice(words, 20_000, p=[0.4, 0.3, 0.15, 0.1, 0.05]),
+        "cat_current": rng.choice(words, 5_000, p=[0.3, 0.3, 0.2, 0.1, 0.1]),
+    }
+    np.savez(tmp_path / "sides.npz", **sides)
+    done = subprocess.run(
+        [python, ROOT / "tests/integrations/evidently_values.py", tmp_path / "sides.npz"],
+        env=os.environ | {"DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)
+    profiles = {}
+    for kind in ("num", "cat"):
+        reference = pl.DataFrame({kind: sides[f"{kind}_reference"]})
+        layouts = Profile.layouts_of(reference)
+        current = pl.DataFrame({kind: sides[f"{kind}_current"]})
+        profiles[kind] = {
+            each.metric: each for each in compare(*(Profile.of(s, layouts) for s in (current, reference)))
+        }
+
+    ours = {name: profiles["cat"][name].value or 0 for name in ("psi", "js", "hellinger")}
+    assert math.isclose(ours["psi"], theirs["cat"]["psi"], rel_tol=0.01)
+    assert math.isclose(ours["js"], theirs["cat"]["jensenshannon"] / math.sqrt(math.log(2)), rel_tol=0.001)
+    assert math.isclose(ours["hellinger"], theirs["cat"]["hellinger"], rel_tol=0.001)
+    assert math.isclose(profiles["num"]["wasserstein"].value or 0, theirs["num"]["wasserstein"], rel_tol=0.05)
+    assert math.isclose(profiles["num"]["ks"].p_value or 0, theirs["num"]["ks"], rel_tol=0.25)
 
 
 def _check(tool: str, environment: dict[str, str]) -> None:

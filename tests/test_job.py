@@ -17,8 +17,8 @@ from batchscore.job import Job, Publish, read_job
 from batchscore.problem import METRICS, Success
 
 # As the design shows it, and as `batchscore init` will write it.
-LOWER = {"brier", "log_loss", "mae", "rmse", "median_error"}
-NEITHER = {"base_rate", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
+LOWER = {"brier", "log_loss", "ece", "mae", "rmse", "median_error"}
+NEITHER = {"base_rate", "bias", "clusters", "smallest_cluster", "largest_cluster", "contamination"}
 
 EXAMPLE = """
 [job]

@@ -471,6 +471,8 @@ class TestPublish:
             "null_count": 1,
             "null_share": 1 / 3,
             "unseen_share": 5e-324,
+            "outside_share": 0.25,
+            "distinct_count": 2**40,
             "mean": 1e-300,
             "std": 0.1 + 0.2,
             "minimum": -1.7976931348623157e308,
@@ -809,6 +811,12 @@ class TestRejects:
             ("predict_failed", "z", 2),
         ]
         assert len(call(warehouse, ledger.reject_reasons, "a")) == 5
+        counted = call(warehouse, ledger.reject_counts, ["a", "b", "z"])
+        assert sum(row["rejects"] for row in counted if row["run_id"] == "a") == call(
+            warehouse, ledger.rejects_kept, "a"
+        )
+        assert [(row["run_id"], row["detail"], row["rejects"]) for row in counted[:2]] == [("b", "q", 9), ("a", "x", 3)]
+        assert counted[0].keys() == {"run_id", "stage", "reason", "detail", "rejects"}
 
 
 class TestDrift:
@@ -821,8 +829,11 @@ class TestDrift:
         "metric": "psi",
         "value": 0.1 + 0.2,
         "floor": None,
+        "p_value": None,
         "band": 0.2,
         "verdict": "not enough data",
+        "importance": None,
+        "told": False,
         "row_count": 2**40,
         "reference_count": 3,
     }
@@ -831,18 +842,100 @@ class TestDrift:
         """What is saved of a run's drift comes back, by column, for the run asked for."""
         unknown = self.ROW | {"metric": "ks", "value": None, "column_name": "a"}
         for run_id in "bca":
-            call(warehouse, ledger.save_drift, run_id, [self.ROW, unknown])
+            self.save(warehouse, run_id, self.ROW, unknown)
 
         assert call(warehouse, ledger.drift_of, "b") == [{"run_id": "b"} | row for row in (unknown, self.ROW)]
         assert call(warehouse, ledger.drift_of, "z") == []
 
-    def test_again(self, warehouse: Warehouse) -> None:
-        """Saving again replaces what was known of that run alone, in one transaction too."""
-        call(warehouse, ledger.save_drift, "a", [self.ROW, self.ROW | {"column_name": "y"}])
-        call(warehouse, ledger.save_drift, "b", [self.ROW])
+    def test_forget(self, warehouse: Warehouse) -> None:
+        """What is known of one run alone is forgotten."""
+        self.save(warehouse, "a", self.ROW)
+        self.save(warehouse, "b", self.ROW)
+        call(warehouse, ledger.forget_drift, "a")
 
-        call(warehouse, ledger.save_drift, "a", [self.ROW | {"value": 0.5}])
-        call(warehouse, ledger.save_drift, "b", [])
+        assert call(warehouse, ledger.drift_of, "a") == []
+        assert call(warehouse, ledger.drift_of, "b") == [{"run_id": "b"} | self.ROW]
 
-        assert call(warehouse, ledger.drift_of, "a") == [{"run_id": "a"} | self.ROW | {"value": 0.5}]
-        assert call(warehouse, ledger.drift_of, "b") == []
+    def test_moves(self, warehouse: Warehouse) -> None:
+        """It is counted in how many of some runs each metric of each column has moved."""
+        for run_id, verdict in zip("abc", ("moved", "steady", "moved"), strict=True):
+            self.save(warehouse, run_id, self.ROW | {"verdict": verdict}, self.ROW | {"metric": "ks"})
+        key = ("training", "input", "x", "psi")
+
+        assert call(warehouse, ledger.moves_of, ["a", "b", "c"]) == {key: 2}
+        assert call(warehouse, ledger.moves_of, ["b"]) == call(warehouse, ledger.moves_of, []) == {}
+
+    def test_of_several_runs(self, warehouse: Warehouse) -> None:
+        """Of the runs asked for come all values by what they are of, and whole rows of those that are judged."""
+        unjudged = self.ROW | {"metric": "js", "band": None, "verdict": "not judged"}
+        for run_id in "abc":
+            self.save(warehouse, run_id, self.ROW, unjudged)
+        key = ("training", "input", "x")
+
+        judged = call(warehouse, ledger.judged_of, ["a", "c"])
+
+        assert sorted(judged, key=lambda row: row["run_id"]) == [{"run_id": each} | self.ROW for each in "ac"]
+        value = self.ROW["value"]
+        assert call(warehouse, ledger.values_of, ["a", "b"]) == {
+            (*key, "psi"): {"a": value, "b": value},
+            (*key, "js"): {"a": value, "b": value},
+        }
+        assert call(warehouse, ledger.judged_of, []) == []
+        assert call(warehouse, ledger.values_of, []) == {}
+
+    def save(self, warehouse: Warehouse, run_id: str, *rows: dict[str, Any]) -> None:
+        """Let the ledger have rows of a run's drift."""
+        call(warehouse, lambda tx: tx.execute(sa.insert(ledger.DRIFT), [{"run_id": run_id, **row} for row in rows]))
+
+
+class TestStanding:
+    def test_of_a_job_that_published_nothing(self, warehouse: Warehouse) -> None:
+        """It has counted nothing, whatever it began and whatever other jobs did."""
+        begin(warehouse, run_of("a"))
+        publish(warehouse, run_of("b", job="others"))
+
+        found = call(warehouse, ledger.standing, "flights")
+
+        assert found == ledger.Standing(0, 0, None, [], [])
+
+    def test_counts_what_was_replaced_and_pruned(self, warehouse: Warehouse) -> None:
+        """Runs and rows are counted once for each publish, and pruning what was replaced takes none away."""
+        for run_id, interval, revision, rows in (("a", DAY, 0, 10), ("b", NEXT_DAY, 0, 5), ("c", DAY, 1, 2)):
+            begun = begin(warehouse, run_of(run_id, interval, revision=revision))
+            call(warehouse, ledger.publish, begun, Totals(1, rows, rows, 0), Fingerprint(), [], NOW)
+        before = call(warehouse, ledger.standing, "flights")
+        call(warehouse, ledger.forget_old, NOW + timedelta(days=1))
+
+        after = call(warehouse, ledger.standing, "flights")
+
+        assert sorted(runs(warehouse)) == ["b", "c"]
+        assert before == after
+        assert (after.runs, after.rows, after.last) == (3, 17, runs(warehouse)["b"])
+
+    def test_has_the_latest_mature_performance_of_each_kind(self, warehouse: Warehouse) -> None:
+        """An immature or older window, a slice and another cohort are left out; of two versions the later is told."""
+        publish(warehouse, run_of("a"))
+        row = {
+            "job": "flights", "cohort": "scored", "window_start": DAY.start, "window_end": DAY.end,
+            "model_name": "model", "model_version": 1, "slice_column": "", "slice_value": "", "metric": "roc_auc",
+            "kind": "measured", "value": 0.1, "low": None, "high": None, "predictions": 1, "labelled": 1,
+            "coverage": 1.0, "state": "mature", "verdict": "as good", "evaluated_at": NOW,
+        }  # fmt: skip
+        later = {"window_start": NEXT_DAY.start, "window_end": NEXT_DAY.end}
+        others = (
+            {"value": 0.2, "model_version": 3},
+            {"value": 0.3, "slice_column": "carrier", "slice_value": "AA"},
+            {"value": 0.4, "cohort": "labelled"},
+            {"value": 0.5, "state": "immature"} | later,
+            {"value": 0.6, "kind": "estimated"} | later,
+            {"value": 0.7, "job": "others"} | later,
+        )
+        with warehouse.begin() as tx:
+            tx.connection.execute(sa.insert(ledger.PERFORMANCE), [row, *(row | other for other in others)])
+
+        found = call(warehouse, ledger.standing, "flights").performance
+
+        assert [(each["kind"], each["value"], each["window_end"]) for each in found] == [
+            ("estimated", 0.6, NEXT_DAY.end),
+            ("measured", 0.2, DAY.end),
+        ]

@@ -78,9 +78,20 @@ class TestBinary:
             "recall": sk.recall_score(y, p > 0.5) if y.any() else math.nan,
             "f1": sk.f1_score(y, p > 0.5) if y.any() else math.nan,
             "base_rate": y.mean(),
+            # scikit-learn has neither.
+            "ece": _ece(y, p),
+            "bias": p.mean() - y.mean(),
         }
 
         assert same(expected, binary([truth for truth, _ in rows], p.tolist(), kind))
+
+    def test_calibration(self) -> None:
+        """Bins that are wrong in opposite ways are an error of calibration, and no bias."""
+        measured = binary([False, True, False, True], [0.3, 0.3, 0.7, 0.7])
+
+        assert math.isclose(0.2, measured["ece"])
+        assert math.isclose(0.0, measured["bias"], abs_tol=1e-12)
+        assert math.isclose(0.25, binary([False, False], [0.2, 0.3])["bias"])
 
     def test_known_values(self) -> None:
         """Three of four pairs are in order, so the area is 0.75; half of the rows are positive."""
@@ -228,6 +239,12 @@ def test_names(task: Task) -> None:
     }[task]()
 
     assert METRICS[task] == tuple(measured)
+
+
+def _ece(y: np.ndarray, p: np.ndarray) -> float:
+    """The same by its definition, bin by bin; a score on an edge is of the bin below."""
+    bins = [(p > low / 10) & (p <= (low + 1) / 10) if low else p <= 0.1 for low in range(10)]
+    return float(sum(rows.mean() * abs(p[rows].mean() - y[rows].mean()) for rows in bins if rows.any()))
 
 
 def _balanced_accuracy(labels: list[str], guess: list[str]) -> float:

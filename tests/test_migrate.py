@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import toy
+from monitoring import told
 from psql import grant
 from toy import Project
+
+from batchscore import ledger
 
 ROOT = Path(__file__).parent.parent
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
@@ -24,7 +27,10 @@ class TestMigrate:
 
         assert (first.code, again.code) == (0, 0), first.out
         (told,) = first.named("tables.ready")
-        assert (told["output_table"].rpartition(".")[2], told["ledger_tables"]) == ("toy_predictions", 7)
+        assert (told["output_table"].rpartition(".")[2], told["ledger_tables"]) == (
+            "toy_predictions",
+            len(ledger.METADATA.tables),
+        )
         assert {"toy_predictions", "batchscore_runs", "batchscore_leases"} < made
         assert anywhere.table() == []
         assert anywhere.call("backfill", "toy", *DAY).code == 0
@@ -81,11 +87,12 @@ def nightly(trained: Project, tmp_path: Path, postgres_url: str) -> Project:
 
 class TestGrants:
     def test_all_that_a_night_does(self, nightly: Project, postgres_url: str) -> None:
-        """With these grants it checks, scores, scores again, rejects, looks, compares and prunes."""
+        """With these grants it checks, scores, scores again, rejects, looks, compares, evaluates and prunes; and has metrics."""
         toy.execute(postgres_url, "UPDATE toy SET a = NULL WHERE id = 3101")
+        folder = str(nightly.root)
 
         codes = [
-            nightly.call(*command).code
+            nightly.call(*command, BATCHSCORE_METRICS_DIR=folder).code
             for command in (
                 ("check", "toy"),
                 ("backfill", "toy", *DAY),
@@ -93,12 +100,14 @@ class TestGrants:
                 ("rejects", "toy", "--interval", "2024-02-01"),
                 ("runs", "list"),
                 ("drift", "toy"),
+                ("evaluate", "toy"),
                 ("runs", "prune", "--older-than", "0h"),
             )
         ]
 
         assert codes == [0] * len(codes)
         assert len(nightly.table()) == 99
+        assert told((nightly.root / "batchscore_toy.prom").read_text())["runs_published_total"] == 2
         assert not [name for name in toy.tables(postgres_url) if "stage" in name]
 
     @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class TestWheel:
         run("train", "toy")
         run("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03")
         assert len(project.table()) == 200
+        assert '"toy_predictions_daily": "made"' in run("views", "apply", "toy")
         where = subprocess.run(
             [python, "-c", "import batchscore; print(batchscore.__file__)"],
             cwd=project.root,

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from batchscore.errors import ProfileMismatch
 from batchscore.layout import Layout
 from batchscore.profile import ColumnProfile, Profile
+from batchscore.sketch import Sketch
 
 NUMBERS = st.one_of(
     st.floats(),
@@ -217,12 +218,16 @@ class TestJson:
 
         assert layout.digest == Layout.from_dict(layout.to_dict()).digest
         assert layout.digest != Layout("datetime", (0.1, 2.0)).digest
-        assert layout.digest == "ceb76c069bc07822e633a7878683791d79cfb96808aa9fcf3a7c2768a13caebd"
+        assert layout.digest == "692c0509b335deba48d552b11d26571e40e1ed48dbd65af5ac3c3f1c3f97e4b0"
 
     def test_other_version(self) -> None:
-        """A layout written under other rules is refused."""
-        with pytest.raises(ProfileMismatch, match="version 2"):
-            Layout.from_dict(Layout("boolean").to_dict() | {"version": 2})
+        """A layout written under other rules is refused, and so is a sketch by another hash."""
+        with pytest.raises(ProfileMismatch, match="version 3"):
+            Layout.from_dict(Layout("boolean").to_dict() | {"version": 3})
+        stored = profile_of(["a"], Layout("text")).to_dict()
+        stored["sketch"]["hash"] = "another-1"
+        with pytest.raises(ProfileMismatch, match="hashed by another-1"):
+            ColumnProfile.from_dict(stored, Layout("text"))
 
 
 class TestBins:
@@ -248,12 +253,14 @@ class TestBins:
         assert [0.0, 1.0, 3.5, 2.5] == profile.sums.tolist()
 
     def test_equal_masses(self) -> None:
-        """Continuous values get 137 edges that occur among them, with at most 1/128 of the rows between two."""
+        """Continuous values get 139 edges, with at most 1/128 of the rows between two; the outer bins are empty."""
         values = np.random.default_rng(2).lognormal(size=50_000)
         layout = Layout.of(pl.Series(values))
 
-        assert len(layout.edges) == 137
-        assert set(layout.edges) <= set(values)
+        assert len(layout.edges) == 139
+        assert set(layout.edges[1:]) <= set(values)
+        assert (np.nextafter(values.min(), 0), values.max()) == (layout.edges[0], layout.edges[-1])
+        assert [0, 0] == profile_of(values, layout).counts[[0, -1]].tolist()
         assert profile_of(values, layout).counts.max() <= math.ceil(50_000 / 128)
 
     @MANY
@@ -262,12 +269,30 @@ class TestBins:
         """A value that holds 1/128 of the rows, and more than one, has a bin to itself."""
         heavy = [value for value in set(values) if values.count(value) >= max(2, len(values) / 128)]
 
-        for column in (pl.Series(values), pl.Series(values).cast(pl.Float64)):
-            profile = profile_of(column)
-            for value in heavy:
-                place = profile.layout.edges.index(float(value))
-                assert value - 1 <= profile.layout.edges[place - 1] < value
-                assert values.count(value) == profile.counts[place]
+        profile = profile_of(pl.Series(values).cast(pl.Float64))
+        for value in heavy:
+            place = profile.layout.edges.index(float(value))
+            assert value - 1 <= profile.layout.edges[place - 1] < value
+            assert values.count(value) == profile.counts[place]
+
+    @MANY
+    @given(st.lists(st.integers(-3, 3) | st.integers(-(10**6), 10**6), min_size=1, max_size=400), st.data())
+    def test_integers(self, values: list[int], data: st.DataObject) -> None:
+        """Each whole number of training is counted by itself, and what lies between and beyond them apart."""
+        layout = Layout.of(pl.Series(values))
+        known = sorted(set(values))
+        others = data.draw(st.lists(st.integers(-5, 5) | st.sampled_from(known)))
+        profile = profile_of(others, layout)
+
+        assert ("integer", known) == (layout.kind, list(layout.edges))
+        assert [others.count(value) for value in known] == profile.counts[1::2].tolist()
+        between = [sum(low < value < high for value in others) for low, high in pairwise([-math.inf, *known, math.inf])]
+        assert between == profile.counts[::2].tolist()
+        assert profile.unseen_share == pytest.approx(sum(between) / max(len(others), 1))
+
+    def test_too_many_integers(self) -> None:
+        """With more than 1,000 values a whole number is binned as any other."""
+        assert ["integer", "numeric"] == [Layout.of(pl.Series(range(n))).kind for n in (1000, 1001)]
 
     def test_zero_inflated(self) -> None:
         """Zeros, the negative values that training did not have, and small positive ones are three bins."""
@@ -287,11 +312,25 @@ class TestBins:
             assert [1, 1, 1] == profile_of(values, profile.layout).counts.tolist()
 
     def test_uniform(self) -> None:
-        """Scores fall in bins of equal width, the two ends of the interval in the outer ones."""
+        """Scores fall in bins of equal width, and values outside the interval in two of their own."""
         layout = Layout.uniform(0.0, 1.0, 200)
-        profile = profile_of([0.0, 0.005, 0.0051, 1.0], layout)
+        profile = profile_of([-1e-9, -0.0, 0.0, 0.005, 0.0051, 1.0, 1.1], layout)
 
-        assert (200, [0, 1, 199]) == (len(profile.counts), profile.counts.nonzero()[0].tolist())
+        assert (202, [0, 1, 2, 200, 201]) == (len(profile.counts), profile.counts.nonzero()[0].tolist())
+        assert profile.outside_share == pytest.approx(2 / 7)
+
+    def test_uniform_with_a_threshold(self) -> None:
+        """A bin begins with the threshold, wherever it lies, and no bin is lost."""
+        for threshold in (0.2437, 0.25, 1.0):
+            layout = Layout.uniform(0.0, 1.0, 200, threshold)
+            values = [np.nextafter(threshold, 0), threshold, 0.3, 0.7]
+
+            places = [profile_of([value], layout).counts.argmax() for value in values]
+
+            assert len(layout.edges) == 202
+            assert places[1] == places[0] + 1
+            assert places[2] < places[3]
+        assert Layout.uniform(0.0, 1.0, 200, 0.0) == Layout.uniform(0.0, 1.0, 200)
 
     def test_nothing_to_cut(self) -> None:
         """A column without a finite value has one bin, and can still be counted against."""
@@ -482,3 +521,84 @@ class TestProfile:
         for profile in (profile_of([1.0]), ColumnProfile.empty(Layout("boolean")), profile_of(["a"])):
             for values in (profile.counts, profile.sums):
                 assert not values.flags.writeable
+
+
+class TestUnseen:
+    """Which categories training never saw."""
+
+    @MANY
+    @given(st.lists(st.integers(0, 60), max_size=300), st.lists(st.integers(0, 300), max_size=6))
+    def test_counted_whole(self, values: list[int], cuts: list[int]) -> None:
+        """However rows are cut into chunks, at most twenty are told, each as often as it occurs."""
+        layout = Layout("categorical", categories=("v0", "v1"))
+        column = pl.Series("x", [f"v{value}" for value in values], dtype=pl.String)
+        parts = [column[low:high] for low, high in pairwise([0, *sorted(cuts), len(values)])]
+        whole = ColumnProfile.of(column, layout)
+        merged = reduce(ColumnProfile.merge, (ColumnProfile.of(part, layout) for part in parts))
+        strange = {f"v{value}": values.count(value) for value in values if value > 1}
+
+        assert whole == merged
+        assert whole.unseen.items() <= strange.items()
+        assert len(whole.unseen) == min(len(strange), 20)
+
+    def test_long_values_are_cut(self) -> None:
+        """A value of any length is told by its first 128 characters."""
+        profile = profile_of(["a" * 200, "a" * 300, None], Layout("categorical", categories=("a",)))
+
+        assert {"a" * 128: 2} == profile.unseen
+        assert profile == ColumnProfile.from_dict(json.loads(json.dumps(profile.to_dict())), profile.layout)
+
+
+class TestPrivate:
+    """A private column."""
+
+    @pytest.mark.parametrize("values", [["John Smith", None, "Ann"], [4111.25, None, math.nan], [4111, None, 77]])
+    def test_keeps_no_value(self, values: list[Any]) -> None:
+        """Neither its layout nor its profile has a value, a bound or a mean; NULL and NaN are counted."""
+        column = pl.Series("x", values, strict=False)
+        layout = Layout.of(column, private=True)
+        profile = ColumnProfile.of(column, layout)
+        stored = json.dumps([layout.to_dict(), profile.to_dict()])
+
+        assert not any(str(value) in stored for value in ("Smith", "Ann", "4111", "77.0"))
+        assert [None] * 3 == [profile.minimum, profile.maximum, profile.mean]
+        assert (3, 1) == (profile.n, profile.null)
+        assert profile.nan == sum(value != value for value in values if value is not None)
+        assert profile == ColumnProfile.of(column[:1], layout).merge(ColumnProfile.of(column[1:], layout))
+
+    def test_few_values(self) -> None:
+        """Of two values the profile has their sum alone, so that it is the same however often each occurs."""
+        layout = Layout.of(pl.Series(["positive", "negative"] * 50), private=True)
+        one, two = (profile_of(["positive"] * count + ["negative"] * (100 - count), layout) for count in (13, 87))
+
+        assert one.to_dict() == two.to_dict()
+        assert (100, None) == (one.n, one.sketch)
+
+    def test_many_values(self) -> None:
+        """Who knows every value and how often it occurs finds none of it: by the public hash, or another salt."""
+        values = pl.Series([f"p{row % 300}" for row in range(3000)] + ["p7"] * 3000)
+        layout, other = (Layout.of(values, private=True) for _ in range(2))
+        seen, again, guessed = (profile_of(values, each).sketch for each in (layout, layout, other))
+        public = Sketch.of(values)
+        assert seen
+        assert again
+        assert guessed
+
+        assert seen.to_dict() == again.to_dict()
+        for guess in (public, guessed):
+            alike = (seen.registers > 0) & (guess.registers > 0)
+            # By chance 300 of 4,096 places and 300 others meet in about 22.
+            assert 50 > alike.sum()
+        assert (16, 6000) == (len(seen.buckets), seen.buckets.sum())
+        assert abs(seen.distinct - 300) <= 4 * 0.0163 * 300
+
+    def test_the_salt(self) -> None:
+        """It is in the layout that the bundle keeps, and in no profile and no words about a layout."""
+        values = pl.Series([f"p{row}" for row in range(256)])
+        layout = Layout.of(values, private=True)
+
+        assert 32 == len(layout.salt)
+        assert layout == Layout.from_dict(json.loads(json.dumps(layout.to_dict())))
+        assert layout.salt not in json.dumps(profile_of(values, layout).to_dict())
+        assert layout.salt not in repr(layout)
+        assert "" == Layout.of(values[:255], private=True).salt

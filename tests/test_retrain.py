@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import toy
 from toy import FULL, POOR, Project, Result
 
 from batchscore.cli.retrain import _ALWAYS
+from batchscore.cli.session import Session, runs_of
 from batchscore.database import Database
+from batchscore.job import read_job
 from batchscore.ledger import Owner, history
 from batchscore.model.registry import Registry
-from batchscore.monitor.watch import compare_with_training
+from batchscore.monitor.due import degraded
+from batchscore.monitor.watch import Watcher
+from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
+from batchscore.settings import load_settings
 from batchscore.warehouse import open_warehouse
 
 # Four days behind the rows that the first version learned from, of a hundred labels each.
@@ -423,7 +429,33 @@ class TestReasons:
 
         assert decision == "due"
         assert "roc_auc is 0." in told
-        assert "is the bound" in told
+
+    def test_what_varies_by_nature(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in the verdict of the table, what twice the metric's scatter over the test rows explains is no loss."""
+        scored(project, "y = NOT y")
+        monkeypatch.chdir(project.root)
+        monkeypatch.setenv("BATCHSCORE_WAREHOUSE_URL", project.url)
+        session = Session.of(load_settings({}))
+        job, bundle = session.job("toy"), session.load("toy", 1)
+        with session.warehouse(read_only=True) as warehouse:
+            runs = runs_of(warehouse, job)
+            with warehouse.begin() as tx:
+                often, seldom = (
+                    degraded(
+                        tx.connection,
+                        job,
+                        replace(bundle, evaluation=bundle.evaluation.model_copy(update={"scatter": {"roc_auc": each}})),
+                        output_of(job, bundle),
+                        session.labels(job),
+                        runs,
+                    )
+                    for each in (0.001, 0.4)
+                )
+
+        assert (often.holds, seldom.holds) == (True, False)
+        low = bundle.evaluation.test["roc_auc"].low
+        assert low is not None
+        assert f"and {low - 0.002:.4f} is the bound" in often.told
 
     def test_few_labels(self, project: Project) -> None:
         """Fewer than 200 rows with a label are no loss, whatever they say."""
@@ -458,10 +490,11 @@ class TestReasons:
         assert project.call("train", "toy", "--promote").code == 0
         decision, told = decided(scored(project).call("retrain", "toy", "--if", "drifted", *TO, "--dry-run"))
         bundle = Registry.at(project.root / "var/registry").load("toy", 2)
+        job = read_job("toy", project.root / "jobs")
         with open_warehouse(Database.at(project.url)) as warehouse, warehouse.begin() as tx:
-            _, found = compare_with_training(tx.connection, bundle, history(tx.connection, "toy"))
+            found = Watcher(job, bundle).compare(tx.connection, history(tx.connection, "toy")).found
 
-        assert "side" in [drift.column for _, drift in found if drift.verdict == "moved"]
+        assert "side" in [each.drift.column for each in found if each.drift.verdict == "moved"]
         assert (decision, told.partition(" have")[0]) == (
             "not due",
             "neither predictions nor the most important columns",

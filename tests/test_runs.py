@@ -295,10 +295,22 @@ class TestInterruption:
 
         assert project.table(("id", "run_id")) == before
 
+    def test_a_profile_that_cannot_be_read_stops_nothing(self, project: Project) -> None:
+        """Whatever monitoring runs into is told in the log, and the next interval is scored as ever."""
+        first, second = ("2024-02-01", "2024-02-02"), ("2024-02-02", "2024-02-03")
+        project.call("backfill", "toy", "--from", first[0], "--to", first[1])
+        toy.execute(project.url, "DELETE FROM batchscore_drift", "UPDATE batchscore_profiles SET profile = '{'")
+
+        again = project.call("backfill", "toy", "--from", second[0], "--to", second[1])
+
+        assert again.code == 0
+        assert len(again.named("run.published")) == 1
+        assert "JSONDecodeError" in again.named("monitoring.failed")[0]["error"]
+
     def test_drift_that_nobody_lived_to_record_is_recorded_by_the_next(self, project: Project) -> None:
         """A process that died between publishing and comparing leaves the comparing to the next command."""
         project.call("backfill", "toy", *DAYS)
-        drift = "SELECT run_id, role, column_name, metric, value, verdict FROM batchscore_drift ORDER BY 1, 2, 3, 4"
+        drift = "SELECT run_id, reference, role, column_name, metric, value, verdict FROM batchscore_drift ORDER BY 1, 2, 3, 4, 5"
         whole = toy.query(project.url, drift)
         assert len({row[0] for row in whole}) == 5
         toy.execute(
@@ -439,8 +451,9 @@ class TestWorkers:
     def test_same_table(self, project: Project) -> None:
         """Four at a time give the table, the counts and the drift that one gives, every interval once."""
         drift = """
-            SELECT r.interval_start, d.role, d.column_name, d.metric, d.value, d.verdict FROM batchscore_drift AS d
-            JOIN batchscore_runs AS r ON r.run_id = d.run_id WHERE r.status = 'published' ORDER BY 1, 2, 3, 4
+            SELECT r.interval_start, d.reference, d.role, d.column_name, d.metric, d.value, d.verdict
+            FROM batchscore_drift AS d JOIN batchscore_runs AS r ON r.run_id = d.run_id
+            WHERE r.status = 'published' ORDER BY 1, 2, 3, 4, 5
         """
         assert project.call("backfill", "toy", *DAYS, "--chunk-rows", "20").code == 0
         one = (project.table(), _counts(project), toy.query(project.url, drift))
@@ -509,7 +522,8 @@ class TestWorkers:
         again = project.call(*command, BATCHSCORE_REGISTRY_URL="slow")
         assert again.code == 0, again.out
         assert len(again.named("run.resumed")) == 2
-        assert len(again.named("chunk.committed")) == 50 - committed
+        # The signal may come between a commit and its log line, in each of the two.
+        assert 50 - committed - 2 <= len(again.named("chunk.committed")) <= 50 - committed
         assert [row[0] for row in project.table()] == list(range(3101, 3601))
 
 

@@ -505,7 +505,8 @@ class TestCrossValidation:
         ours = trained(target=LATE, told=told, split=BY_TIME, cross_validation=FOLDS_BY_TIME)
         metrics = ours.evaluation.cross_validation.metrics
 
-        assert {"accuracy", "balanced_accuracy", "brier", "log_loss", "precision", "base_rate"} == metrics.keys()
+        always = {"accuracy", "balanced_accuracy", "brier", "log_loss", "precision", "base_rate"}
+        assert always | {"ece", "bias"} == metrics.keys()
         # Fitted on the first class alone, and measured on 45 rows of that, and then on 10 of it and 35 others.
         assert (1.0, 10 / 45) == metrics["accuracy"][:2]
         lacking = "2 of 3 folds are fitted on rows that lack a class, fold 1 on none of True."

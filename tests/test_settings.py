@@ -15,7 +15,16 @@ from batchscore.settings import Settings, load_settings, unknown_variables
 
 CANARY = "canary-p4ssw0rd"
 URL = f"postgresql://reader:{CANARY}@db/warehouse"
-PLACES = ("warehouse_url", "source_url", "registry_url", "jobs_dir", "sql_dir", "pushgateway_url")
+PLACES = (
+    "warehouse_url",
+    "source_url",
+    "registry_url",
+    "jobs_dir",
+    "sql_dir",
+    "pushgateway_url",
+    "metrics_dir",
+    "alert_webhook_url",
+)
 KEYS = ("signing_key", "verify_keys", "allowed_modules")
 PUBLIC = (*PLACES, *KEYS, "allow_unsigned", "lease_seconds", "retry_seconds", "log_format")
 
@@ -112,6 +121,7 @@ class TestPrecedence:
     def test_every_setting_can_be_given_on_every_level(self, levels, level, name):
         """A value given on one level alone is in force, and only its own origin changes."""
         special = {"log_format": "json", "lease_seconds": "7.5", "retry_seconds": "7.5", "allow_unsigned": "True"}
+        special["alert_webhook_url"] = "https://hooks/x"
         value = special.get(name, "sqlite:///x")
         origin = levels.give(level, name, value)
 
@@ -271,6 +281,22 @@ class TestSecrets:
         assert levels.load().warehouse() == URL
         assert levels.load().source() == "sqlite:///rows.db"
         assert levels.load().urls() == [URL, "sqlite:///rows.db"]
+
+    @pytest.mark.parametrize(
+        "url",
+        ["hooks/canary", "ftp://hooks/canary", "https:///canary", "https://me:canary@hooks/", "https://hooks/canary ä",
+         "https://[canary", "https://hooks:canary/"],
+    )  # fmt: skip
+    def test_a_webhook_that_cannot_be_posted_to(self, levels, url):
+        """It is refused when it is read, and nothing of it is repeated."""
+        levels.give("environment", "alert_webhook_url", url)
+
+        with pytest.raises(
+            UsageError, match=r"BATCHSCORE_ALERT_WEBHOOK_URL: alert_webhook_url: .*want https://"
+        ) as caught:
+            levels.load()
+
+        assert "canary" not in str(caught.value)
 
     def test_no_warehouse(self, secrets):
         """Without a warehouse the error says how to set one; the source without one of its own is missing the same way."""

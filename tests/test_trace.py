@@ -6,15 +6,15 @@ import gzip
 import json
 import socket
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from monitoring import listening
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from toy import Project
 
@@ -62,13 +62,9 @@ def collector() -> Iterator[Collector]:
         def log_message(self, *_: Any) -> None:
             """Nothing is said."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        collector.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with listening(Handler) as url:
+        collector.endpoint = url
         yield collector
-        server.shutdown()
-        thread.join()
 
 
 def run(project: Project, *arguments: str, **variables: str) -> tuple[int, list[dict[str, Any]]]:

@@ -222,7 +222,7 @@ def pipeline():
 
         assert dict.fromkeys(trips(1).columns, N) == {n: c.n for n, c in made.input_reference.columns.items()}
         assert {"prediction": 25, "score": 25} == {n: c.n for n, c in made.output_reference.columns.items()}
-        assert 199 == len(made.output_reference.layouts["score"].edges)
+        assert 201 == len(made.output_reference.layouts["score"].edges)
 
     @pytest.mark.parametrize("tables", [{}, RANDOM], ids=["time", "random"])
     def test_held_out_rows_teach_nothing(self, trained: Train, tables: dict[str, Any]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
+import pytest
 import toy
 from toy import Project
 
@@ -163,7 +166,7 @@ class TestEvent:
         assert len(events) == len({event["run_id"] for event in events}) == 3
         for event in events:
             assert (event["level"], event["reference"], event["moves"]) == ("info", "training", [])
-            assert (event["moved"], event["steady"], event["not_enough_data"]) == (0, 0, 16)
+            assert (event["moved"], event["steady"], event["not_enough_data"]) == (0, 0, 21)
 
     def test_tells_what_moved(self, project: Project) -> None:
         """What moved stands in it as the ledger has it: column, metric, value, floor and band."""
@@ -180,4 +183,150 @@ class TestEvent:
         names = ("role", "column", "metric", "value", "floor", "band")
         assert sorted(tuple(move[name] for name in names) for move in event["moves"]) == sorted(kept)
         assert event["moved"] == len(kept)
-        assert event["moved"] + event["steady"] + event["not_enough_data"] == 16
+        assert event["moved"] + event["steady"] + event["not_enough_data"] == 21
+
+
+FIRST_MOVED = 12
+DAYS = 22
+
+
+@pytest.fixture(scope="module")
+def drifting(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Three weeks of February in which a moves on the twelfth for good, scored in their order."""
+    root = tmp_path_factory.mktemp("drifting") / "project"
+    shutil.copytree(trained.root, root)
+    project = Project(root, f"duckdb:///{root}/warehouse.duckdb")
+    rows = toy.rows(31 + DAYS, 250)
+    late = pl.col("ts") >= datetime(2024, 2, FIRST_MOVED, tzinfo=UTC)
+    toy.load(project.url, rows.with_columns(a=pl.when(late).then(pl.col("a") + 10).otherwise("a")))
+    project.edit("jobs/toy.toml", ("[output]", "[drift]\npersist = { runs = 2, of = 3 }\n\n[output]"))
+    done = project.call("backfill", "toy", "--from", "2024-02-01", "--to", f"2024-02-{DAYS}", "--workers", "2")
+    assert done.code == 0, done.out
+    return project
+
+
+def psi_of_a(project: Project, reference: str, what: str = "verdict") -> dict[int, Any]:
+    """By day of February, what the ledger has of the PSI of column a against a reference."""
+    rows = toy.query(
+        project.url,
+        f"SELECT r.interval_start, d.{what} FROM batchscore_drift d JOIN batchscore_runs r ON r.run_id = d.run_id "
+        f"WHERE reference = '{reference}' AND column_name = 'a' AND metric = 'psi' ORDER BY 1",
+    )
+    return {start.astimezone(UTC).day: value for start, value in rows}
+
+
+class TestReferences:
+    """What a run is compared with."""
+
+    def test_training(self, drifting: Project) -> None:
+        """Against training a column that moved for good stays moved."""
+        assert [day for day, verdict in psi_of_a(drifting, "training").items() if verdict == "moved"] == list(
+            range(FIRST_MOVED, DAYS)
+        )
+
+    def test_previous(self, drifting: Project) -> None:
+        """Against the run before it moved once, and the first run has none before, whichever worker was faster."""
+        found = psi_of_a(drifting, "previous")
+
+        assert list(range(2, DAYS)) == list(found)
+        assert [FIRST_MOVED] == [day for day, verdict in found.items() if verdict == "moved"]
+
+    def test_last_week(self, drifting: Project) -> None:
+        """Against the same weekday it is moved for a week; the first week has nothing to be compared with."""
+        found = psi_of_a(drifting, "last_week")
+
+        assert list(range(8, DAYS)) == list(found)
+        moved = [day for day, verdict in found.items() if verdict == "moved"]
+        assert list(range(FIRST_MOVED, FIRST_MOVED + 7)) == moved
+
+    def test_four_weeks(self, drifting: Project) -> None:
+        """The four weeks before are merged from profiles: as many rows as they had."""
+        found = psi_of_a(drifting, "four_weeks", "reference_count")
+
+        assert {day: 250 * (day - 1) for day in range(2, DAYS)} == found
+
+    def test_told_when_it_persists(self, drifting: Project) -> None:
+        """It is told from the second of three runs on, and against training alone, as nothing else was asked for."""
+        told = {reference: psi_of_a(drifting, reference, "told") for reference in ("training", "previous", "last_week")}
+
+        assert list(range(FIRST_MOVED + 1, DAYS)) == [day for day, value in told["training"].items() if value]
+        assert not any(told["previous"].values())
+        assert not any(told["last_week"].values())
+
+    def test_importance(self, drifting: Project) -> None:
+        """A column of the features has its share of the most important one's importance; others have none."""
+        rows = dict(
+            toy.query(
+                drifting.url, "SELECT DISTINCT column_name, importance FROM batchscore_drift WHERE role = 'input'"
+            )
+        )
+
+        assert max(value for value in rows.values() if value is not None) == 1.0
+        assert rows["ts"] is None
+
+    def test_command(self, drifting: Project) -> None:
+        """`drift --against` tells the same of a window: what was moved against training is quiet against last week."""
+        window = ("--from", "2024-02-20", "--to", "2024-02-22")
+        ((training,), (week,)) = (compared(drifting, *window, "--against", ref) for ref in ("training", "last_week"))
+
+        assert "a" in {row["column"] for row in training["metrics"]}
+        assert "a" not in {row["column"] for row in week["metrics"]}
+        assert "against the runs of a week before" in told(drifting, *window, "--against", "last_week")
+        (nothing,) = compared(drifting, "--from", "2024-02-01", "--to", "2024-02-02", "--against", "previous")
+        assert ("not compared", "toy version 1 has scored none of the runs that previous means") == (
+            nothing["outcome"],
+            nothing["detail"],
+        )
+        assert 2 == drifting.call("drift", "toy", "--against", "yesterday").code
+
+
+class TestWatching:
+    """`[drift]`."""
+
+    def test_least_importance(self, project: Project) -> None:
+        """Of columns below the least importance nothing is told, though it is measured and kept."""
+        toy.execute(project.url, "UPDATE toy SET a = a + 10, b = b + 10 WHERE ts >= '2024-01-29'")
+        project.edit(
+            "jobs/toy.toml",
+            ('every = "day"', 'every = "week"'),
+            ("start = 2024-02-01", "start = 2024-01-29"),
+            ("[output]", "[drift]\nleast_importance = 1.0\n\n[output]"),
+        )
+        assert 0 == project.call("backfill", "toy", "--from", "2024-01-29", "--to", "2024-02-05").code
+        rows = toy.query(
+            project.url,
+            "SELECT column_name, told, importance FROM batchscore_drift "
+            "WHERE role = 'input' AND verdict = 'moved' AND metric = 'psi' AND reference = 'training'",
+        )
+
+        assert {("a", True), ("b", True)} >= {(column, importance == 1.0) for column, told, importance in rows if told}
+        assert {"a", "b"} == {column for column, _, _ in rows}
+        assert {1.0} == {importance for _, told, importance in rows if told}
+        assert any(not told for _, told, _ in rows)
+
+    @pytest.mark.parametrize(
+        ("line", "wanted"),
+        [
+            ("persist = { runs = 3, of = 2 }", "drift.persist: 3 of 2 runs is more than all of them"),
+            ('against = ["yesterday"]', "drift.against.0: "),
+            ("bands = { psi = 0.0 }", "drift: bands: psi must be above 0"),
+            ("bands = { js = 0.1 }", "drift.bands.js"),
+            ("alpha = 1.0", "drift.alpha: "),
+        ],
+    )
+    def test_refused(self, project: Project, line: str, wanted: str) -> None:
+        """What cannot be meant is an error that names the key."""
+        project.edit("jobs/toy.toml", ("[output]", f"[drift]\n{line}\n\n[output]"))
+        result = project.call("check", "toy")
+
+        assert 2 == result.code
+        assert wanted in " ".join(result.out.split())
+
+    def test_bands(self, project: Project) -> None:
+        """A band of one's own decides what has moved."""
+        project.edit("jobs/toy.toml", ("[output]", "[drift]\nbands = { psi = 0.000001 }\nalpha = 0.9\n\n[output]"))
+        project.call("backfill", "toy", *THREE_DAYS)
+        (found,) = compared(project, *THREE_DAYS, "--all")
+
+        assert {0.000001} == {row["band"] for row in found["metrics"] if row["metric"] == "psi"}
+        assert "moved" in {row["verdict"] for row in found["metrics"] if row["metric"] == "psi"}

@@ -55,11 +55,16 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="What is in the registry.", no_args_is_help=True, rich_markup_mode=None)
 runs_app = typer.Typer(help="What is in the ledger.", no_args_is_help=True, rich_markup_mode=None)
+alerts_app = typer.Typer(help="What is told of jobs.", no_args_is_help=True, rich_markup_mode=None)
+views_app = typer.Typer(help="Views for dashboards.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(views_app, name="views")
+app.add_typer(alerts_app, name="alerts")
 
 # typer reads these annotations at run time, and on Python 3.11 it wants Optional there.
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name: jobs/JOB.toml.")]
+MaybeJob = Annotated[str | None, typer.Argument(metavar="[JOB]")]
 AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with every field.")]
 From = Annotated[str | None, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")]
 To = Annotated[str | None, typer.Option("--to", help="Not this interval and none after it.")]
@@ -309,16 +314,67 @@ def drift(
     job: JobName,
     from_: From = None,
     to: To = None,
+    against: Annotated[
+        Literal["training", "previous", "last_week", "four_weeks"] | None,
+        typer.Option("--against", help="What they are compared with. Else what [drift] says: training."),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample",
+            min=0,
+            max=100_000,
+            help="So many rows of each side for a classifier to tell apart, of runs from the source, of training from "
+            "the bundle; 0 for none. Else what [drift] says.",
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="What stayed steady too.")] = False,
     format_: AsFormat = Format.table,
 ) -> None:
-    """Compare what JOB's published runs saw with what their version was trained on.
+    """Compare what JOB's published runs saw with what their version was trained on, or with runs before them.
 
     Without dates: the run of the latest interval.
     """
     from batchscore.cli.drift import drift
 
-    drift(_session(context, looks=True), job, from_, to, everything, format_)
+    drift(_session(context, looks=True), job, from_, to, against, sample, everything, format_)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    job: JobName,
+    from_: From = None,
+    to: To = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every metric, and every slice.")] = False,
+    format_: AsFormat = Format.table,
+) -> None:
+    """Hold JOB's published predictions against the labels that are known by now, and keep the metrics.
+
+    Without dates: the last 31 intervals that are published, and all of the last 31 days.
+    """
+    from batchscore.cli.evaluate import evaluate
+
+    evaluate(_session(context, looks=True), job, from_, to, everything, format_)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    job: JobName,
+    from_: From = None,
+    to: To = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where to; - for standard output. [JOB-report.html]")
+    ] = None,
+) -> None:
+    """Write how JOB fares as one HTML page: what changed and what to do, runs, drift, performance, rejects, versions.
+
+    Without dates: the last 92 intervals. With --to, what should be there by then is what is judged late.
+    """
+    from batchscore.cli.report import report
+
+    report(_session(context, looks=True), job, from_, to, output)
 
 
 @app.command()
@@ -504,3 +560,43 @@ def runs_prune(
     from batchscore.cli.runs import prune
 
     say(prune(_session(context), older_than, dry_run=dry_run))
+
+
+@views_app.command("apply")
+def views_apply(context: typer.Context, job: MaybeJob = None) -> None:
+    """Make the views over the ledger, and with JOB those over its output table, or bring them up to date.
+
+    With a role that owns the tables, as for migrate.
+    """
+    from batchscore.cli.views import apply_views
+
+    say(apply_views(_session(context), job))
+
+
+@views_app.command("show")
+def views_show(context: typer.Context, job: MaybeJob = None) -> None:
+    """Print the SQL that apply runs, for those who look at it first or run it themselves."""
+    from batchscore.cli.views import show_views
+
+    show_views(_session(context, looks=True), job)
+
+
+@alerts_app.command("list")
+def alerts_list(
+    context: typer.Context,
+    job: MaybeJob = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those that have recovered too.")] = False,
+    format_: AsFormat = Format.table,
+) -> None:
+    """What fires now, of JOB or of every job, and when somebody was told."""
+    from batchscore.cli.alerts import list_
+
+    list_(_session(context, looks=True), job, everything, format_)
+
+
+@alerts_app.command("test")
+def alerts_test(context: typer.Context, job: JobName) -> None:
+    """Send a notice to the webhook that is set and to JOB's command, to see that it arrives."""
+    from batchscore.cli.alerts import send_test
+
+    say(send_test(_session(context), job))

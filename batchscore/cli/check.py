@@ -21,6 +21,7 @@ from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.model.trust import Trust
+from batchscore.monitor.labelled import check_labels
 from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
@@ -237,12 +238,7 @@ def _training(session: Session, job: Job, interval: Interval) -> str:
 
 def _labels(session: Session, job: Job) -> str:
     """Read a label, or none, for its columns."""
-    source, target = session.labels(job), job.problem.target
+    source = session.labels(job)
     batches = list(source.batches(job.calendar.containing(job.start), limit=1))
-    columns = batches[0].columns if batches else []
-    if missing := [name for name in (*job.source.key, target) if name not in columns]:
-        raise SchemaMismatch(
-            f"{source.where} has no column {', '.join(missing)}. It has: {', '.join(columns)}. Labels are the key "
-            f"({', '.join(job.source.key)}) and the target ({target}): give both there."
-        )
-    return f"{source.where}: gives the key and the target {target}"
+    check_labels(job, batches[0].columns if batches else [], source.where)
+    return f"{source.where}: gives the key and the target {job.problem.target}"

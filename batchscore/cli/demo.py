@@ -24,6 +24,7 @@ from batchscore.ledger import Run
 from batchscore.logs import configure
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.performance import Performance, performance
+from batchscore.monitor.watch import Watcher
 from batchscore.run.execute import output_of
 from batchscore.settings import load_settings
 from batchscore.warehouse import Warehouse
@@ -129,8 +130,9 @@ def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int
 def _tell_drift(job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run]) -> None:
     runs = [run for run in runs if run.bundle_digest == bundle.digest]
     last = [run for run in runs if job.calendar.label(run.interval) == NO_WEATHER]
+    watcher = Watcher(job, bundle)
     with warehouse.begin("the ledger") as tx:
-        quarter, day = (drift_rows(tx.connection, bundle, window) for window in (runs, last))
+        quarter, day = (drift_rows(tx.connection, watcher, window) for window in (runs, last))
     show(_brief(quarter), Format.table, title="October to December, all runs merged", empty="nothing moved")
     lost = [row for row in day if row["metric"] == "null_share"]
     print()

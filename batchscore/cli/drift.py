@@ -5,44 +5,62 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import sqlalchemy as sa
 
-from batchscore.cli.render import Cell, Format, print_json, show
+from batchscore.cli.render import Cell, Format, on_terminal, print_json, show
 from batchscore.cli.session import Session, history_of
-from batchscore.drift import MINIMUM_ROWS, Drift
-from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound
+from batchscore.cli.spark import Past, spark
+from batchscore.drift import MINIMUM_ROWS
+from batchscore.errors import BundleIncompatible, BundleNotFound, UsageError
 from batchscore.job import Job
 from batchscore.ledger import Run
-from batchscore.logs import Event, about, log
-from batchscore.model.bundle import Bundle
-from batchscore.monitor.watch import compare_with_training, record_drift
+from batchscore.logs import about
+from batchscore.monitor.findings import span_of
+from batchscore.monitor.harmless import harmless
+from batchscore.monitor.watch import Comparison, Watched, Watcher
 from batchscore.warehouse import Warehouse
+from batchscore.watching import Reference
 
 __all__ = ["drift", "drift_rows", "watch"]
+
+_AGAINST: dict[Reference, str] = {
+    "training": "its training rows",
+    "previous": "as many runs before",
+    "last_week": "the runs of a week before",
+    "four_weeks": "the runs of the four weeks before",
+}
+_LEFT_OUT = ("p_value", "n", "reference_n")
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """Published runs that one bundle scored, against the rows it was trained on.
+    """Published runs that one bundle scored, against a reference.
 
     Attributes:
         runs: The runs, by interval.
-        compared: Those whose profile could be compared.
-        found: Role and drift for every column and metric.
+        made: What was found of those whose profile could be compared.
         obstacle: Why nothing, or not all, was compared; empty where all was.
+        watcher: What compared them; None where nothing was.
+        past: What each metric was in the last runs, each by itself; None where nothing was compared.
     """
 
     runs: Sequence[Run]
-    compared: Sequence[Run]
-    found: Sequence[tuple[str, Drift]]
+    made: Comparison
     obstacle: str = ""
+    watcher: Watcher | None = None
+    past: Past | None = None
+
+    def told_apart(self) -> _Comparison:
+        """The same with what a classifier tells, where it is asked to; the rows are read from the source."""
+        return self if self.watcher is None else replace(self, made=self.watcher.tell_apart(self.made))
 
     def outcome(self) -> str:
         """`moved`, `nothing moved`, `not enough data` or `not compared`."""
-        verdicts = [each.verdict for _, each in self.found]
+        verdicts = [each.drift.verdict for each in self.made.found]
         if "moved" in verdicts:
             return "moved"
         if "steady" in verdicts:
@@ -51,23 +69,37 @@ class _Comparison:
 
     def detail(self) -> str:
         """What is to be known of the outcome; may be empty."""
-        verdicts = [each.verdict for _, each in self.found]
+        verdicts = [each.drift.verdict for each in self.made.found if each.drift.verdict != "not judged"]
         moved, few = verdicts.count("moved"), verdicts.count("not enough data")
         details = (
             (bool(self.obstacle), self.obstacle),
             (moved, f"{moved} of {len(verdicts)} metrics"),
             (few, f"{few} of {len(verdicts)} metrics are over fewer than {MINIMUM_ROWS} rows on one side"),
+            (self.made.by, f"told apart by {', '.join(self.made.by)}"),
         )
         return "; ".join(text for present, text in details if present)
 
 
-def drift(session: Session, name: str, first: str | None, last: str | None, everything: bool, format_: Format) -> None:
-    """Print how what published runs saw differs from the training rows of the bundle that scored them.
+def drift(
+    session: Session,
+    name: str,
+    first: str | None,
+    last: str | None,
+    reference: Reference | None,
+    sample: int | None,
+    everything: bool,
+    format_: Format,
+) -> None:
+    """Print how what published runs saw differs from the training rows of the bundle that scored them, or other runs.
 
-    Runs of one bundle are merged; those of different bundles are compared apart, each with its own training. Without
-    dates it is the last run.
+    Runs of one bundle are merged; those of different bundles are compared apart, each with its own training and runs.
+    Without dates it is the last run. `reference` and `sample` stand in for those of the job's `[drift]`.
     """
     job = session.job(name)
+    if sample is not None:
+        if 0 < sample < MINIMUM_ROWS:
+            raise UsageError(f"--sample {sample}: fewer than {MINIMUM_ROWS} rows are not judged; 0 is for none.")
+        job = job.model_copy(update={"drift": job.drift.model_copy(update={"sample": sample})})
     start, end = job.calendar.window(first, last)
     with session.warehouse(read_only=True) as warehouse:
         runs = [run for run in history_of(warehouse, name) if run.status == "published"]
@@ -77,7 +109,13 @@ def drift(session: Session, name: str, first: str | None, last: str | None, ever
             runs = runs[-1:]
         # What the module inside a bundle prints is not the answer.
         with warehouse.begin("the ledger") as tx, redirect_stdout(sys.stderr):
-            comparisons = list(_compared(tx.connection, session, runs))
+            references = (reference,) if reference else job.drift.against
+            comparisons = [
+                each for against in references for each in _compared(tx.connection, session, job, runs, against)
+            ]
+    # Without the warehouse, which would wait for as long as a source takes.
+    with redirect_stdout(sys.stderr):
+        comparisons = [each.told_apart() for each in comparisons]
     if format_ is Format.json:
         print_json([_as_json(job, each, everything) for each in comparisons])
         return
@@ -85,37 +123,42 @@ def drift(session: Session, name: str, first: str | None, last: str | None, ever
         print(f"nothing published{' in this window' if first or last else ''}, so there is nothing to compare")
     for number, each in enumerate(comparisons):
         told = f"{each.outcome()}: {each.detail()}".removesuffix(": ")
-        print("\n" * bool(number) + f"{_span(job, each)}, against its training rows: {told}")
-        if rows := _rows(each.found, everything=everything):
+        print("\n" * bool(number) + f"{_span(job, each)}, against {_AGAINST[each.made.reference]}: {told}")
+        if rows := [_drawn(row) for row in _with_past(each, everything=everything)]:
             show(rows, format_)
 
 
-def _compared(tx: sa.Connection, session: Session, runs: Sequence[Run]) -> Iterator[_Comparison]:
+def _compared(
+    tx: sa.Connection, session: Session, job: Job, runs: Sequence[Run], reference: Reference
+) -> Iterator[_Comparison]:
     def bundle_of(run: Run) -> tuple[str, int, str]:
         return run.model_name, run.model_version, run.bundle_digest
 
     # The sort is stable, so the runs of a bundle stay in the order of their intervals.
-    for (name, version, digest), group in groupby(sorted(runs, key=bundle_of), bundle_of):
-        scored = list(group)
+    for _, group in groupby(sorted(runs, key=bundle_of), bundle_of):
+        scored, nothing = list(group), Comparison(reference, [], [], [])
         try:
-            bundle = session.load(name, version)
+            bundle = session.scorer(scored[0])
         except BundleNotFound:
-            yield _Comparison(scored, [], [], f"{session.registry} no longer holds that version")
+            yield _Comparison(scored, nothing, f"{session.registry} no longer holds that version")
             continue
         except BundleIncompatible as error:
-            yield _Comparison(scored, [], [], str(error))
+            yield _Comparison(scored, nothing, str(error))
             continue
-        if bundle.digest != digest:
-            yield _Comparison(scored, [], [], f"{bundle} in {session.registry} is another one than scored them")
-            continue
-        compared, found = compare_with_training(tx, bundle, scored)
-        lost = len(scored) - len(compared)
-        yield _Comparison(scored, compared, found, f"{lost} run(s) have no profile in the ledger" if lost else "")
+        watcher = session.watcher(job, bundle)
+        compared = watcher.compare(tx, scored, reference)
+        lost = len(scored) - len(compared.runs)
+        obstacle = f"{lost} run(s) have no profile in the ledger" if lost else ""
+        if not lost and reference != "training" and not compared.others:
+            obstacle = f"{bundle} has scored none of the runs that {reference} means"
+        elif not lost and reference == "training" and watcher.samples and watcher.samples.training is None:
+            obstacle = f"{bundle} was trained without [drift] sample, so no classifier tells rows from its training"
+        past = Past.of(tx, compared.runs[-1]) if compared.runs else None
+        yield _Comparison(scored, compared, obstacle, watcher, past)
 
 
 def _span(job: Job, comparison: _Comparison) -> str:
-    first, last = (job.calendar.label(run.interval) for run in (comparison.runs[0], comparison.runs[-1]))
-    days = first if first == last else f"{first} to {last}"
+    days = span_of(comparison.runs, job.calendar)
     scorer = f"{comparison.runs[0].model_name} version {comparison.runs[0].model_version}"
     return f"{days}: {len(comparison.runs)} run(s) by {scorer}"
 
@@ -124,56 +167,72 @@ def _as_json(job: Job, comparison: _Comparison, everything: bool) -> dict[str, o
     return {
         "model_name": comparison.runs[0].model_name,
         "model_version": comparison.runs[0].model_version,
-        "reference": "training",
+        "reference": comparison.made.reference,
         "first": job.calendar.label(comparison.runs[0].interval),
         "last": job.calendar.label(comparison.runs[-1].interval),
         "runs": len(comparison.runs),
-        "compared": len(comparison.compared),
+        "compared": len(comparison.made.runs),
         "outcome": comparison.outcome(),
         "detail": comparison.detail(),
-        "metrics": _rows(comparison.found, everything=everything),
+        "told_apart_by": list(comparison.made.by),
+        "metrics": _with_past(comparison, everything=everything),
     }
 
 
-def watch(warehouse: Warehouse, bundle: Bundle, run: Run) -> int:
-    """Compare a published run with training. Its predictions stand: failing here is told and stops nothing.
+def _with_past(comparison: _Comparison, *, everything: bool) -> list[dict[str, Any]]:
+    """The rows, with the values of the last runs, each by itself: what is merged into one above them."""
+    rows = _rows(comparison.made.found, everything=everything)
+    past, reference = comparison.past, comparison.made.reference
+    if past is None:
+        return [*rows]
+    return [
+        {**row, "history": past(reference, str(row["role"]), str(row["column"]), str(row["metric"]))} for row in rows
+    ]
+
+
+def _drawn(row: dict[str, Any]) -> dict[str, Cell]:
+    """A row as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
+    drawn = {**row, "history": spark(row["history"], row["band"])}
+    return {name: value for name, value in drawn.items() if not (on_terminal() and name in _LEFT_OUT)}
+
+
+def watch(warehouse: Warehouse, watcher: Watcher, run: Run) -> int:
+    """Compare a published run with every reference. Its predictions stand: failing here is told and stops nothing.
 
     Returns:
-        How many metrics moved.
+        How many metrics moved that the job wants told.
     """
+    told = []
     with about(run.run_id, run.interval.start, run.model_version):
-        try:
-            with warehouse.begin("the drift of a run") as tx:
-                return sum(drift.verdict == "moved" for _, drift in record_drift(tx.connection, bundle, run))
-        except BatchscoreError as error:
-            log.error(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
-            return 0
+        with harmless(run_id=run.run_id), warehouse.begin("the drift of a run") as tx:
+            told += watcher.record(tx, run)
+        with harmless(run_id=run.run_id):
+            told += watcher.record_apart(warehouse, run)
+    return len(told)
 
 
-def drift_rows(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> list[dict[str, Cell]]:
+def drift_rows(tx: sa.Connection, watcher: Watcher, runs: Sequence[Run]) -> list[dict[str, Cell]]:
     """What moved in runs of a bundle against its training, the strongest first, as rows to show."""
-    _, found = compare_with_training(tx, bundle, runs)
-    return _rows(found, everything=False)
+    return _rows(watcher.compare(tx, runs).found, everything=False)
 
 
-def _rows(found: Sequence[tuple[str, Drift]], *, everything: bool) -> list[dict[str, Cell]]:
-    kept = [(role, each) for role, each in found if everything or each.verdict == "moved"]
-    return [_row(role, each) for role, each in sorted(kept, key=lambda pair: -_strength(pair[1]))]
+def _rows(found: Sequence[Watched], *, everything: bool) -> list[dict[str, Cell]]:
+    kept = [each for each in found if everything or each.drift.verdict == "moved"]
+    return [_row(each) for each in sorted(kept, key=lambda each: -each.strength)]
 
 
-def _strength(each: Drift) -> float:
-    return abs(each.value or 0.0) / each.band
-
-
-def _row(role: str, each: Drift) -> dict[str, Cell]:
+def _row(each: Watched) -> dict[str, Cell]:
+    drift = each.drift
     return {
-        "role": role,
-        "column": each.column,
-        "metric": each.metric,
-        "value": each.value,
-        "band": each.band,
-        "floor": each.floor,
-        "verdict": each.verdict,
-        "n": each.n,
-        "reference_n": each.reference_n,
+        "role": each.role,
+        "column": drift.column,
+        "metric": drift.metric,
+        "value": drift.value,
+        "band": drift.band,
+        "floor": drift.floor,
+        "p_value": drift.p_value,
+        "verdict": drift.verdict,
+        "importance": each.importance,
+        "n": drift.n,
+        "reference_n": drift.reference_n,
     }

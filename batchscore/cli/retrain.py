@@ -175,7 +175,7 @@ def _reasons(
                 yield new_labels(job, champion, session.labels(job), end, int(condition.bound))
             case "drifted":
                 with warehouse.begin("the ledger") as tx:
-                    yield drifted(tx.connection, champion, runs)
+                    yield drifted(tx.connection, job, champion, runs)
             case "degraded":
                 with warehouse.begin("the output table") as tx:
                     output = output_of(job, champion)

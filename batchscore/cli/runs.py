@@ -12,8 +12,9 @@ from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.drift import watch
-from batchscore.cli.render import Cell, Format, instant, print_json, show
+from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, show
 from batchscore.cli.session import Session, history_of, runs_of
+from batchscore.cli.spark import Past, spark
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.interval import Calendar, Interval, age_of
@@ -35,6 +36,7 @@ __all__ = ["list_", "prune", "publish_run", "show_rejects", "show_run"]
 _REJECTS_SHOWN = 20
 # As many characters as a person tells runs apart by; any beginning that only one run has will do.
 _SHORT_ID = 8
+_LEFT_OUT = ("role", "p_value", "importance", "row_count", "reference_count")
 
 
 def list_(session: Session, job: str | None, limit: int, format_: Format) -> None:
@@ -70,7 +72,12 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         rejects = _readable(ledger.rejects_of(tx.connection, run.run_id, _REJECTS_SHOWN))
         profiles = ledger.profiles_of(tx.connection, run.run_id)
         drift = ledger.drift_of(tx.connection, run.run_id)
-    moved = [_without(row, "run_id", "verdict") for row in drift if row["verdict"] == "moved"]
+        past = Past.of(tx.connection, run)
+    moved = [
+        _without(row, "run_id") | {"history": past(row["reference"], row["role"], row["column_name"], row["metric"])}
+        for row in drift
+        if row["verdict"] == "moved"
+    ]
     if format_ is Format.json:
         columns = [_without(row, "run_id", "profile") for row in profiles]
         print_json(
@@ -97,7 +104,8 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         print()
         show([_told_column(row) for row in profiles], Format.table, title="what it saw", empty="its profile is gone")
         print()
-        show(moved, Format.table, title="what moved against training", empty=_told_steady(drift))
+        drawn = [_drawn(row) for row in moved]
+        show(drawn, Format.table, title="what moved", empty=_told_steady(drift))
 
 
 def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:
@@ -143,10 +151,11 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
         bundle = session.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
+        watcher = session.watcher(job, bundle)
         held = replace(run, override_reason=reason, override_by=person())
         done = patience.persist(lambda: _override(session, warehouse, held, bundle, job))
         log.warning(Event.RUN_OVERRIDDEN, run_id=run.run_id, reason=reason, by=held.override_by, gates=run.error)
-        watch(warehouse, bundle, done)
+        watch(warehouse, watcher, done)
     return f"run {run.run_id[:_SHORT_ID]} is published: {done.predictions:,} predictions, past: {run.error}"
 
 
@@ -335,6 +344,12 @@ def _told_column(row: Mapping[str, Any]) -> dict[str, Cell]:
             length = timedelta(microseconds=value)
             told[name] = _length(length) if name == "std" else datetime(1970, 1, 1, tzinfo=UTC) + length
     return told
+
+
+def _drawn(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """What moved as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
+    drawn = dict(row) | {"history": spark(row["history"], row["band"])}
+    return _without(drawn, *_LEFT_OUT) if on_terminal() else drawn
 
 
 def _told_steady(drift: Sequence[Mapping[str, Any]]) -> str:

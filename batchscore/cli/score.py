@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import typer
 
 from batchscore import ledger
+from batchscore.cli.alerts import alerting
 from batchscore.cli.drift import watch
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, runs_of
@@ -25,21 +27,26 @@ from batchscore.errors import (
     TransientError,
     UsageError,
 )
-from batchscore.interval import Interval
 from batchscore.job import Job
-from batchscore.ledger import Run
+from batchscore.ledger import Run, Standing
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
 from batchscore.monitor import metrics
+from batchscore.monitor.findings import window_of
+from batchscore.monitor.harmless import harmless
+from batchscore.monitor.lineage import Lineage
+from batchscore.monitor.watch import Watcher
 from batchscore.run.again import has_changed
 from batchscore.run.execute import Scoring, make_tables, score_interval
 from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.workers import in_turn
+from batchscore.settings import PREFIX, Settings
 from batchscore.warehouse import Warehouse
 
 __all__ = ["Asked", "backfill", "migrate", "score", "show_plan"]
 
 Failure = tuple[Planned, BatchscoreError]
+R = TypeVar("R")
 
 
 def migrate(session: Session, name: str) -> str:
@@ -110,12 +117,16 @@ class _Outcome:
         failures: What failed, or could not be read again, and why.
         elsewhere: How many another process had, which has published them by now.
         untried: How many were left when a database was gone for good.
+        job: The job, once its file was read.
+        standing: How the job stands in the ledger, once the command has come to its end.
     """
 
     published: list[tuple[Run, int]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     elsewhere: int = 0
     untried: int = 0
+    job: Job | None = None
+    standing: Standing | None = None
 
     @property
     def intervals(self) -> int:
@@ -134,19 +145,13 @@ class _Outcome:
 
     def figures(self, exit_code: int, seconds: float) -> metrics.Figures:
         """What a metric is made of."""
-        return metrics.Figures(
-            exit_code=exit_code,
-            seconds=seconds,
-            intervals={
-                "published": len(self.published),
-                "failed": len(self.failures),
-                "elsewhere": self.elsewhere,
-                "untried": self.untried,
-            },
-            predictions=self.predictions,
-            rejects=self.rejects,
-            moved=sum(bool(moved) for _, moved in self.published),
-        )
+        intervals = {
+            "published": len(self.published),
+            "failed": len(self.failures),
+            "elsewhere": self.elsewhere,
+            "untried": self.untried,
+        }
+        return metrics.Figures(exit_code, seconds, intervals, self.job, self.standing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +195,11 @@ def score(session: Session, name: str, interval: str | None, asked: Asked, *, fo
 
 
 def _score(session: Session, name: str, interval: str | None, asked: Asked, outcome: _Outcome, *, force: bool) -> str:
-    job = session.job(name)
+    job = outcome.job = session.job(name)
     if force and not interval:
         raise UsageError("--force scores one interval again: name it with --interval.")
     bundle = session.bundle(job)
-    with session.warehouse() as warehouse:
+    with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, None, None)
         if interval:
@@ -205,20 +210,21 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
             due = [each for each in planned if each.selected_by("missing")]
             changed = _changed_lately(session, job, bundle, planned, outcome)
             chosen = _first_due(due, job.interval.catch_up) + changed
-        _watch_again(warehouse, bundle, job)
+        watcher = session.watcher(job, bundle)
+        _watch_again(warehouse, watcher)
         if not chosen and not outcome.failures:
             why = _nothing_due(session, job, planned, interval)
             log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
             return f"nothing to do: {why}"
         if chosen:
             scoring = _scoring(session, job, bundle, warehouse, asked)
-            _score_all(scoring, chosen, history, asked.workers, outcome)
+            _score_all(scoring, watcher, chosen, history, asked.workers, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
         told += (
             f"\n{len(left)} more interval(s) are due; catch_up is {job.interval.catch_up}. Run again, or: batchscore "
-            f"backfill {name} --from {job.calendar.label(left[0].interval)} --to {_end_label(job, left[-1].interval)}"
+            f"backfill {name} {window_of([each.interval for each in left], job.calendar)}"
         )
     return _told(job, told, outcome)
 
@@ -234,35 +240,38 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
 
 
 def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked, outcome: _Outcome) -> str:
-    job = session.job(name)
+    job = outcome.job = session.job(name)
     bundle = session.bundle(job)
-    with session.warehouse() as warehouse:
+    with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = asked.of(_plan(session, job, history, bundle.digest, *window))
         if only == "changed-input":
             planned = _with_changes(session, job, bundle, planned, outcome)
         chosen = [each for each in planned if each.selected_by(only)]
-        _watch_again(warehouse, bundle, job)
+        watcher = session.watcher(job, bundle)
+        _watch_again(warehouse, watcher)
         if not chosen and not outcome.failures:
             why = _nothing_in_window(job, planned, *window, only)
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
             return f"nothing to do: {why}"
         if chosen:
             scoring = _scoring(session, job, bundle, warehouse, asked)
-            _score_all(scoring, chosen, history, asked.workers, outcome)
+            _score_all(scoring, watcher, chosen, history, asked.workers, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
 @contextmanager
 def _measured(session: Session, name: str) -> Iterator[_Outcome]:
-    """A block that fills in an outcome; however it ends, its figures are pushed where a Pushgateway is set.
+    """A block that fills in an outcome; however it ends, its metrics go where the settings ask for them.
 
     Raises:
-        UsageError: One is set, and the package that pushes is not installed.
+        UsageError: They do, and the package that makes metrics is not installed.
     """
-    outcome, code, url = _Outcome(), BUG_EXIT_CODE, session.settings.pushgateway_url
-    if url is not None:
-        metrics.require_client()
+    outcome, code, settings = _Outcome(), BUG_EXIT_CODE, session.settings
+    places = {"PUSHGATEWAY_URL": settings.pushgateway_url, "METRICS_DIR": settings.metrics_dir}
+    asking = [setting for setting, value in places.items() if value is not None]
+    for setting in asking:
+        metrics.require_client(f"{PREFIX}{setting}")
     started = time.perf_counter()
     try:
         yield outcome
@@ -271,9 +280,30 @@ def _measured(session: Session, name: str) -> Iterator[_Outcome]:
         code = error.exit_code
         raise
     finally:
-        if url is not None:
-            figures = outcome.figures(code, time.perf_counter() - started)
-            metrics.push(url.get_secret_value(), name, figures)
+        if asking:
+            with harmless():
+                _give_metrics(settings, name, outcome.figures(code, time.perf_counter() - started))
+
+
+def _give_metrics(settings: Settings, name: str, figures: metrics.Figures) -> None:
+    registry = metrics.metrics_of(name, figures)
+    if settings.pushgateway_url is not None:
+        metrics.push(settings.pushgateway_url.get_secret_value(), name, registry)
+    # What no job can be called may lead out of the folder.
+    if settings.metrics_dir is not None and re.fullmatch(r"[a-z0-9_]{1,48}", name):
+        metrics.write(settings.metrics_dir, name, registry)
+
+
+@contextmanager
+def _opened(session: Session, job: Job, outcome: _Outcome) -> Iterator[Warehouse]:
+    """The warehouse; what its ledger says of the job in the end is asked once more where metrics are made of it."""
+    with session.warehouse() as warehouse:
+        yield warehouse
+        if session.settings.pushgateway_url is None and session.settings.metrics_dir is None:
+            return
+        with harmless(), warehouse.begin("the standing of the job") as tx:
+            if all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT, ledger.PERFORMANCE)):
+                outcome.standing = ledger.standing(tx.connection, job.name)
 
 
 def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked) -> Scoring:
@@ -339,10 +369,6 @@ def _nothing_in_window(job: Job, planned: Sequence[Planned], first: str | None, 
     return f"{len(planned)} complete interval(s){' in the window' if first or last else ''}, none of them {only}"
 
 
-def _end_label(job: Job, interval: Interval) -> str:
-    return job.calendar.label(job.calendar.containing(interval.end))
-
-
 def _nothing_due(session: Session, job: Job, planned: Sequence[Planned], interval: str | None) -> str:
     """Why there is nothing to do: nothing at all, or not in the interval that was asked for."""
     if interval is None:
@@ -358,7 +384,12 @@ def _nothing_due(session: Session, job: Job, planned: Sequence[Planned], interva
 
 
 def _score_all(
-    scoring: Scoring, chosen: Sequence[Planned], history: Sequence[Run], workers: int, outcome: _Outcome
+    scoring: Scoring,
+    watcher: Watcher,
+    chosen: Sequence[Planned],
+    history: Sequence[Run],
+    workers: int,
+    outcome: _Outcome,
 ) -> None:
     """Score the intervals, `workers` of them at a time, and compare each with training.
 
@@ -369,10 +400,10 @@ def _score_all(
     Raises:
         Exception: A bug, which is no such failure.
     """
-    gone = threading.Event()
+    gone, lineage = threading.Event(), Lineage.begin()
     with intervals_progress(len(chosen), scoring.job.name) as (next_interval, more_rows):
 
-        def one(each: Planned, stopping: threading.Event) -> tuple[Run, int] | None:
+        def one(each: Planned, stopping: threading.Event) -> Run | None:
             def committed(rows: int) -> None:
                 more_rows(rows)
                 if stopping.is_set():
@@ -382,21 +413,34 @@ def _score_all(
                 return None
             next_interval(scoring.job.calendar.label(each.interval))
             try:
-                run = score_interval(scoring, each.interval, history, committed)
+                score = partial(score_interval, scoring, each.interval, history, committed)
+                run = lineage.follow(scoring, each.interval, score)
             except TransientError:
                 gone.set()
                 raise
-            return run, watch(scoring.warehouse, scoring.bundle, run)
+            return run
 
         with closing(in_turn(one, chosen, workers)) as results:
-            for each, result in results:
+            for each, result in _in_order(chosen, results):
                 if result is None:
                     outcome.untried += 1
                 elif isinstance(result, BatchscoreError):
                     outcome.failures.append((each, result))
                 else:
-                    outcome.published.append(result)
+                    outcome.published.append((result, watch(scoring.warehouse, watcher, result)))
     _look_again(scoring, history, outcome)
+
+
+def _in_order(chosen: Sequence[Planned], results: Iterable[tuple[Planned, R]]) -> Iterator[tuple[Planned, R]]:
+    """What the workers gave, in the order that was asked for: a run is compared with those before it too."""
+    early: dict[int, R] = {}
+    places = {id(each): place for place, each in enumerate(chosen)}
+    following = 0
+    for each, result in results:
+        early[places[id(each)]] = result
+        while following in early:
+            yield chosen[following], early.pop(following)
+            following += 1
 
 
 def _look_again(scoring: Scoring, history: Sequence[Run], outcome: _Outcome) -> None:
@@ -425,8 +469,9 @@ def _words(job: Job, outcome: _Outcome) -> str:
     rows, rejects = f"{outcome.predictions:,} predictions", f"{outcome.rejects:,} rejects"
     told = f"{len(outcome.published)} interval(s) published into {job.output.table}: {rows}, {rejects}"
     if moved := sorted(run.interval for run, count in outcome.published if count):
-        first = f"--from {job.calendar.label(moved[0])} --to {_end_label(job, moved[0])}"
-        told += f"\n{len(moved)} interval(s) saw something move against training: batchscore drift {job.name} {first}"
+        first = window_of(moved[:1], job.calendar)
+        against = " or ".join(each.replace("_", " ") for each in job.drift.against)
+        told += f"\n{len(moved)} interval(s) saw something move against {against}: batchscore drift {job.name} {first}"
     if outcome.elsewhere:
         told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
     return told
@@ -463,14 +508,11 @@ def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table
     raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))
 
 
-def _watch_again(warehouse: Warehouse, bundle: Bundle, job: Job) -> None:
-    """Compare with training what a process published and did not live to compare; failing here stops nothing."""
-    try:
-        with warehouse.begin("the drift of earlier runs") as tx:
-            known = all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT))
-            runs = ledger.runs_without_drift(tx.connection, job.name, bundle.digest) if known else []
-    except BatchscoreError as error:
-        log.error(Event.MONITORING_FAILED, error=str(error))
-        return
+def _watch_again(warehouse: Warehouse, watcher: Watcher) -> None:
+    """Compare what a process published and did not live to compare; failing here stops nothing."""
+    runs: list[Run] = []
+    with harmless(), warehouse.begin("the drift of earlier runs") as tx:
+        if all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT)):
+            runs = ledger.runs_without_drift(tx.connection, watcher.job.name, watcher.bundle.digest)
     for run in runs:
-        watch(warehouse, bundle, run)
+        watch(warehouse, watcher, run)

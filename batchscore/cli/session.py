@@ -25,6 +25,8 @@ from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import Trust
+from batchscore.monitor.apart import Samples
+from batchscore.monitor.watch import Watcher
 from batchscore.run.execute import Scoring, prepare
 from batchscore.run.retry import Patience
 from batchscore.run.shadow import check_fits, without_reasons
@@ -37,11 +39,14 @@ __all__ = ["Session", "history_of", "runs_of", "secrets_of"]
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
 _COPIES = 16
-_REGISTRY_SECRETS = (
+# A shorter one tells nobody anything, and its letters may stand in any word.
+_SHORTEST_PATH = 12
+_SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
+    "OPENLINEAGE_API_KEY",
 )
 
 
@@ -118,6 +123,23 @@ class Session:
         where = str(rows.sql or rows.parquet)
         return open_source(rows, database=database, text=self.sql(rows), where=where, calendar=job.calendar)
 
+    def scorer(self, run: Run) -> Bundle:
+        """What scored a run.
+
+        Raises:
+            BundleNotFound: The registry no longer holds that version.
+            BundleIncompatible: It holds another one under that number, or one that cannot be used here.
+        """
+        bundle = self.load(run.model_name, run.model_version)
+        if bundle.digest != run.bundle_digest:
+            raise BundleIncompatible(f"{bundle} in {self.registry} is another one than scored them")
+        return bundle
+
+    def watcher(self, job: Job, bundle: Bundle) -> Watcher:
+        """What compares runs of the bundle, as the job's `[drift]` has it."""
+        size = job.drift.sample
+        return Watcher(job, bundle, Samples(self.source(job, job.source), bundle, size) if size else None)
+
     def labels(self, job: Job) -> Source:
         """The job's labels.
 
@@ -125,7 +147,9 @@ class Session:
             UsageError: The job has none.
         """
         if job.labels is None:
-            raise UsageError(f"job {job.name} has no [labels].")
+            raise UsageError(
+                f"job {job.name} has no [labels]. Add it to the job's file: what gives the key and the target."
+            )
         return self.source(job, job.labels)
 
     def load(self, name: str, use: str | int) -> Bundle:
@@ -267,12 +291,25 @@ class Session:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Every secret in the settings, and in the environment for a registry elsewhere, in each of its spellings."""
+    """Every secret in the settings, and in the environment for what is elsewhere, in each of its spellings."""
     passwords = [secret for url in settings.urls() for secret in Database.at(url).secrets()]
     key = settings.signing_key.get_secret_value() if settings.signing_key else ""
     # Line by line: a message may hold one of them.
     lines = [line for line in key.splitlines() if line and not line.startswith("-----")]
-    return [*passwords, *lines, *(os.environ.get(name, "") for name in _REGISTRY_SECRETS)]
+    webhook = settings.alert_webhook_url.get_secret_value() if settings.alert_webhook_url else ""
+    # Whoever has the path may post, whatever the host is called in front of it.
+    path = webhook.partition("://")[2].partition("/")[2]
+    webhooks = [webhook, path if len(path) >= _SHORTEST_PATH else ""]
+    # Without a scheme it is no URL, and its password no password to those who parse one.
+    login = os.environ.get("OPENLINEAGE_URL", "").rpartition("@")[0].rpartition("//")[2]
+    return [
+        *passwords,
+        *lines,
+        *webhooks,
+        login,
+        login.partition(":")[2],
+        *(os.environ.get(name, "") for name in _SECRET_VARIABLES),
+    ]
 
 
 def runs_of(warehouse: Warehouse, job: Job) -> list[Run]:

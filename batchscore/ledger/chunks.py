@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "forget_chunks",
     "forget_rejects",
     "progress",
+    "reject_counts",
     "reject_reasons",
     "rejects_kept",
     "rejects_of",
@@ -135,6 +136,15 @@ def reject_reasons(tx: sa.Connection, run_id: str, limit: int = 5) -> list[tuple
     count = sa.func.count().label("rejects")
     query = sa.select(c.reason, c.detail, count).where(c.run_id == run_id).group_by(c.reason, c.detail)
     return [(row.reason, row.detail, row.rejects) for row in tx.execute(query.order_by(count.desc()).limit(limit))]
+
+
+def reject_counts(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
+    """How many rejects these runs have of each stage, reason and detail, by run, the most frequent first."""
+    c = REJECTS.c
+    count = sa.func.count().label("rejects")
+    query = sa.select(c.run_id, c.stage, c.reason, c.detail, count).where(c.run_id.in_(run_ids))
+    grouped = query.group_by(c.run_id, c.stage, c.reason, c.detail).order_by(count.desc(), c.run_id, c.reason)
+    return [dict(row) for row in tx.execute(grouped).mappings()]
 
 
 def rejects_of(tx: sa.Connection, run_id: str, limit: int | None = None) -> list[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from batchscore.ledger.chunks import forget_chunks, forget_rejects, rejects_kept
 from batchscore.ledger.leases import is_free
 from batchscore.ledger.runs import Run, select_runs
-from batchscore.ledger.tables import CHUNKS, DRIFT, PROFILES, REJECTS, RUNS
+from batchscore.ledger.tables import ALERTS, CHUNKS, DRIFT, PROFILES, REJECTS, RUNS, TALLIES
 
 __all__ = ["abandoned", "forget_old", "forget_work", "stages_in_use"]
 
@@ -17,9 +17,10 @@ _UNFINISHED = ("running", "failed")
 
 
 def forget_old(tx: sa.Connection, before: datetime, *, dry_run: bool = False) -> tuple[int, int]:
-    """Remove superseded runs begun before an instant, with all that is known of them, and old rejects.
+    """Remove superseded runs begun before an instant, with all that is known of them, and old rejects and alerts.
 
     Of a published run only the rejected rows go: their count stays. A held run stays whole, for somebody has to decide.
+    An alert goes when it had recovered before, and whoever is to know was told.
 
     Args:
         tx: An open transaction.
@@ -39,9 +40,11 @@ def forget_old(tx: sa.Connection, before: datetime, *, dry_run: bool = False) ->
     ]
     if not dry_run:
         tx.execute(sa.delete(REJECTS).where(of_rejected))
-        for table in (CHUNKS, PROFILES, DRIFT):
+        for table in (CHUNKS, PROFILES, DRIFT, TALLIES):
             tx.execute(sa.delete(table).where(table.c.run_id.in_(_ids(superseded))))
         tx.execute(sa.delete(RUNS).where(superseded))
+        over = sa.and_(ALERTS.c.state == "recovered", sa.not_(ALERTS.c.due), ALERTS.c.last_at < before)
+        tx.execute(sa.delete(ALERTS).where(over))
     return counts[0], counts[1]
 
 

@@ -26,6 +26,8 @@ __all__ = [
     "output_tables",
     "publish",
     "published",
+    "published_before",
+    "published_by",
     "published_last",
     "rows_of_last",
     "run_id_of",
@@ -132,10 +134,10 @@ def published(tx: sa.Connection, run: Run) -> Run | None:
     return _run(found) if found else None
 
 
-def published_last(tx: sa.Connection, run: Run) -> Run | None:
-    """The published run of the latest interval of the run's job and table."""
+def published_last(tx: sa.Connection, job: str, output_table: str) -> Run | None:
+    """The published run of the latest interval of a job into a table, by its full name."""
     c = RUNS.c
-    query = sa.select(RUNS).where(c.job == run.job, c.output_table == run.output_table, c.status == "published")
+    query = sa.select(RUNS).where(c.job == job, c.output_table == output_table, c.status == "published")
     found = tx.execute(query.order_by(c.interval_start.desc()).limit(1)).mappings().one_or_none()
     return _run(found) if found else None
 
@@ -169,6 +171,8 @@ def publish(
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.run_id != run.run_id, RUNS.c.status != "superseded")
     others = [_run(row) for row in tx.execute(query).mappings()]
     ids = [other.run_id for other in others]
+    before = sa.select(RUNS.c.rows_so_far).where(_same_interval(run), RUNS.c.status == "published")
+    so_far = totals.rows_read + (tx.execute(before).scalar() or 0)
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id.in_(ids)).values(status="superseded"))
     overtaken = [other for other in others if other.status != "published"]
     for other in overtaken:
@@ -176,7 +180,7 @@ def publish(
         forget_rejects(tx, other.run_id)
     overriding = {"override_reason": run.override_reason, "override_by": run.override_by}
     passed_over = None if run.override_reason is None else run.error
-    done = {"status": "published", "published_at": at, "error": passed_over, **overriding}
+    done = {"status": "published", "published_at": at, "rows_so_far": so_far, "error": passed_over, **overriding}
     _finish(tx, run, done, totals, inputs, profiles)
     # A chunk's profile has served once it is merged.
     tx.execute(sa.update(CHUNKS).where(CHUNKS.c.run_id == run.run_id).values(profile=None))
@@ -227,6 +231,29 @@ def history(tx: sa.Connection, job: str | None = None, *, limit: int | None = No
         query = query.where(RUNS.c.job == job)
     query = query.order_by(RUNS.c.interval_start.desc(), RUNS.c.scored_at.desc()).limit(limit)
     return [_run(row) for row in reversed(tx.execute(query).mappings().all())]
+
+
+def published_by(tx: sa.Connection, job: str, bundle_digest: str, since: datetime, until: datetime) -> list[Run]:
+    """The job's published runs of a bundle whose intervals start in `[since, until)`, by interval."""
+    c = RUNS.c
+    query = sa.select(RUNS).where(
+        c.job == job,
+        c.bundle_digest == bundle_digest,
+        c.status == "published",
+        c.interval_start >= since,
+        c.interval_start < until,
+    )
+    return [_run(row) for row in tx.execute(query.order_by(c.interval_start)).mappings()]
+
+
+def published_before(tx: sa.Connection, job: str, bundle_digest: str, start: datetime, count: int) -> list[Run]:
+    """The job's last published runs of a bundle whose intervals start before that, by interval; at most `count`."""
+    c = RUNS.c
+    query = sa.select(RUNS).where(
+        c.job == job, c.bundle_digest == bundle_digest, c.status == "published", c.interval_start < start
+    )
+    rows = tx.execute(query.order_by(c.interval_start.desc()).limit(count)).mappings().all()
+    return [_run(row) for row in reversed(rows)]
 
 
 def find(tx: sa.Connection, prefix: str) -> list[Run]:

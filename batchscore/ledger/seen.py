@@ -1,8 +1,9 @@
-"""What published runs saw, and how it compares with training."""
+"""What published runs saw, and how it compares with training and with runs before them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,27 +11,47 @@ import sqlalchemy as sa
 from batchscore.ledger.runs import Run, history
 from batchscore.ledger.tables import DRIFT, PROFILES, RUNS
 
-__all__ = ["drift_of", "profiles_of", "runs_without_drift", "save_drift"]
+__all__ = ["drift_of", "forget_drift", "judged_of", "moves_of", "profiles_of", "runs_without_drift", "values_of"]
 
 
-def profiles_of(tx: sa.Connection, run_id: str) -> list[Mapping[str, Any]]:
-    """The merged profile of a published run, one row of `batchscore_profiles` a column."""
-    return [dict(row) for row in tx.execute(sa.select(PROFILES).where(PROFILES.c.run_id == run_id)).mappings()]
+def profiles_of(tx: sa.Connection, *run_ids: str) -> list[Mapping[str, Any]]:
+    """The merged profiles of published runs, one row of `batchscore_profiles` for each run and column."""
+    return [dict(row) for row in tx.execute(sa.select(PROFILES).where(PROFILES.c.run_id.in_(run_ids))).mappings()]
 
 
-def save_drift(tx: sa.Connection, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace what is known of a run's drift. Rows of `batchscore_drift` without `run_id`."""
+def forget_drift(tx: sa.Connection, run_id: str) -> None:
+    """Forget how a run compares; what takes its place is some hundred rows, which the warehouse loads in bulk."""
     tx.execute(sa.delete(DRIFT).where(DRIFT.c.run_id == run_id))
-    listed = [{"run_id": run_id, **row} for row in rows]
-    if listed:
-        tx.execute(sa.insert(DRIFT), listed)
 
 
 def drift_of(tx: sa.Connection, run_id: str) -> list[Mapping[str, Any]]:
-    """How a run's columns compare with training, by role, column and metric."""
+    """How a run's columns compare with each reference, by reference, role, column and metric."""
     c = DRIFT.c
-    query = sa.select(DRIFT).where(c.run_id == run_id).order_by(c.role, c.column_name, c.metric)
+    query = sa.select(DRIFT).where(c.run_id == run_id).order_by(c.reference, c.role, c.column_name, c.metric)
     return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def judged_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
+    """How the columns of these runs compare with each reference, by the metrics that are judged, in no order."""
+    judged = sa.select(DRIFT).where(DRIFT.c.run_id.in_(run_ids), DRIFT.c.band.is_not(None))
+    return [dict(row) for row in tx.execute(judged).mappings()]
+
+
+def values_of(tx: sa.Connection, run_ids: Collection[str]) -> dict[tuple[str, str, str, str], dict[str, float | None]]:
+    """The value in each of these runs of each reference, role, column and metric."""
+    c = DRIFT.c
+    rows = sa.select(c.reference, c.role, c.column_name, c.metric, c.run_id, c.value).where(c.run_id.in_(run_ids))
+    found: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
+    for *which, run_id, value in tx.execute(rows):
+        found.setdefault((which[0], which[1], which[2], which[3]), {})[run_id] = value
+    return found
+
+
+def moves_of(tx: sa.Connection, run_ids: Collection[str]) -> Counter[tuple[str, str, str, str]]:
+    """In how many of these runs each reference, role, column and metric has moved."""
+    c = DRIFT.c
+    moved = sa.select(c.reference, c.role, c.column_name, c.metric).where(c.run_id.in_(run_ids), c.verdict == "moved")
+    return Counter((reference, role, column, metric) for reference, role, column, metric in tx.execute(moved))
 
 
 def runs_without_drift(tx: sa.Connection, job: str, bundle_digest: str) -> list[Run]:

@@ -12,14 +12,17 @@ from sqlalchemy.dialects import mysql, postgresql
 from batchscore.sqltypes import MYSQL, TABLE_OPTIONS, TEXT, Instant
 
 __all__ = [
+    "ALERTS",
     "CHUNKS",
     "DRIFT",
     "LEASES",
     "METADATA",
+    "PERFORMANCE",
     "PROFILES",
     "REJECTS",
     "RETRAINS",
     "RUNS",
+    "TALLIES",
     "insert_new",
 ]
 
@@ -48,6 +51,7 @@ RUNS = sa.Table(
     sa.Column("rejects", sa.BigInteger),
     sa.Column("chunks", sa.BigInteger),
     sa.Column("shadow_predictions", sa.BigInteger),
+    sa.Column("rows_so_far", sa.BigInteger),
     sa.Column("input_hash", sa.String(16)),
     sa.Column("error", TEXT),
     sa.Column("override_reason", TEXT),
@@ -78,6 +82,8 @@ Attributes:
     rejects: Rows that could not be scored.
     chunks: Chunks committed.
     shadow_predictions: Rows published by `shadow_version`; NULL where there is none, too.
+    rows_so_far: `rows_read`, and that of every run of the interval published before, of which some may be pruned by
+        now: what a counter of rows is made of. NULL for a run that was never published.
     input_hash: The sum of 64-bit hashes of the rows read, in hex; together with `rows_read` it says whether the input
         is still the same.
     error: Why it failed or is held; of a run that was published past a gate, what the gates said.
@@ -180,6 +186,8 @@ PROFILES = sa.Table(
     sa.Column("null_count", sa.BigInteger, nullable=False),
     sa.Column("null_share", sa.Double),
     sa.Column("unseen_share", sa.Double),
+    sa.Column("outside_share", sa.Double),
+    sa.Column("distinct_count", sa.BigInteger),
     sa.Column("mean", sa.Double),
     sa.Column("std", sa.Double),
     sa.Column("minimum", sa.Double),
@@ -193,11 +201,13 @@ Attributes:
     run_id: The run.
     role: `input`: a column of the source, rejects included; `output`: the prediction or a score.
     column_name: The column.
-    kind: `numeric`, `categorical`, `boolean`, `datetime` or `text`; fixed by the training rows.
+    kind: `numeric`, `integer`, `categorical`, `boolean`, `datetime`, `text` or `private`; fixed by the training rows.
     row_count: Rows.
     null_count: Rows with NULL.
     null_share: Share of rows with NULL or NaN.
-    unseen_share: Share of rows with a category that training never saw; categorical only.
+    unseen_share: Share of rows with a category or whole number that training never saw; NULL for other kinds.
+    outside_share: Share of rows with a number beyond the range of training; NULL for other kinds.
+    distinct_count: About how many values differ; text only, and private columns with 256 values or more in training.
     mean: Mean of the finite values: microseconds since 1970 for a datetime, characters for a text.
     std: Their standard deviation.
     minimum: The smallest.
@@ -215,8 +225,11 @@ DRIFT = sa.Table(
     sa.Column("metric", sa.String(32), primary_key=True),
     sa.Column("value", sa.Double),
     sa.Column("floor", sa.Double),
-    sa.Column("band", sa.Double, nullable=False),
+    sa.Column("p_value", sa.Double),
+    sa.Column("band", sa.Double),
     sa.Column("verdict", sa.String(24), nullable=False),
+    sa.Column("importance", sa.Double),
+    sa.Column("told", sa.Boolean(create_constraint=False), nullable=False),
     sa.Column("row_count", sa.BigInteger, nullable=False),
     sa.Column("reference_count", sa.BigInteger, nullable=False),
     **TABLE_OPTIONS,
@@ -225,18 +238,100 @@ DRIFT = sa.Table(
 
 Attributes:
     run_id: The run.
-    reference: What it is compared with: `training`.
+    reference: What it is compared with: `training`, `previous`, `last_week` or `four_weeks`.
     role: `input` or `output`.
     column_name: The column.
     metric: The drift metric.
     value: Its value; NULL where either side has nothing to measure.
-    floor: What chance explains at these row counts.
-    band: The value at which it matters.
-    verdict: `moved`, `steady` or `not enough data`.
+    floor: What chance explains at these row counts; NULL for a metric that is not judged.
+    p_value: The chance of a value at least as large without drift; NULL where there is no law for it.
+    band: The value at which it matters; NULL for a metric that is not judged.
+    verdict: `moved`, `steady`, `not enough data` or `not judged`.
+    importance: What the model loses by the column, as a share of what it loses by the most important one; NULL for a
+        column that is none of the features.
+    told: Whether it is told: it moved, as often as `[drift]` asks, against a reference that `[drift]` names.
     row_count: What the value is measured over: rows, or rows with a value.
     reference_count: The same in the reference.
 """
 
+
+TALLIES = sa.Table(
+    "batchscore_tallies",
+    METADATA,
+    sa.Column("run_id", sa.String(36), primary_key=True),
+    sa.Column("known_from", Instant, primary_key=True),
+    sa.Column("slice_column", sa.String(128), primary_key=True),
+    sa.Column("slice_value", sa.String(128), primary_key=True),
+    sa.Column("predictions", sa.BigInteger, nullable=False),
+    sa.Column("labelled", sa.BigInteger, nullable=False),
+    sa.Column("tally", TEXT, nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row for each published run, time at which labels became known, and slice: what `evaluate` works metrics out from.
+
+Attributes:
+    run_id: The run.
+    known_from: The start of the interval in which these labels became known; that of the run's own where
+        `[performance] known_at` is not given.
+    slice_column: The column that the rows are a slice by; empty for all rows.
+    slice_value: Its value in these rows, cut to 128 characters, without the spaces at its end; empty for all rows.
+    predictions: Rows of the run, labelled or not, in that slice.
+    labelled: Those whose label became known then.
+    tally: The outcomes and how often each came, as JSON.
+"""
+
+PERFORMANCE = sa.Table(
+    "batchscore_performance",
+    METADATA,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("cohort", sa.String(16), primary_key=True),
+    sa.Column("window_start", Instant, primary_key=True),
+    sa.Column("model_name", sa.String(64), primary_key=True),
+    sa.Column("model_version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("slice_column", sa.String(128), primary_key=True),
+    sa.Column("slice_value", sa.String(128), primary_key=True),
+    sa.Column("metric", sa.String(32), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("window_end", Instant, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("low", sa.Double),
+    sa.Column("high", sa.Double),
+    sa.Column("predictions", sa.BigInteger, nullable=False),
+    sa.Column("labelled", sa.BigInteger, nullable=False),
+    sa.Column("coverage", sa.Double),
+    sa.Column("state", sa.String(24), nullable=False),
+    sa.Column("verdict", sa.String(24), nullable=False),
+    sa.Column("evaluated_at", Instant, nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row for each metric of a version in an interval, as far as labels are known.
+
+Attributes:
+    job: The job's name.
+    cohort: `scored`: predictions of the interval; `labelled`: predictions whose label became known in it.
+    window_start: The interval's first instant.
+    model_name: The bundle's name.
+    model_version: The version that predicted.
+    slice_column: The column that the rows are a slice by; empty for all rows.
+    slice_value: Its value in these rows, as in `batchscore_tallies`; empty for all rows.
+    metric: The metric.
+    kind: `measured` against labels, or `estimated` without any, from the scores alone.
+    window_end: The first instant behind the interval.
+    value: Its value.
+    low: Where the 95 % interval begins: by the bootstrap, and of an estimate by draws of labels; NULL where there is
+        not enough data, or too few samples define the metric.
+    high: Where it ends.
+    predictions: Rows predicted.
+    labelled: Those whose label is known.
+    coverage: Their share; NULL for the cohort `labelled`, of which nobody knows how many are to come.
+    state: `mature`; `immature` where `[performance] mature` of the labels is not reached; `not enough data` below 200
+        labelled rows. What is estimated wants no label: it is `mature` from 200 rows predicted and 200 tested on.
+    verdict: `worse` where the whole interval lies beyond that of the version's test rows, by more than the metric
+        varied there from one interval to the next, else `as good`; the state where that is not `mature`; `not compared`
+        for a slice, and for a metric that is good neither way or grows with fewer rows (`ece`). A `bias` is worse when
+        it is further from 0.
+    evaluated_at: When it was worked out.
+"""
 
 RETRAINS = sa.Table(
     "batchscore_retrains",
@@ -276,6 +371,41 @@ Attributes:
     ahead_high: Where it ends.
     row_count: Test rows.
     decided_at: When that was.
+"""
+
+ALERTS = sa.Table(
+    "batchscore_alerts",
+    METADATA,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("alert", sa.String(192), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("detail", TEXT, nullable=False),
+    sa.Column("first_at", Instant, nullable=False),
+    sa.Column("last_at", Instant, nullable=False),
+    sa.Column("times", sa.BigInteger, nullable=False),
+    sa.Column("due", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("notified_at", Instant),
+    sa.Column("told_to", sa.String(64), nullable=False),
+    sa.Column("claimed_by", sa.String(36)),
+    sa.Column("claimed_until", Instant),
+    **TABLE_OPTIONS,
+)
+"""One row for each alert that fires or has fired.
+
+Attributes:
+    job: The job's name.
+    alert: What it is about: `failed` and the interval; `drift`, `input` or `output`, and the column; or `performance`
+        and `measured` or `estimated`.
+    state: `firing` or `recovered`.
+    detail: The interval and what was found there, in words; of a recovered one what it was.
+    first_at: When it began to fire.
+    last_at: When a command last found it firing, or found that it has recovered.
+    times: How many commands have found it firing.
+    due: Whether a notice of its state is still to be sent.
+    notified_at: When a notice of it was last sent; NULL where none was since it began to fire.
+    told_to: Of a notice that is due, those whom it has reached by now: `log`, `webhook`, `command`.
+    claimed_by: Who is sending the notice now; NULL where nobody is.
+    claimed_until: When another process may send it instead.
 """
 
 

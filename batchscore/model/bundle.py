@@ -28,6 +28,7 @@ from batchscore.model import unpickle
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.features import Features, module_name
 from batchscore.model.predictor import Label, Predictor
+from batchscore.model.tally import Tally
 from batchscore.model.trust import SIGNATURE
 from batchscore.problem import Problem
 from batchscore.profile import Profile
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "MANIFEST", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 MANIFEST = "bundle.json"
 _EXPLAINER = "explain.json"
+_TESTED = "tested.json"
+_SAMPLE = "sample.parquet"
 _LIBRARIES = ("scikit-learn", "numpy", "polars", "joblib", "scipy")
 
 
@@ -71,7 +74,7 @@ class Training(_Table):
 class Manifest(_Table):
     """The contents of `bundle.json`; `digest` is over all the rest."""
 
-    format: Literal[2]
+    format: Literal[3]
     name: str
     version: int
     created_at: str
@@ -138,6 +141,9 @@ class Bundle:
         golden_rows: Conforming rows, shape `(rows, columns)`.
         golden_predictions: `prediction` and the scores they had at training.
         evaluation: What training found out about it.
+        tested: The labelled predictions of its test rows, counted; None for a task without labels.
+        sample: Training rows without key, instants and private columns, for a classifier to tell others from; None
+            where the job's `[drift] sample` was 0.
         signed_by: The id of the trusted key that signed it; None where no signature was looked at.
     """
 
@@ -150,6 +156,8 @@ class Bundle:
     golden_rows: pl.DataFrame
     golden_predictions: pl.DataFrame
     evaluation: Evaluation
+    tested: Tally | None = None
+    sample: pl.DataFrame | None = None
     signed_by: str | None = None
 
     @classmethod
@@ -196,6 +204,8 @@ class Bundle:
             golden_rows=pl.read_parquet(io.BytesIO(files["golden_rows.parquet"])),
             golden_predictions=pl.read_parquet(io.BytesIO(files["golden_predictions.parquet"])),
             evaluation=Evaluation.model_validate_json(files["evaluation.json"]),
+            tested=_tested(manifest, files.get(_TESTED)),
+            sample=pl.read_parquet(io.BytesIO(files[_SAMPLE])) if _SAMPLE in files else None,
         )
 
     def __str__(self) -> str:
@@ -234,15 +244,22 @@ class Bundle:
         references = {"input": _referenced(self.input_reference), "output": _referenced(self.output_reference)}
         explainer = self.predictor.explainer
         explained = {} if explainer is None else {_EXPLAINER: explainer.frozen().encode()}
-        return explained | {
-            "rows.sql": self.query.encode(),
-            "features.py": self.predictor.features.source.encode(),
-            "pipeline.joblib": _pickle(self.predictor.pipeline),
-            "reference.json": json.dumps(references, separators=(",", ":"), allow_nan=False).encode(),
-            "golden_rows.parquet": _parquet(self.golden_rows),
-            "golden_predictions.parquet": _parquet(self.golden_predictions),
-            "evaluation.json": self.evaluation.model_dump_json(indent=1).encode(),
-        }
+        tested = {} if self.tested is None else {_TESTED: self.tested.to_json().encode()}
+        sample = {} if self.sample is None else {_SAMPLE: _parquet(self.sample)}
+        return (
+            explained
+            | tested
+            | sample
+            | {
+                "rows.sql": self.query.encode(),
+                "features.py": self.predictor.features.source.encode(),
+                "pipeline.joblib": _pickle(self.predictor.pipeline),
+                "reference.json": json.dumps(references, separators=(",", ":"), allow_nan=False).encode(),
+                "golden_rows.parquet": _parquet(self.golden_rows),
+                "golden_predictions.parquet": _parquet(self.golden_predictions),
+                "evaluation.json": self.evaluation.model_dump_json(indent=1).encode(),
+            }
+        )
 
 
 def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
@@ -298,6 +315,13 @@ def _explainer(pipeline: Any, frozen: bytes | None) -> Explainer | None:
     from batchscore.model.explain import Explainer
 
     return Explainer.thawed(pipeline, frozen.decode())
+
+
+def _tested(manifest: Manifest, counted: bytes | None) -> Tally | None:
+    if counted is None:
+        return None
+    label = manifest.output_types["prediction"]
+    return Tally.from_json(counted.decode(), manifest.problem.task, manifest.classes, label)
 
 
 def _features(source: bytes, where: str) -> Features:

@@ -244,6 +244,8 @@ class Evaluation(_Record):
         rows: Number of rows by part: `train`, `validation`, `test`.
         test: Every metric of the task, on rows that nothing else was decided by.
         resampled: What the intervals of `test` draw anew: `rows`, or the name of what keeps rows together.
+        scatter: How much each metric varies from one interval of the job to the next: its standard deviation over those
+            of the test rows that have 200 rows. Empty where the split is not by time, or fewer than 10 have.
         train: The same on training rows, 20,000 of them at most.
         validation: The same on validation rows; empty without any.
         baselines: The same on test rows for simpler models, and for the version that was in use (`champion`).
@@ -273,6 +275,7 @@ class Evaluation(_Record):
     rows: Mapping[str, int]
     test: Mapping[str, Measured]
     resampled: str
+    scatter: Mapping[str, float] = {}
     train: Mapping[str, float]
     validation: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]

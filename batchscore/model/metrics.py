@@ -18,10 +18,12 @@ from sklearn import metrics as sk
 from batchscore.model.predictor import Label
 from batchscore.problem import Task
 
-__all__ = ["Metrics", "evaluate", "metrics_of", "silhouette"]
+__all__ = ["Metrics", "evaluate", "mean_of", "metrics_of", "r2_of", "ranking", "silhouette", "surprise_of"]
 
 Floats = npt.NDArray[np.float64]
 Metrics = Callable[[Floats], dict[str, float]]
+
+_TENTHS = np.arange(1, 10) / 10
 
 
 def evaluate(
@@ -79,8 +81,9 @@ def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, 
     # A label that is neither of the classes is wrong whatever is predicted.
     right = (labels == predictions["prediction"]).to_numpy()
     score = predictions["score"].to_numpy()
-    surprise, miss = _surprise(np.where(truth, score, 1 - score)), (score - truth) ** 2
-    ranked = _ranking(truth, score)
+    surprise, miss = surprise_of(np.where(truth, score, 1 - score)), (score - truth) ** 2
+    ranked = ranking(truth, score)
+    bins, excess = _TENTHS.searchsorted(score), score - truth
 
     def metrics(weights: Floats) -> dict[str, float]:
         total, positive = float(weights.sum()), float(weights @ truth)
@@ -99,6 +102,8 @@ def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, 
             "recall": recall,
             "f1": _share(2 * hit, called + positive, 0.0) if positive else math.nan,
             "base_rate": positive / total,
+            "ece": float(np.abs(np.bincount(bins, weights * excess)).sum()) / total if known else math.nan,
+            "bias": float(weights @ excess) / total if known else math.nan,
         }
 
     return metrics
@@ -116,13 +121,13 @@ def _recall(kinds: npt.NDArray[np.int64], right: npt.NDArray[np.bool_], weights:
     return float((found[there > 0] / there[there > 0]).mean())
 
 
-def _surprise(likelihood: Floats) -> Floats:
+def surprise_of(likelihood: Floats) -> Floats:
     """What the log loss is the mean of; a likelihood of 0 or 1 counts as the smallest step away from it."""
     eps = np.finfo(np.float64).eps
     return -np.log(np.clip(likelihood, eps, 1 - eps))
 
 
-def _ranking(truth: npt.NDArray[np.bool_], score: Floats) -> Callable[[Floats], tuple[float, float]]:
+def ranking(truth: npt.NDArray[np.bool_], score: Floats) -> Callable[[Floats], tuple[float, float]]:
     """The area under the ROC curve and the average precision, as a function of weights; NaN without both classes.
 
     Rows of equal score enter both curves together.
@@ -159,8 +164,8 @@ def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Lab
     right, known = truth == guess, truth < len(classes)
     width = max(len(classes), int(truth.max()) + 1)
     scores = predictions.drop("prediction").to_numpy()
-    surprise = _surprise(scores[np.arange(len(truth)), np.where(known, truth, 0)])
-    each = [_ranking(truth == i, score) for i, score in enumerate(scores.T)]
+    surprise = surprise_of(scores[np.arange(len(truth)), np.where(known, truth, 0)])
+    each = [ranking(truth == i, score) for i, score in enumerate(scores.T)]
 
     def metrics(weights: Floats) -> dict[str, float]:
         total = float(weights.sum())
@@ -178,14 +183,14 @@ def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Lab
             "precision_macro": float(precision.mean()),
             "recall_macro": float(recall.mean()),
             "f1_macro": float((2 * hits[there] / (true + called)[there]).mean()),
-            "roc_auc_macro": _mean(areas) if not unknown else math.nan,
+            "roc_auc_macro": mean_of(areas) if not unknown else math.nan,
             "log_loss": float(weights @ surprise) / total if not unknown else math.nan,
         }
 
     return metrics
 
 
-def _mean(values: list[float]) -> float:
+def mean_of(values: list[float]) -> float:
     """The mean of those that are a number; NaN without any."""
     there = [value for value in values if math.isfinite(value)]
     return sum(there) / len(there) if there else math.nan
@@ -200,16 +205,21 @@ def _regression(labels: pl.Series, predictions: pl.DataFrame) -> Metrics:
         total = float(weights.sum())
         squares = float(weights @ error**2)
         spread = float(weights @ (truth - float(weights @ truth) / total) ** 2)
-        # Of a target that is one number as scikit-learn has it.
-        r2 = 1 - squares / spread if spread else float(squares == 0)
         return {
             "mae": float(weights @ error) / total,
             "rmse": math.sqrt(squares / total),
-            "r2": r2 if total > 1 else math.nan,
+            "r2": r2_of(squares, spread, total),
             "median_error": _median(error[order], weights[order]),
         }
 
     return metrics
+
+
+def r2_of(squares: float, spread: float, rows: float) -> float:
+    """The share of the spread that is explained; NaN of one row, and of equal labels as scikit-learn has it."""
+    if rows <= 1:
+        return math.nan
+    return 1 - squares / spread if spread else float(squares == 0)
 
 
 def _median(ascending: Floats, weights: Floats) -> float:

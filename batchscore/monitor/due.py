@@ -13,15 +13,14 @@ from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.performance import performance
-from batchscore.monitor.watch import compare_with_training
+from batchscore.monitor.verdict import FEWEST_ROWS, bound_of, worse
+from batchscore.monitor.watch import Watcher
 from batchscore.problem import better
 from batchscore.sources import Source, read_frame
 from batchscore.warehouse import Output
 
 __all__ = ["Reason", "degraded", "drifted", "new_labels", "older_than"]
 
-# Fewer labelled rows say little of a metric.
-_FEWEST_ROWS = 200
 # Of the columns by importance: what moves in one that the model hardly reads is no reason to train.
 _MOST_IMPORTANT = 5
 
@@ -55,17 +54,18 @@ def new_labels(job: Job, bundle: Bundle, labels: Source, end: datetime, at_least
     return Reason("new-labels", count >= at_least, told)
 
 
-def drifted(tx: sa.Connection, bundle: Bundle, runs: Sequence[Run]) -> Reason:
+def drifted(tx: sa.Connection, job: Job, bundle: Bundle, runs: Sequence[Run]) -> Reason:
     """Whether predictions, scores or the most important columns have moved against training over these runs, merged."""
-    compared, found = compare_with_training(tx, bundle, runs)
-    if not compared:
+    compared = Watcher(job, bundle).compare(tx, runs)
+    if not compared.runs:
         return Reason("drifted", False, f"no published run of {bundle} to look at")
     important = {each.column for each in bundle.evaluation.importance[:_MOST_IMPORTANT]}
-    counted = [drift for role, drift in found if role == "output" or drift.column in important]
-    moved = {drift.column for drift in counted if drift.verdict == "moved"}
-    over = f"over the last {len(compared)} run(s) of {bundle}"
-    if all(drift.verdict == "not enough data" for drift in counted):
-        rows = sum(run.rows_read or 0 for run in compared)
+    counted = [each.drift for each in compared.found if each.role == "output" or each.drift.column in important]
+    judged = [drift for drift in counted if drift.verdict != "not judged"]
+    moved = {drift.column for drift in judged if drift.verdict == "moved"}
+    over = f"over the last {len(compared.runs)} run(s) of {bundle}"
+    if all(drift.verdict == "not enough data" for drift in judged):
+        rows = sum(run.rows_read or 0 for run in compared.runs)
         return Reason("drifted", False, f"{rows:,} rows were read {over}, too few to tell whether anything has moved")
     if not moved:
         return Reason("drifted", False, f"neither predictions nor the most important columns have moved {over}")
@@ -77,8 +77,7 @@ def degraded(
 ) -> Reason:
     """Whether the metric over these runs is worse than at training by more than chance.
 
-    That is when the better end of its interval over these runs is beyond the worse end of that at training. At least
-    200 of their rows must have a label.
+    What is worse is said by `verdict.worse`. At least 200 of their rows must have a label.
     """
     metric = job.problem.metric
     trained = bundle.evaluation.test.get(metric)
@@ -88,18 +87,17 @@ def degraded(
     seen = performance(tx, job, bundle, output, labels, window, {run.run_id for run in runs}, resample=True)
     over = f"over the last {len(runs)} run(s) of {bundle}"
     value = seen.intervals.get(metric)
-    if value is None or seen.labelled < _FEWEST_ROWS:
+    scatter = bundle.evaluation.scatter.get(metric, 0.0)
+    bound = bound_of(metric, trained, scatter)
+    best = None if value is None else value.low if better(metric) == "lower" else value.high
+    if value is None or best is None or bound is None or seen.labelled < FEWEST_ROWS:
         told = f"{seen.labelled:,} of {seen.predictions:,} rows have a label {over}, too few for {metric}"
         return Reason("degraded", False, told)
-    lower = better(metric) == "lower"
-    end, best = (trained.high, value.low) if lower else (trained.low, value.high)
-    bound, best = trained.value if end is None else end, value.value if best is None else best
-    holds = best > bound if lower else best < bound
     told = (
         f"{metric} is {value.value:.4f} on {seen.labelled:,} labelled rows {over}, at best {best:.4f}, and "
         f"{bound:.4f} is the bound"
     )
-    return Reason("degraded", holds, told)
+    return Reason("degraded", bool(worse(metric, value, trained, scatter)), told)
 
 
 def _days(age: timedelta) -> str:

@@ -18,7 +18,7 @@ from batchscore.schema import Schema, dtype_of
 from batchscore.sources import Source, read_frame
 from batchscore.warehouse import Output
 
-__all__ = ["Performance", "performance"]
+__all__ = ["Performance", "performance", "published_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def performance(
         runs: The ids of the runs whose rows count; all where None.
         resample: Whether intervals are wanted.
     """
-    published = _published(tx, output, window, runs)
+    published = published_rows(tx, output, window, runs)
     key = Schema(tuple(bundle.schema[name] for name in job.source.key))
     known = read_frame(labels, window, key=key.names, columns={**key.types, job.problem.target: None})
     keys = key.conform(known, labels.where)
@@ -82,7 +82,10 @@ def performance(
     return Performance(window, published.height, joined.height, metrics, measured)
 
 
-def _published(tx: sa.Connection, output: Output, window: Interval, runs: Collection[str] | None) -> pl.DataFrame:
+def published_rows(
+    tx: sa.Connection, output: Output, window: Interval, runs: Collection[str] | None = None
+) -> pl.DataFrame:
+    """The rows of the output table whose intervals start in a window, of these runs where some are given."""
     table = output.sql_table()
     started = sa.and_(table.c.interval_start >= window.start, table.c.interval_start < window.end)
     if runs is not None:

@@ -133,7 +133,7 @@ def _publish(
 
 def _refuse_other_cut(tx: Transaction, run: Run, job: Job) -> None:
     """Refuse an interval that [interval] does not cut so, and one beside others that it does not."""
-    last = ledger.published_last(tx.connection, run)
+    last = ledger.published_last(tx.connection, run.job, run.output_table)
     for interval, is_what in [(run.interval, "scored"), *([(last.interval, "published")] if last else [])]:
         if job.calendar.containing(interval.start) != interval:
             raise UsageError(
@@ -246,7 +246,9 @@ def _summary(column: ColumnProfile) -> dict[str, Any]:
         "row_count": column.n,
         "null_count": column.null,
         "null_share": column.null_share if column.n else None,
-        "unseen_share": column.unseen_share if column.n and column.layout.kind == "categorical" else None,
+        "unseen_share": column.unseen_share if column.n and column.layout.kind in ("categorical", "integer") else None,
+        "outside_share": column.outside_share if column.n and column.layout.kind == "numeric" else None,
+        "distinct_count": round(column.sketch.distinct) if column.sketch else None,
         "mean": _finite(column.mean),
         "std": _finite(column.std),
         "minimum": column.minimum,

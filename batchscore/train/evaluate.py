@@ -29,6 +29,7 @@ from batchscore.model.evaluation import (
     Search,
     Threshold,
 )
+from batchscore.model.metrics import evaluate as metrics_by_rows
 from batchscore.model.predictor import Predictor
 from batchscore.problem import better
 from batchscore.recipe import Threshold as By
@@ -50,6 +51,8 @@ _GAP_OF_ERROR = 0.1
 _TRUNCATED = {"hour": "1h", "day": "1d", "week": "1w", "month": "1mo"}
 # Fewer blocks make no distribution.
 _FEWEST_BLOCKS = 10
+# Fewer rows of an interval make a metric that varies by chance alone.
+_INTERVAL_ROWS = 200
 
 
 def evaluate(
@@ -103,6 +106,7 @@ def evaluate(
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
         test=tested,
         resampled=drawn_by,
+        scatter=_scatter(job, predictor, predictions, test, blocks),
         train=on_train,
         validation=on_validation,
         baselines=others,
@@ -142,6 +146,23 @@ def blocks_of(job: Job, rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64] | Non
     # Rows without a value are a block of their own.
     numbers = np.unique(column.rank("dense").fill_null(0), return_inverse=True)[1].astype(np.int64)
     return (numbers, named) if numbers.max() + 1 >= _FEWEST_BLOCKS else (None, "rows")
+
+
+def _scatter(
+    job: Job, predictor: Predictor, predictions: pl.DataFrame, test: Part, blocks: npt.NDArray[np.int64] | None
+) -> dict[str, float]:
+    """The deviation of each metric over the intervals of the test rows."""
+    if blocks is None or test.target is None or job.training is None or job.training.split.by != "time":
+        return {}
+    large = [block for block, rows in enumerate(np.bincount(blocks)) if rows >= _INTERVAL_ROWS]
+    if len(large) < _FEWEST_BLOCKS:
+        return {}
+    by_block = [
+        metrics_by_rows(predictor.task, test.target.filter(of_block), predictions.filter(of_block), predictor.classes)
+        for of_block in (pl.Series(blocks == block) for block in large)
+    ]
+    found = {name: [each[name] for each in by_block if np.isfinite(each[name])] for name in by_block[0]}
+    return {name: pstdev(values) for name, values in found.items() if len(values) >= _FEWEST_BLOCKS}
 
 
 def _costs(job: Job, predictor: Predictor, predictions: pl.DataFrame, validation: Part, test: Part) -> dict[str, Cost]:

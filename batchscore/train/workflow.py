@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -18,6 +18,8 @@ from batchscore.model.evaluation import Evaluation, Finding, Threshold
 from batchscore.model.explain import Explainer, reason_types, refuse_unexplainable
 from batchscore.model.features import Features, check_row_wise
 from batchscore.model.predictor import Predictor, in_threads
+from batchscore.model.sample import HASH, lowest, sampled_columns
+from batchscore.model.tally import Tally
 from batchscore.profile import Profile
 from batchscore.schema import Schema
 from batchscore.sources import Source
@@ -143,18 +145,29 @@ def train(
             search=tried.search,
             curves=tried.curves,
         )
+        layouts = Profile.layouts_of(given, job.source.private)
+        answers = {
+            series.name: _output_layout(job, series, predictor.threshold) for series in predictions.iter_columns()
+        }
     golden = test.rows.gather_every(max(1, len(test) // GOLDEN_ROWS)).head(GOLDEN_ROWS)
     return Bundle(
         manifest=_manifest(job, predictor, schema, window, given, labelled, train, validation, evaluation),
         schema=schema,
         predictor=predictor,
         query=query,
-        input_reference=Profile.of(given, Profile.layouts_of(given)),
-        output_reference=Profile.of(predictions, {c.name: _output_layout(job, c) for c in predictions.iter_columns()}),
+        input_reference=Profile.of(given, layouts),
+        output_reference=Profile.of(predictions, answers),
         golden_rows=golden,
         golden_predictions=predicted(predictor, golden),
         evaluation=evaluation,
+        tested=_tested(predictor, test, predictions),
+        sample=_sample(job, given, layouts),
     )
+
+
+def _sample(job: Job, given: pl.DataFrame, layouts: Mapping[str, Layout]) -> pl.DataFrame | None:
+    count, key = job.drift.sample, job.source.key
+    return lowest(given, sampled_columns(layouts, key), key, count).drop(HASH) if count else None
 
 
 def _split(job: Job, labelled: pl.DataFrame) -> Parts:
@@ -235,6 +248,10 @@ def _manifest(
     )
 
 
+def _tested(predictor: Predictor, test: Part, predictions: pl.DataFrame) -> Tally | None:
+    return None if test.target is None else Tally.of(predictor.task, predictor.classes, test.target, predictions)
+
+
 def _explained(job: Job, predictor: Predictor, train: Part, test: Part) -> Predictor:
     """The predictor with what says why, where the job asks for reasons; that they add up is seen on test rows too."""
     top = job.problem.explain_top
@@ -248,9 +265,9 @@ def _explained(job: Job, predictor: Predictor, train: Part, test: Part) -> Predi
     return replace(predictor, explainer=explainer, output_types={**predictor.output_types, **reason_types(top)})
 
 
-def _output_layout(job: Job, series: pl.Series) -> Layout:
+def _output_layout(job: Job, series: pl.Series, threshold: float | None) -> Layout:
     probability = series.name.startswith("score") and job.problem.task != "anomaly"
-    return Layout.uniform(0.0, 1.0, 200) if probability else Layout.of(series)
+    return Layout.uniform(0.0, 1.0, 200, threshold) if probability else Layout.of(series)
 
 
 def promotable(job: Job, bundle: Bundle) -> str | None:

@@ -81,7 +81,11 @@ class Transaction:
 
     def has_table(self, name: str) -> bool:
         """Whether a table or view of that name is there, in the default schema unless the name says which."""
-        return bool(self.backend.columns(self.connection, _named(name)))
+        return bool(self.columns(name))
+
+    def columns(self, name: str) -> dict[str, LiveColumn]:
+        """The columns of a table or view, by name; none where there is no such."""
+        return self.backend.columns(self.connection, _named(name))
 
     def full_name(self, name: str) -> str:
         """The one name, schema and all, that the ledger knows a table by."""

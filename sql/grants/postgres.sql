@@ -13,11 +13,14 @@ GRANT SELECT, INSERT, DELETE ON :"schema".:"output" TO :"role";
 GRANT SELECT, INSERT, DELETE ON :"schema".:"shadow" TO :"role";
 \endif
 GRANT SELECT, INSERT, UPDATE, DELETE ON
+    :"schema".batchscore_alerts,
     :"schema".batchscore_runs,
     :"schema".batchscore_chunks,
     :"schema".batchscore_leases,
     :"schema".batchscore_profiles,
     :"schema".batchscore_rejects,
     :"schema".batchscore_drift,
+    :"schema".batchscore_tallies,
+    :"schema".batchscore_performance,
     :"schema".batchscore_retrains
     TO :"role";

@@ -1,0 +1,108 @@
+"""`batchscore alerts`, and what `score` and `backfill` tell at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchscore import ledger
+from batchscore.cli.render import Cell, Format, show
+from batchscore.cli.session import Session
+from batchscore.errors import BatchscoreError, TransientError, UsageError
+from batchscore.job import Job
+from batchscore.logs import Event, log
+from batchscore.monitor.alerts import notice, tell
+from batchscore.monitor.channels import Channel, Command, Undelivered, Webhook
+from batchscore.monitor.harmless import harmless
+from batchscore.warehouse import Warehouse
+
+__all__ = ["alerting", "list_", "send_test"]
+
+
+@contextmanager
+def alerting(session: Session, warehouse: Warehouse, job: Job, *, looks: bool = False) -> Iterator[None]:
+    """A block at whose end alerts are told, also where it could do nothing; failing here is told and stops nothing.
+
+    Args:
+        session: The session.
+        warehouse: The warehouse.
+        job: The job.
+        looks: For a command that logs nothing: who but the log is to know is told, and where nobody is, the next tells.
+    """
+    try:
+        yield
+    except TransientError:
+        # Of a warehouse that is gone nothing can be asked.
+        raise
+    except BatchscoreError:
+        _tell(session, warehouse, job, looks)
+        raise
+    _tell(session, warehouse, job, looks)
+
+
+def _tell(session: Session, warehouse: Warehouse, job: Job, looks: bool) -> None:
+    channels = _channels(session, job)
+    if looks and not channels:
+        return
+    with harmless():
+        tell(warehouse, job, channels, logged=not looks)
+
+
+def _channels(session: Session, job: Job) -> list[Channel]:
+    url = session.settings.alert_webhook_url
+    found: list[Channel] = [Webhook(url.get_secret_value())] if url else []
+    return [*found, Command(job.alerts.command)] if job.alerts.command else found
+
+
+def list_(session: Session, name: str | None, everything: bool, format_: Format) -> None:
+    """Print what fires, and with `everything` what has recovered."""
+    if name is not None:
+        session.job(name)
+    with session.warehouse(read_only=True) as warehouse, warehouse.begin("the alerts") as tx:
+        known = tx.has_table(ledger.ALERTS.name)
+        found = ledger.alerts_of(tx.connection, name) if known else []
+    rows: list[dict[str, Cell]] = [
+        {
+            "job": row["job"],
+            "alert": row["alert"],
+            "state": row["state"],
+            "since": row["first_at"],
+            "last_at": row["last_at"],
+            "times": row["times"],
+            "notified_at": row["notified_at"],
+            "detail": row["detail"],
+        }
+        for row in found
+        if everything or row["state"] == "firing"
+    ]
+    show(rows, format_, empty="no alert" if everything else "nothing fires")
+
+
+def send_test(session: Session, name: str) -> str:
+    """Send a notice that it is a test to everybody who would get one; the ledger knows nothing of it.
+
+    Returns:
+        Whom it reached, in words.
+
+    Raises:
+        UsageError: There is nobody, or one will not take it.
+        TransientError: One did not take it, and may later.
+    """
+    job = session.job(name)
+    channels = _channels(session, job)
+    if not channels:
+        raise UsageError(
+            f"job {name} tells nobody but the log: set BATCHSCORE_ALERT_WEBHOOK_URL, or a command in [alerts]."
+        )
+    body = notice(name, [], f"batchscore {name}: a test, nothing is wrong")
+    failures: list[Undelivered] = []
+    for channel in channels:
+        try:
+            channel.send(body)
+        except Undelivered as error:
+            log.warning(Event.ALERTS_UNDELIVERED, channel=channel.name, alerts=0, error=str(error))
+            failures.append(error)
+    if failures:
+        kind = TransientError if all(error.passing for error in failures) else UsageError
+        raise kind(f"the test did not arrive: {'; '.join(str(error) for error in failures)}.")
+    return f"sent to: {', '.join(channel.name for channel in channels)}"

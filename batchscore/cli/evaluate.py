@@ -1,0 +1,158 @@
+"""`batchscore evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from batchscore import ledger
+from batchscore.cli.alerts import alerting
+from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, show
+from batchscore.cli.session import Session, runs_of
+from batchscore.errors import BundleIncompatible, BundleNotFound
+from batchscore.interval import Calendar
+from batchscore.job import Job
+from batchscore.ledger import Run
+from batchscore.logs import redacted
+from batchscore.monitor.labelled import Evaluator, Performance
+from batchscore.run.execute import output_of
+from batchscore.sources import Source
+from batchscore.warehouse import Warehouse
+
+__all__ = ["evaluate"]
+
+# Labels come late, and those of earlier intervals have come.
+_LAST = 31
+_ESTIMATED = {"": "value", "_low": "low", "_high": "high"}
+
+Estimates = Mapping[str, Mapping[str, Any]]
+
+
+def evaluate(
+    session: Session, name: str, first: str | None, last: str | None, everything: bool, format_: Format
+) -> None:
+    """Hold published predictions against the labels that are known by now, keep the metrics, and print them.
+
+    Raises:
+        UsageError: The job has no labels, or the window is none.
+        WarehouseError: Output table, ledger or labels cannot be read or written.
+    """
+    job = session.job(name)
+    labels = session.labels(job)
+    start, end = job.calendar.window(first, last)
+    with session.warehouse() as warehouse, alerting(session, warehouse, job, looks=True):
+        history = runs_of(warehouse, job)
+        runs = [run for run in history if run.status == "published"]
+        if start or end:
+            runs = [run for run in runs if (start or run.interval.start) <= run.interval.start < (end or session.now)]
+        else:
+            runs = _lately(runs, job.calendar)
+        rows: list[dict[str, Cell]] = []
+        # What the module inside a bundle prints is not the answer.
+        with (
+            intervals_progress(len(runs), job.name) as (next_interval, more_rows),
+            redirect_stdout(sys.stderr) if not on_terminal() else nullcontext(),
+        ):
+            evaluators = _Evaluators(session, job, labels)
+            chosen = [(run, evaluator) for run in runs if (evaluator := evaluators.of(run))]
+            for output in {evaluator.output for _, evaluator in chosen}:
+                warehouse.check(output)
+            if chosen:
+                session.patience().persist(lambda: warehouse.create(ledger.METADATA))
+                _withdraw(warehouse, evaluators, history)
+            for run, evaluator in chosen:
+                label = job.calendar.label(run.interval)
+                next_interval(label)
+                found, estimates = session.patience().persist(partial(_evaluated, warehouse, evaluator, run))
+                if found is None:
+                    told = f"left out is {label}: another run has replaced it meanwhile. Evaluate again."
+                    print(redacted(told), file=sys.stderr)
+                for each in found or ():
+                    rows += _rows(evaluator, run, each, estimates, everything=everything)
+                more_rows(run.predictions or 0)
+    empty = "nothing published in this window" if first or last else "nothing published"
+    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels")
+
+
+def _lately(published: Sequence[Run], calendar: Calendar) -> list[Run]:
+    """The last 31 intervals, and of hours all of the last 31 days up to the last."""
+    if not published:
+        return []
+    last = published[-1].interval.start.astimezone(calendar.zone).date()
+    since = min(published[-_LAST:][0].interval.start, calendar.instant(last - timedelta(days=_LAST - 1)))
+    return [run for run in published if run.interval.start >= since]
+
+
+def _evaluated(warehouse: Warehouse, evaluator: Evaluator, run: Run) -> tuple[list[Performance] | None, Estimates]:
+    found = evaluator.evaluate(warehouse, run)
+    with warehouse.begin("the estimate of a run") as tx:
+        return found, ledger.estimates_of(tx.connection, evaluator.job.name, run)
+
+
+def _withdraw(warehouse: Warehouse, evaluators: _Evaluators, history: Sequence[Run]) -> None:
+    """Take out of the metrics by arrival the runs that others have replaced since."""
+    with warehouse.begin("the tallies of replaced runs") as tx:
+        tallied = ledger.runs_with_tallies(tx.connection, evaluators.job.name)
+    for run in history:
+        if run.run_id in tallied and run.status != "published" and (evaluator := evaluators.of(run)):
+            evaluators.session.patience().persist(partial(evaluator.withdraw, warehouse, run))
+
+
+@dataclass
+class _Evaluators:
+    """What evaluates each run: one for each bundle; a bundle that is gone is told once, and its runs are left out."""
+
+    session: Session
+    job: Job
+    labels: Source
+    made: dict[tuple[str, int, str], Evaluator | None] = field(default_factory=dict)
+
+    def of(self, run: Run) -> Evaluator | None:
+        """The evaluator with the bundle that scored the run."""
+        which = (run.model_name, run.model_version, run.bundle_digest)
+        if which not in self.made:
+            self.made[which] = self._make(run)
+        return self.made[which]
+
+    def _make(self, run: Run) -> Evaluator | None:
+        try:
+            bundle = self.session.scorer(run)
+        except (BundleNotFound, BundleIncompatible) as error:
+            told = f"left out are the runs of {run.model_name} version {run.model_version}: {error}"
+            print(redacted(told), file=sys.stderr)
+            return None
+        return Evaluator(self.job, bundle, output_of(self.job, bundle), self.labels)
+
+
+def _rows(
+    evaluator: Evaluator, run: Run, found: Performance, estimates: Estimates, *, everything: bool
+) -> Iterator[dict[str, Cell]]:
+    if not everything and found.slice.column:
+        return
+    job = evaluator.job
+    names = list(found.metrics) if everything and found.metrics else [job.problem.metric]
+    for name in names:
+        measured = found.metrics.get(name)
+        row: dict[str, Cell] = {
+            "interval": job.calendar.label(run.interval),
+            "version": run.model_version,
+            "slice": f"{found.slice.column} = {found.slice.value}" if found.slice.column else "",
+            "predictions": found.predictions,
+            "labelled": found.labelled,
+            "coverage": found.labelled / found.predictions if found.predictions else None,
+            "state": found.state,
+            "metric": name,
+            "value": measured.value if measured else None,
+            "low": measured.low if measured else None,
+            "high": measured.high if measured else None,
+            "verdict": evaluator.verdict(found, name) if measured else found.state,
+        }
+        if job.problem.task == "binary":
+            estimate = {} if found.slice.column else estimates.get(name, {})
+            row |= {f"estimated{end}": estimate.get(column) for end, column in _ESTIMATED.items()}
+        yield row

@@ -1,0 +1,108 @@
+"""Which alerts fire, and who was told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchscore.ledger.tables import ALERTS
+
+__all__ = ["alerts_of", "claim_alerts", "observe", "settle_claim"]
+
+_Row = Mapping[str, Any]
+
+
+def alerts_of(tx: sa.Connection, job: str | None = None) -> list[_Row]:
+    """The alerts of a job, or of every job: those that fire first, and the oldest of them first."""
+    c = ALERTS.c
+    query = sa.select(ALERTS).order_by(c.state, c.job, c.first_at, c.alert)
+    return [dict(row) for row in tx.execute(query if job is None else query.where(c.job == job)).mappings()]
+
+
+def observe(
+    tx: sa.Connection,
+    job: str,
+    firing: Mapping[str, str],
+    unknown: Collection[str],
+    on: Collection[str],
+    at: datetime,
+    told_before: datetime,
+) -> None:
+    """Enter what fires now; a notice becomes due of what has begun, has recovered, or was told too long ago.
+
+    Args:
+        tx: A transaction that keeps other observers out.
+        job: The job's name.
+        firing: What fires, in words, by alert.
+        unknown: Alerts of which nothing is known now, which stay as they are.
+        on: The kinds of alert that are wanted, the first word of each; others are forgotten.
+        at: Now.
+        told_before: Of what still fires, a notice is due again where the last one is older.
+    """
+    c = ALERTS.c
+    states: dict[str, str] = {row["alert"]: row["state"] for row in alerts_of(tx, job)}
+    for alert, detail in firing.items():
+        begun = {"state": "firing", "detail": detail, "first_at": at, "last_at": at, "times": 1, "due": True}
+        if alert not in states:
+            tx.execute(sa.insert(ALERTS).values(job=job, alert=alert, told_to="", **begun))
+        elif states[alert] == "recovered":
+            tx.execute(_update(job, alert).values(notified_at=None, told_to="", **begun))
+        else:
+            tx.execute(_update(job, alert).values(detail=detail, last_at=at, times=c.times + 1))
+            again = sa.and_(sa.not_(c.due), c.notified_at < told_before)
+            tx.execute(_update(job, alert).where(again).values(due=True, told_to=""))
+    for alert, state in states.items():
+        if alert.partition(" ")[0] not in on:
+            tx.execute(sa.delete(ALERTS).where(c.job == job, c.alert == alert))
+        elif state == "firing" and alert not in firing and alert not in unknown:
+            # Of what nobody was told, nobody wants to hear that it is over.
+            was_told = sa.case((sa.or_(c.notified_at.is_not(None), c.told_to != ""), True), else_=False)
+            tx.execute(_update(job, alert).values(state="recovered", last_at=at, due=was_told, told_to=""))
+
+
+def claim_alerts(tx: sa.Connection, job: str, owner: str, at: datetime, until: datetime) -> list[_Row]:
+    """Take up the notices that are due and that nobody else is sending, one process each.
+
+    Args:
+        tx: An open transaction.
+        job: The job's name.
+        owner: Who takes them, a name that nobody else ever has.
+        at: Now.
+        until: When another may have them, should this process not live to settle the claim.
+    """
+    c = ALERTS.c
+    free = sa.or_(c.claimed_until.is_(None), c.claimed_until < at)
+    claim = sa.update(ALERTS).where(c.job == job, c.due, free)
+    tx.execute(claim.values(claimed_by=owner, claimed_until=until))
+    return [row for row in alerts_of(tx, job) if row["claimed_by"] == owner]
+
+
+def settle_claim(
+    tx: sa.Connection, claimed: Sequence[_Row], reached: Iterable[str], at: datetime, *, complete: bool
+) -> None:
+    """Give a claim back, and enter whom the notice has reached.
+
+    Args:
+        tx: An open transaction.
+        claimed: What `claim_alerts` gave.
+        reached: Those who have got it by now.
+        at: Now.
+        complete: Whether these are all who are to get it, so that it is due no longer.
+    """
+    c = ALERTS.c
+    told_to = ",".join(sorted(reached))
+    free = {"claimed_by": None, "claimed_until": None}
+    for row in claimed:
+        ours = _update(row["job"], row["alert"]).where(c.claimed_by == row["claimed_by"])
+        told = {"notified_at": at} if complete else {}
+        as_it_was = ours.where(c.state == row["state"])
+        if not tx.execute(as_it_was.values(due=not complete, told_to=told_to, **told, **free)).rowcount:
+            # It has changed meanwhile: what was told is no longer true, and that has to be told as well.
+            tx.execute(ours.values(due=True, **told, **free))
+
+
+def _update(job: str, alert: str) -> sa.Update:
+    return sa.update(ALERTS).where(ALERTS.c.job == job, ALERTS.c.alert == alert)

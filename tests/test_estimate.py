@@ -1,0 +1,155 @@
+"""Metrics estimated from scores alone, beside those that labels give afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from toy import Project
+
+from batchscore.layout import Layout
+from batchscore.model.bundle import Bundle
+from batchscore.model.evaluation import Measured
+from batchscore.model.metrics import evaluate
+from batchscore.model.registry import Registry
+from batchscore.model.tally import Tally
+from batchscore.monitor.estimate import Estimator
+from batchscore.monitor.verdict import worse
+from batchscore.profile import ColumnProfile
+
+CLASSES = (False, True)
+SCORES = Layout.uniform(0.0, 1.0, 200)
+METRICS = ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "precision", "recall", "f1", "base_rate")
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Project) -> Bundle:
+    """The bundle of the toy job."""
+    return Registry.at(trained.root / "var/registry").load("toy", 1)
+
+
+def drawn(n: int, seed: int, center: float = -1.0, sharper: float = 1.0) -> tuple[pl.Series, pl.DataFrame]:
+    """Labels, and the scores of a model that is the surer the more `sharper` is above 1."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(center, 1.5, n)
+    score = 1 / (1 + np.exp(-sharper * logit))
+    return pl.Series(rng.random(n) < 1 / (1 + np.exp(-logit))), pl.DataFrame(
+        {"prediction": score > 0.5, "score": score}
+    )
+
+
+def estimator(bundle: Bundle, truth: pl.Series, answers: pl.DataFrame) -> Estimator:
+    """One that knows these test rows."""
+    return Estimator("toy", bundle, Tally.of("binary", CLASSES, truth, answers))
+
+
+def compared(known: Estimator, **kind: Any) -> dict[str, tuple[float, float]]:
+    """By metric, in how many of 40 days of 600 rows the interval holds what is measured, and the mean error."""
+    found: dict[str, list[tuple[bool, float]]] = {name: [] for name in METRICS}
+    for seed in range(40):
+        truth, answers = drawn(600, 100 + seed, **kind)
+        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
+        exact = evaluate("binary", truth, answers, CLASSES)
+        for name in METRICS:
+            one = estimated[name]
+            assert one.low is not None
+            assert one.high is not None
+            found[name].append((one.low <= exact[name] <= one.high, one.value - exact[name]))
+    return {name: (np.mean([h for h, _ in pairs]), np.mean([e for _, e in pairs])) for name, pairs in found.items()}
+
+
+class TestEstimate:
+    @pytest.mark.parametrize("sharper", [1.0, 2.0], ids=["calibrated", "too sure"])
+    @pytest.mark.parametrize("center", [-1.0, 0.5], ids=["as tested", "shifted"])
+    def test_holds(self, bundle: Bundle, sharper: float, center: float) -> None:
+        """A day's metrics mostly lie in the interval, whether or not scores are calibrated or inputs moved."""
+        known = estimator(bundle, *drawn(20_000, 1, sharper=sharper))
+
+        for name, (held, error) in compared(known, center=center, sharper=sharper).items():
+            assert held >= 0.8, name
+            assert abs(error) < 0.02, name
+
+    def test_another_meaning(self, bundle: Bundle) -> None:
+        """Where labels no longer follow from the scores as they did, the estimate does not know, and is wrong."""
+        known = estimator(bundle, *drawn(20_000, 1))
+        truth, answers = drawn(2_000, 2)
+        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
+        measured = evaluate("binary", ~truth, answers, CLASSES)
+
+        assert estimated["roc_auc"].value > 0.75
+        assert measured["roc_auc"] < 0.25
+
+    def test_says_nothing_of_calibration(self, bundle: Bundle) -> None:
+        """It takes calibration for granted, and does not estimate it."""
+        truth, answers = drawn(2_000, 2)
+        found = estimator(bundle, truth, answers).estimate(ColumnProfile.of(answers["score"], SCORES))
+
+        assert evaluate("binary", truth, answers, CLASSES).keys() - found.keys() == {"ece", "bias"}
+
+    @pytest.mark.parametrize("threshold", [0.2437, 0.25, None])
+    def test_scores_beside_the_threshold(self, bundle: Bundle, threshold: float | None) -> None:
+        """Of scores on both sides of the threshold, near one another, those from it on are predicted to be positive."""
+        middle = 0.2437 if threshold == 0.2437 else threshold or 0.5
+        near = [middle - 0.0005, middle + 0.0002] if threshold else [middle, middle + 0.0002]
+        score = np.repeat([*near, middle], 1000) if threshold else np.repeat(near, 1000)
+        truth = pl.Series(np.random.default_rng(0).random(len(score)) < 0.3)
+        layout = Layout.uniform(0.0, 1.0, 200, threshold)
+        predictor = replace(bundle.predictor, threshold=threshold)
+        positive = score >= threshold if threshold else score > 0.5
+        answers = pl.DataFrame({"prediction": positive, "score": score})
+
+        known = estimator(replace(bundle, predictor=predictor), truth, answers)
+        estimated = known.estimate(ColumnProfile.of(answers["score"], layout))
+
+        assert estimated["recall"].value == pytest.approx(positive.mean(), abs=0.05)
+
+    def test_no_rows(self, bundle: Bundle) -> None:
+        """Of no rows nothing is estimated."""
+        assert {} == estimator(bundle, *drawn(500, 1)).estimate(ColumnProfile.empty(SCORES))
+
+
+class TestTested:
+    def test_travels_with_the_bundle(self, bundle: Bundle) -> None:
+        """The counted test rows are in the bundle: as many as were tested on, and with the metrics of that test."""
+        assert bundle.tested is not None
+        assert bundle.tested.rows == bundle.manifest.training.tested
+        metrics = bundle.tested.metrics()
+        for name, measured in bundle.evaluation.test.items():
+            assert metrics[name] == pytest.approx(measured.value, abs=0.003), name
+
+
+class TestWorse:
+    @pytest.mark.parametrize(
+        ("metric", "now", "then", "expected"),
+        [
+            ("roc_auc", (0.60, 0.69), (0.70, 0.80), True),
+            ("roc_auc", (0.60, 0.70), (0.70, 0.80), False),
+            ("roc_auc", (0.81, 0.90), (0.70, 0.80), False),
+            ("log_loss", (0.41, 0.50), (0.30, 0.40), True),
+            ("log_loss", (0.20, 0.29), (0.30, 0.40), False),
+            ("bias", (0.03, 0.05), (-0.01, 0.02), True),
+            ("bias", (-0.05, -0.03), (-0.01, 0.02), True),
+            ("bias", (-0.05, 0.01), (-0.01, 0.02), False),
+            ("ece", (0.2, 0.3), (0.01, 0.02), None),
+            ("base_rate", (0.2, 0.3), (0.01, 0.02), None),
+            ("roc_auc", (None, None), (0.70, 0.80), None),
+        ],
+    )
+    def test_beyond(self, metric: str, now: tuple[Any, Any], then: tuple[Any, Any], expected: bool | None) -> None:
+        """It is worse when the whole interval is past the worse end of the other; some metrics are never judged."""
+        one, other = (Measured(value=0.0, low=low, high=high) for low, high in (now, then))
+
+        assert worse(metric, one, other) is expected
+
+    @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "bias"])
+    def test_scatter(self, metric: str) -> None:
+        """What two deviations from day to day explain is not worse."""
+        then = Measured(value=0.0, low=-0.1, high=0.1)
+        now = (
+            Measured(value=0.0, low=-0.4, high=-0.2) if metric == "roc_auc" else Measured(value=0.0, low=0.2, high=0.4)
+        )
+
+        assert [True, True, False] == [worse(metric, now, then, scatter) for scatter in (0.0, 0.04, 0.06)]
