@@ -123,8 +123,8 @@ class Session:
         where = str(rows.sql or rows.parquet)
         return open_source(rows, database=database, text=self.sql(rows), where=where, calendar=job.calendar)
 
-    def scorer(self, run: Run) -> Bundle:
-        """What scored a run.
+    def scorer(self, job: Job, run: Run) -> Bundle:
+        """What scored a run, without the values of what the job calls private by now.
 
         Raises:
             BundleNotFound: The registry no longer holds that version.
@@ -133,7 +133,7 @@ class Session:
         bundle = self.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleIncompatible(f"{bundle} in {self.registry} is another one than scored them")
-        return bundle
+        return bundle.without_values(job.source.private)
 
     def watcher(self, job: Job, bundle: Bundle) -> Watcher:
         """What compares runs of the bundle, as the job's `[drift]` has it."""
@@ -168,7 +168,7 @@ class Session:
         return bundle
 
     def bundle(self, job: Job) -> Bundle:
-        """The bundle the job uses, verified, with its golden rows scored here."""
+        """The bundle the job uses, verified, its golden rows scored here, and without the values of private columns."""
         try:
             bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
         except BundleNotFound as error:
@@ -183,7 +183,7 @@ class Session:
         with contextlib.suppress(OSError):
             if path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
                 log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
-        return bundle
+        return bundle.without_values(job.source.private)
 
     def challenger(self, job: Job, bundle: Bundle) -> Bundle:
         """The bundle that the job wants scored beside its own, verified like that one, without its reasons.
