@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +17,14 @@ import structlog
 
 from batchscore import cgroup, ledger, stop
 from batchscore.database import Database
-from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound, SourceChanged, UsageError
+from batchscore.errors import (
+    BatchscoreError,
+    BundleIncompatible,
+    BundleNotFound,
+    SourceChanged,
+    UsageError,
+    WarehouseError,
+)
 from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
@@ -34,7 +42,7 @@ from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
 
-__all__ = ["Session", "history_of", "runs_of", "secrets_of"]
+__all__ = ["Session", "history_of", "runs_of", "secrets_of", "told_lacking"]
 
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
@@ -229,14 +237,29 @@ class Session:
         """How long to go on trying what fails for now."""
         return Patience(self.settings.retry_seconds)
 
-    def warehouse(self, *, read_only: bool = False) -> Warehouse:
-        """The warehouse, connected; an embedded one that another process has open is waited for."""
+    def warehouse(self, *, read_only: bool = False, outdated: bool = False) -> Warehouse:
+        """The warehouse, connected; an embedded one that another process has open is waited for.
+
+        Args:
+            read_only: For a command that only looks.
+            outdated: Whether it may look at a ledger whose tables lack columns, for an earlier version made them. One
+                that writes adds them.
+
+        Raises:
+            WarehouseError: They lack some that cannot be added, or are only looked at.
+        """
         database = Database.at(self.settings.warehouse())
         if read_only and not database.is_there():
             print(f"{database} is not there yet", file=sys.stderr)
         warehouse = self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
         if not read_only:
             stop.roll_back()
+        if not outdated:
+            try:
+                self.patience().persist(lambda: _up_to_date(warehouse, read_only=read_only))
+            except BaseException:
+                warehouse.close()
+                raise
         return warehouse
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
@@ -288,6 +311,21 @@ class Session:
             then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql or job.source.parquet), lineterm=""
         )
         return "\n".join(f"  {line}" for line in lines)
+
+
+def _up_to_date(warehouse: Warehouse, *, read_only: bool) -> None:
+    if not read_only:
+        warehouse.complete(ledger.METADATA)
+    elif lacking := told_lacking(warehouse.outdated(ledger.METADATA)):
+        raise WarehouseError(
+            f"{warehouse.database}: an earlier version made the ledger's tables, which lack {lacking}. Run batchscore "
+            "migrate, which adds that, as the next run does."
+        )
+
+
+def told_lacking(outdated: Mapping[str, Sequence[str]]) -> str:
+    """What tables lack, in words; none where they lack nothing."""
+    return "; ".join(f"{', '.join(columns)} ({table})" for table, columns in outdated.items())
 
 
 def secrets_of(settings: Settings) -> list[str]:
