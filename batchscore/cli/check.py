@@ -21,7 +21,7 @@ from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.model.trust import Trust
-from batchscore.monitor.labelled import check_labels
+from batchscore.monitor.truth import check_labels
 from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
