@@ -153,8 +153,8 @@ def compare(
     |               |                                 | bins                                           |      |
     | cramers_v     | categorical, boolean            | `distances.cramers_v` over the bins of psi     | none |
 
-    A private column with fewer than 256 distinct values at training has null_share alone. `domain_auc` is of rows, and
-    so none of these: see `monitor.apart`.
+    A private column with fewer than 256 distinct values at training has null_share alone, as has one that was made
+    private since, on either side. `domain_auc` is of rows, and so none of these: see `monitor.apart`.
 
     NULL and NaN are no part of psi and ks: a surge of them is null_share's to report, and would otherwise be reported
     twice. An infinity counts in the outermost bin. Unseen values are a bin of psi. Where the reference is the training
@@ -187,16 +187,17 @@ def _metrics(layout: Layout) -> Sequence[Metric]:
 
 
 def _pair(name: str, current: ColumnProfile, reference: ColumnProfile) -> _Pair:
-    layout, other = current.layout, reference.layout
-    if layout is not other and layout != other:
+    try:
+        return _Pair(*current.alike(reference))
+    except ProfileMismatch:
+        layout, other = current.layout, reference.layout
         raise ProfileMismatch(
             f"Column {name} was counted against unlike layouts, {layout.digest[:12]} and {other.digest[:12]}: they "
             "belong to different model versions. Compare profiles of one model version.",
             column=name,
             want=other.digest,
             got=layout.digest,
-        )
-    return _Pair(current, reference)
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ class Source(Rows):
             query chooses its rows itself.
         private: Columns whose values are never kept with a rejected row, nor told by training and what it writes of
             itself, nor held by a profile, which has their NULLs and, of a column with 256 values or more in training, a
-            sketch of their hashes by a secret of the bundle. The bundle's golden rows are whole all the same: who may
-            read the registry may read those.
+            sketch of their hashes by a secret of the bundle. Of one that is named here after training the next run
+            keeps its NULLs alone; what earlier runs have kept of it stays. The bundle's golden rows are whole all the
+            same: who may read the registry may read those.
     """
 
     key: tuple[str, ...] = Field(min_length=1)

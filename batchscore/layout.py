@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchscore.errors import ProfileMismatch
 
-__all__ = ["Floats", "Kind", "Layout", "numbers_of", "refuse_type"]
+__all__ = ["PRIVATE", "Floats", "Kind", "Layout", "numbers_of", "refuse_type"]
 
 Kind = Literal["numeric", "integer", "categorical", "boolean", "datetime", "text", "private"]
 Floats = NDArray[np.float64]
@@ -130,6 +130,10 @@ class Layout:
                 got=data["version"],
             )
         return cls(data["kind"], tuple(map(float, data["edges"])), tuple(data["categories"]), data.get("salt", ""))
+
+
+PRIVATE = Layout("private")
+"""That of a column of which nothing is counted but whether it has a value."""
 
 
 @lru_cache(maxsize=4096)

@@ -109,6 +109,8 @@ class Event(StrEnum):
     """The rows of a published run could not be read again, so whether they have changed is not known; it stays."""
     TABLES_READY = "tables.ready"
     """The output table and the ledger's tables are there, with all that a run needs of them."""
+    COLUMN_ADDED = "column.added"
+    """A table of the ledger that an earlier version made was given a column that came since, with NULL in its rows."""
     VIEWS_READY = "views.ready"
     """The views for dashboards are there: what was done about each, `made`, `replaced`, or `made anew` with other
     columns."""

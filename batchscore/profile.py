@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from batchscore.errors import ProfileMismatch
 from batchscore.hashing import hashed
-from batchscore.layout import Floats, Layout, numbers_of, refuse_type
+from batchscore.layout import PRIVATE, Floats, Layout, numbers_of, refuse_type
 from batchscore.sketch import Sketch
 
 __all__ = ["ColumnProfile", "Profile"]
@@ -161,25 +161,43 @@ class ColumnProfile:
             return 0.0
         return (int(self.counts[0]) + int(self.counts[-1]) + self.neg_inf + self.pos_inf) / self.n
 
+    def without_values(self) -> ColumnProfile:
+        """The same rows in the layout `PRIVATE`, which any profile fits into: how many have a value."""
+        if self.layout == PRIVATE:
+            return self
+        counts = np.array([self.n - self.null - self.nan], np.int64)
+        return ColumnProfile(PRIVATE, counts, np.zeros(0), self.n, self.null, self.nan)
+
+    def alike(self, other: ColumnProfile) -> tuple[ColumnProfile, ColumnProfile]:
+        """Both in one layout; in `PRIVATE` where one of them is, for the column was made private in between.
+
+        Raises:
+            ProfileMismatch: They were counted against two others.
+        """
+        if self.layout is other.layout or self.layout == other.layout:
+            return self, other
+        if PRIVATE not in (self.layout, other.layout):
+            raise _unlike(self.layout.digest, other.layout.digest)
+        return self.without_values(), other.without_values()
+
     def merge(self, other: ColumnProfile) -> ColumnProfile:
-        """The profile of both sets of rows.
+        """The profile of both sets of rows, brought into one layout as by `alike`.
 
         Counts add. Mean and M2 merge pairwise: Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
         The American Statistician 37 (1983). Commutative to the bit; associative to rounding.
         """
-        if self.layout is not other.layout and self.layout != other.layout:
-            raise _unlike(self.layout.digest, other.layout.digest)
+        one, two = self.alike(other)
         with np.errstate(over="ignore", invalid="ignore"):
-            counts, sums = self.counts + other.counts, self.sums + other.sums
-        merged: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _TALLIES}
-        merged["minimum"] = min((end for end in (self.minimum, other.minimum) if end is not None), default=None)
-        merged["maximum"] = max((end for end in (self.maximum, other.maximum) if end is not None), default=None)
-        merged["mean"], merged["m2"] = _chan(self, other)
-        if self.sketch and other.sketch:
-            merged["sketch"] = self.sketch.merge(other.sketch)
-        if self.unseen or other.unseen:
-            merged["unseen"] = _fewest(Counter(self.unseen) + Counter(other.unseen))
-        return ColumnProfile(self.layout, counts, sums, **merged)
+            counts, sums = one.counts + two.counts, one.sums + two.sums
+        merged: dict[str, Any] = {name: getattr(one, name) + getattr(two, name) for name in _TALLIES}
+        merged["minimum"] = min((end for end in (one.minimum, two.minimum) if end is not None), default=None)
+        merged["maximum"] = max((end for end in (one.maximum, two.maximum) if end is not None), default=None)
+        merged["mean"], merged["m2"] = _chan(one, two)
+        if one.sketch and two.sketch:
+            merged["sketch"] = one.sketch.merge(two.sketch)
+        if one.unseen or two.unseen:
+            merged["unseen"] = _fewest(Counter(one.unseen) + Counter(two.unseen))
+        return ColumnProfile(one.layout, counts, sums, **merged)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ColumnProfile):
@@ -205,10 +223,13 @@ class ColumnProfile:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], layout: Layout) -> Self:
-        """Read back what `to_dict` wrote; `layout` must be the one it was counted against."""
+        """Read back what `to_dict` wrote; `layout` must be the one it was counted against, or either be `PRIVATE`."""
+        scalars = {name: data[name] for name in _TALLIES if name in data}
+        if PRIVATE.digest in (data["layout"], layout.digest):
+            n, null, nan = (scalars.get(name, 0) for name in ("n", "null", "nan"))
+            return cls(PRIVATE, np.array([n - null - nan], np.int64), np.zeros(0), n, null, nan)
         if data["layout"] != layout.digest:
             raise _unlike(layout.digest, data["layout"])
-        scalars = {name: data[name] for name in _TALLIES if name in data}
         scalars |= {name: float(data[name]) for name in _MOMENTS if name in data}
         scalars["sketch"] = Sketch.from_dict(data["sketch"]) if "sketch" in data else None
         scalars["unseen"] = data.get("unseen", {})
@@ -247,8 +268,13 @@ class Profile:
         """The profile of both sets of rows; see `ColumnProfile.merge`."""
         _refuse_missing(self.columns, other.columns)
         _refuse_missing(other.columns, self.columns)
-        merged = {name: column.merge(other.columns[name]) for name, column in self.columns.items()}
-        return Profile(merged, self.layouts)
+        return Profile._of({name: column.merge(other.columns[name]) for name, column in self.columns.items()})
+
+    def without_values(self, names: Collection[str]) -> Profile:
+        """The same with nothing of the values of these columns, but of those that have a layout of their own for it."""
+        hidden = {name for name in names if name in self.columns and self.layouts[name].kind != "private"}
+        columns = self.columns.items()
+        return Profile._of({name: column.without_values() if name in hidden else column for name, column in columns})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready content by column; of the layouts only their digests, since a bundle holds them."""
@@ -256,10 +282,14 @@ class Profile:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Self:
-        """Read back what `to_dict` wrote; `layouts` must be those it was counted against."""
+        """Read back what `to_dict` wrote; `layouts` are those it was counted against: see `ColumnProfile.from_dict`."""
         _refuse_missing(layouts, data)
         _refuse_missing(data, layouts)
-        return cls({name: ColumnProfile.from_dict(data[name], layout) for name, layout in layouts.items()}, layouts)
+        return cls._of({name: ColumnProfile.from_dict(data[name], layout) for name, layout in layouts.items()})
+
+    @classmethod
+    def _of(cls, columns: Mapping[str, ColumnProfile]) -> Self:
+        return cls(columns, {name: column.layout for name, column in columns.items()})
 
 
 def _refuse_missing(want: Iterable[str], found: Iterable[str]) -> None:

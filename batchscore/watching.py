@@ -109,7 +109,8 @@ class Alerting(Table):
             than on the test rows, as measured against labels by `evaluate`, or as estimated without.
         command: A program and its arguments, run without a shell and without the variables `BATCHSCORE_…`. It gets the
             notice as JSON on standard input, and 10 seconds; what it prints goes to standard error.
-        repeat: After how long an alert that still fires is told again.
+        repeat: After how long an alert that still fires is told again. Of an interval that failed, and behind which a
+            later one is published by now, for the first 28 days alone; it goes on firing, and `alerts list` shows it.
     """
 
     on: tuple[Literal["failed", "drift", "performance"], ...] = ("failed", "drift", "performance")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("overlays/dev", "overlays/prod", "backfill", "retrain", "migrate")
+PAGES = ("overlays/dev", "overlays/prod", "backfill", "evaluate", "retrain", "migrate")
 
 
 def render(page: str) -> list[dict[str, Any]]:

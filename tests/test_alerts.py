@@ -314,6 +314,52 @@ class TestFires:
         assert len(hook.got) == 2
         assert hook.got[1]["firing"][0]["times"] == 3
 
+    def test_an_interval_that_is_left_behind(self, project: Project, hook: Hook) -> None:
+        """Once a later one is published, one that failed is told again for four weeks alone; it fires until it is published."""
+        toy.execute(project.url, SPOILT)
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        project.call(*days(1, 1), **url)
+
+        def after(weeks: int, day: int) -> int:
+            """How many notices there are after a command so long behind the beginning, and 8 days behind the last."""
+            now = datetime.now(UTC)
+            began, last = now - timedelta(weeks=weeks), now - timedelta(days=8)
+            toy.execute(
+                project.url,
+                f"UPDATE batchscore_alerts SET first_at = '{began:%Y-%m-%d %H:%M:%S}', "
+                f"notified_at = '{last:%Y-%m-%d %H:%M:%S}'",
+            )
+            project.call(*days(day, day), **url)
+            return len(hook.got)
+
+        alone = after(50, day=1)
+        passed = [after(weeks, day=2) for weeks in (3, 5, 50)]
+        firing = [row["alert"] for row in listed(project)]
+        toy.execute(project.url, MENDED)
+        project.call(*days(1, 1), **url)
+
+        assert (alone, passed, firing) == (2, [3, 3, 3], ["failed 2024-02-01"])
+        assert told(hook)[3:] == [{"firing": [], "recovered": ["failed 2024-02-01"]}]
+
+    @pytest.mark.parametrize(
+        "change",
+        [('table = "toy_predictions"', 'table = "toy_others"'), ('every = "day"', 'every = "hour"')],
+    )
+    def test_an_interval_that_is_the_jobs_no_longer(
+        self, project: Project, hook: Hook, change: tuple[str, str]
+    ) -> None:
+        """With another table, or time cut otherwise, a failure is not told to have recovered, for nothing has."""
+        toy.execute(project.url, SPOILT)
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        project.call(*days(1, 1), **url)
+        project.edit("jobs/toy.toml", change)
+
+        project.call("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", **url)
+
+        assert [each for each in told(hook) if each["recovered"]] == []
+        if "table" in change[0]:
+            assert rows_of_alerts(project) == []
+
     def test_a_command_that_could_do_nothing(self, project: Project, hook: Hook) -> None:
         """A command that is refused before it scores tells what was left to tell, and ends as it would have."""
         toy.execute(project.url, SPOILT)
@@ -555,11 +601,14 @@ class TestTwice:
         assert (row["times"], row["due"], row["claimed_by"]) == (4, False, None)
 
 
-def observed(warehouse: Warehouse, at: datetime, *firing: str, unknown: tuple[str, ...] = ()) -> None:
+def observed(
+    warehouse: Warehouse, at: datetime, *firing: str, unknown: tuple[str, ...] = (), passed: tuple[str, ...] = ()
+) -> None:
     """Enter what fires."""
+    alarms = ledger.Alarms(dict.fromkeys(firing, "why"), set(unknown), set(passed))
     with warehouse.begin() as tx:
-        found = dict.fromkeys(firing, "why")
-        ledger.observe(tx.connection, "toy", found, unknown, ("failed", "drift"), at, at - timedelta(days=7))
+        week, weeks = at - timedelta(days=7), at - timedelta(days=28)
+        ledger.observe(tx.connection, "toy", alarms, ("failed", "drift"), at, week, weeks)
 
 
 def claimed(warehouse: Warehouse, owner: str, at: datetime) -> list[dict[str, Any]]:
@@ -637,6 +686,32 @@ class TestLedger:
         observed(warehouse, NOW + HOUR, unknown=("drift input a",))
 
         assert states(warehouse) == {"drift input a": ("firing", False), "drift input b": ("recovered", True)}
+
+    def test_passed(self, warehouse: Warehouse) -> None:
+        """What has passed is due again for four weeks from its beginning, and what has not without an end."""
+        observed(warehouse, NOW, "failed 1", "failed 2")
+        settled(warehouse, claimed(warehouse, "one", NOW), NOW, "log", complete=True)
+        due = []
+        for day in (8, 16, 24, 32, 40):
+            at = NOW + timedelta(days=day)
+            observed(warehouse, at, "failed 1", "failed 2", passed=("failed 1",))
+            rows = claimed(warehouse, str(day), at)
+            due.append([row["alert"] for row in rows])
+            settled(warehouse, rows, at, "log", complete=True)
+
+        assert due == [["failed 1", "failed 2"]] * 3 + [["failed 2"]] * 2
+        assert set(states(warehouse).values()) == {("firing", False)}
+
+    def test_dropped(self, warehouse: Warehouse) -> None:
+        """What the job asks for no longer is forgotten, and nobody is told."""
+        observed(warehouse, NOW, "failed 1")
+        settled(warehouse, claimed(warehouse, "one", NOW), NOW, "log", complete=True)
+
+        with warehouse.begin() as tx:
+            alarms = ledger.Alarms(dropped={"failed 1"})
+            ledger.observe(tx.connection, "toy", alarms, ("failed",), NOW, NOW, NOW)
+
+        assert states(warehouse) == {}
 
     def test_pruned_when_it_is_over(self, warehouse: Warehouse) -> None:
         """What recovered long ago and was told is removed; what fires, or is still to be told, stays."""

@@ -36,6 +36,28 @@ class TestMigrate:
         assert anywhere.call("backfill", "toy", *DAY).code == 0
         assert set(toy.tables(anywhere.url)) == made
 
+    def test_tables_of_an_earlier_version(self, anywhere: Project) -> None:
+        """`check` tells what they lack and changes nothing; `migrate` adds it, or else the first run, which then goes on."""
+        assert anywhere.call("migrate", "toy").code == 0
+        lacking = {"batchscore_runs": "override_by", "batchscore_rejects": "row_values"}
+        old = [f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in lacking.items()]
+        toy.execute(anywhere.url, *old)
+        told = [f"{column} ({table})" for table, column in lacking.items()]
+
+        listed = anywhere.call("runs", "list")
+        checks = [anywhere.call("check", "toy", "--format", "json") for _ in range(2)]
+        migrated = anywhere.call("migrate", "toy")
+        toy.execute(anywhere.url, *old)
+        scored = anywhere.call("backfill", "toy", *DAY)
+        last = anywhere.call("check", "toy", "--format", "json")
+
+        assert [each.code for each in (*checks, migrated, scored, last)] == [0] * 5, scored.out
+        assert [[words in each.out for words in told] for each in (*checks, last)] == [[True] * 2] * 2 + [[False] * 2]
+        assert listed.code == 12
+        assert all(words in listed.error for words in [*told, "batchscore migrate"])
+        for result in (migrated, scored):
+            assert {each["table"]: each["column"] for each in result.named("column.added")} == lacking
+
     def test_a_table_that_cannot_take_the_predictions(self, anywhere: Project) -> None:
         """A table that is there and cannot take the predictions is refused as it is by a run."""
         toy.execute(anywhere.url, "CREATE TABLE toy_predictions (id INTEGER)")
@@ -151,6 +173,23 @@ class TestGrants:
 
         assert (result.code, run.code) == (12, 12)
         assert "USAGE on any schema of its search_path" in result.out
+
+    def test_tables_of_an_earlier_version(self, nightly: Project, postgres_url: str) -> None:
+        """What their owner has not migrated yet `check` refuses as a run does, by name, and with what to do; it helps."""
+        owner = Project(nightly.root, postgres_url)
+        toy.execute(postgres_url, "ALTER TABLE batchscore_runs DROP COLUMN override_by, DROP COLUMN error")
+
+        commands = [("check", "toy", "--format", "json"), ("backfill", "toy", *DAY), ("evaluate", "toy")]
+        refused = [nightly.call(*command) for command in commands]
+        migrated = owner.call("migrate", "toy")
+        scored = nightly.call("backfill", "toy", *DAY)
+
+        assert [each.code for each in refused] == [12] * 3, refused[0].out
+        for said in (refused[0].out, refused[1].error, refused[2].error):
+            assert "batchscore_runs on " in said
+            assert "lacks error, override_by. This user does not own it" in said
+            assert "batchscore migrate" in said
+        assert (migrated.code, scored.code) == (0, 0)
 
     def test_readers(self, nightly: Project, postgres_url: str) -> None:
         """A role that reads sees predictions, runs and drift, and no rejected values; it writes nothing."""

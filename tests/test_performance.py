@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -22,11 +22,16 @@ from batchscore import ledger
 from batchscore.cli.evaluate import _lately
 from batchscore.cli.session import Session, runs_of
 from batchscore.interval import Calendar
+from batchscore.ledger import Run
 from batchscore.model.metrics import evaluate
+from batchscore.monitor.due import degraded
 from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.run.execute import output_of
 from batchscore.settings import load_settings
 from batchscore.sources import Source
+from batchscore.warehouse import Warehouse
+
+T = TypeVar("T")
 
 LABELS = "SELECT id, y, known_at FROM toy JOIN arrivals USING (id) WHERE ts >= :interval_start AND ts < :interval_end\n"
 PERFORMANCE = """
@@ -464,10 +469,14 @@ class Interrupting:
 class TestMeanwhile:
     """What others do while labels are read and metrics worked out."""
 
-    def evaluated_while(
-        self, project: Project, monkeypatch: pytest.MonkeyPatch, statement: str
-    ) -> list[Performance] | None:
-        """What came of the first run, where another process executes a statement while its labels are read."""
+    def while_labels_are_read(
+        self,
+        project: Project,
+        monkeypatch: pytest.MonkeyPatch,
+        statement: str,
+        call: Callable[[Evaluator, Warehouse, list[Run]], T],
+    ) -> T:
+        """What came of the published runs, where another process executes a statement while labels are read."""
         monkeypatch.chdir(project.root)
         monkeypatch.setenv("BATCHSCORE_WAREHOUSE_URL", project.url)
         session = Session.of(load_settings({}))
@@ -478,7 +487,15 @@ class TestMeanwhile:
         evaluator = Evaluator(job, bundle, output_of(job, bundle), labels)  # type: ignore[arg-type]
         with session.warehouse() as warehouse:
             warehouse.create(ledger.METADATA)
-            return evaluator.evaluate(warehouse, runs_of(warehouse, job)[0])
+            return call(evaluator, warehouse, runs_of(warehouse, job))
+
+    def evaluated_while(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch, statement: str
+    ) -> list[Performance] | None:
+        """What came of the first run."""
+        return self.while_labels_are_read(
+            project, monkeypatch, statement, lambda evaluator, warehouse, runs: evaluator.evaluate(warehouse, runs[0])
+        )
 
     @pytest.fixture
     def sqlite(self, tmp_path: Path, trained: Project) -> Project:
@@ -496,6 +513,18 @@ class TestMeanwhile:
         assert {"measured", "estimated"} == {
             kind for (kind,) in toy.query(sqlite.url, "SELECT DISTINCT kind FROM batchscore_performance")
         }
+
+    def test_the_ledger_is_free_of_retrain(self, sqlite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So it can while `retrain` asks whether a metric is worse."""
+        found = self.while_labels_are_read(
+            sqlite,
+            monkeypatch,
+            "UPDATE batchscore_runs SET error = 'a word'",
+            lambda evaluator, warehouse, runs: degraded(warehouse, evaluator, runs),
+        )
+
+        assert "100 of 100 rows have a label over the last 1 run(s)" in found.told
+        assert toy.query(sqlite.url, "SELECT error FROM batchscore_runs") == [("a word",)]
 
     def test_a_run_that_is_replaced(self, sqlite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of a run that is published no more by then nothing is kept."""

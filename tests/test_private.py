@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from toy import Project
 
 from batchscore.errors import TrainingError
 from batchscore.interval import Interval
+from batchscore.layout import PRIVATE
 from batchscore.model.features import Features
 from batchscore.train.compare import compare
 from batchscore.train.workflow import train
@@ -269,3 +271,144 @@ def test_champion_that_fails(odd: Project) -> None:
     (failed,) = [each for each in result.named("training.baseline_failed") if each["baseline"] == "champion"]
     assert failed["error"].endswith("ValueError.")
     assert SECRET not in result.out + result.err
+
+
+# A name that no training row has; of those that one has, a profile counts the place in the bundle's list.
+NEW = "Mary Major"
+LEDGER = ("batchscore_runs", "batchscore_chunks", "batchscore_rejects", "batchscore_profiles", "batchscore_drift")
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """250 rows a day, learned from before anything was private; c holds names, and a one far value a day."""
+    root = tmp_path_factory.mktemp("learned")
+    project = Project.at(root, f"duckdb:///{root}/warehouse.duckdb")
+    far = pl.when(pl.col("id") % 250 == 17).then(987_654.25).otherwise("a")
+    names = pl.col("c").replace(["x", "y", "z"], [SECRET, "Jane Doe", "Ann Poe"])
+    unseen = (pl.col("id") % 250 == 18) & (pl.col("id") > 250 * 31)
+    toy.load(project.url, toy.rows(36, 250).with_columns(c=pl.when(unseen).then(pl.lit(NEW)).otherwise(names), a=far))
+    project.edit("jobs/toy.toml", ("[output]", '[drift]\nsample = 250\nagainst = ["training", "previous"]\n\n[output]'))
+    assert project.call("train", "toy").code == 0
+    assert project.call(*days(1, 3)).code == 0
+    return project
+
+
+@pytest.fixture
+def later(learned: Project, tmp_path: Path) -> Project:
+    """The same, with a and c private from now on."""
+    shutil.copytree(learned.root, tmp_path / "project")
+    project = Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
+    project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["a", "c"]'))
+    return project
+
+
+def days(first: int, last: int) -> tuple[str, ...]:
+    """The command that scores these days of February, and not the last."""
+    return ("backfill", "toy", "--from", f"2024-02-0{first}", "--to", f"2024-02-0{last}")
+
+
+def kept_of(project: Project, day: int) -> tuple[str, dict[str, str], dict[tuple[str, str], set[str]]]:
+    """What the ledger keeps of the published run of a day: all of it, each input's profile, and metrics by column."""
+    ((run_id,),) = toy.query(
+        project.url,
+        "SELECT run_id FROM batchscore_runs WHERE status = 'published' "
+        f"AND interval_start = '2024-02-0{day} 00:00:00+00'",
+    )
+    all_ = str([toy.query(project.url, f"SELECT * FROM {table} WHERE run_id = '{run_id}'") for table in LEDGER])
+    profiles = toy.query(
+        project.url,
+        f"SELECT column_name, profile FROM batchscore_profiles WHERE role = 'input' AND run_id = '{run_id}'",
+    )
+    metrics: dict[tuple[str, str], set[str]] = {}
+    for reference, name, metric in toy.query(
+        project.url, f"SELECT reference, column_name, metric FROM batchscore_drift WHERE run_id = '{run_id}'"
+    ):
+        metrics.setdefault((reference, name), set()).add(metric)
+    return all_, dict(profiles), metrics
+
+
+class TestMadePrivateLater:
+    """A column that became private after the bundle was trained."""
+
+    def test_a_run_keeps_nothing_of_its_values(self, later: Project) -> None:
+        """What is kept of a run from then on is how many rows have one, compared with any run; the rest is as before."""
+        before, _, _ = kept_of(later, 2)
+        result = later.call(*days(3, 5))
+        all_, profiles, metrics = kept_of(later, 3)
+
+        assert result.code == 0, result.out
+        assert NEW in before
+        assert "987654" in before
+        for secret in (SECRET, "Jane Doe", "Ann Poe", NEW, "987654"):
+            assert secret not in all_
+            assert secret not in result.out
+        for name in ("a", "c"):
+            kept = json.loads(profiles[name])
+            assert kept == {"layout": PRIVATE.digest, "n": 250, "counts": [250], "sums": [], "m2": 0.0}
+            for reference in ("training", "previous"):
+                assert metrics[reference, name] == {"null_share"}
+        assert {"psi", "ks"} < metrics["previous", "b"]
+        assert {"domain_auc"} == metrics["training", "*"] == metrics["previous", "*"]
+
+    def test_rows_are_told_apart_without_it(self, later: Project) -> None:
+        """What moves in such a column alone, no classifier goes by; and it does where the column is not private."""
+        apart = {}
+        toy.execute(later.url, "UPDATE toy SET a = a + 100, c = 'Somebody Else' WHERE ts >= '2024-02-03'")
+        for private in (True, False):
+            if not private:
+                later.edit("jobs/toy.toml", ('private = ["a", "c"]\n', ""))
+            assert later.call(*days(3, 4), "--only", "all").code == 0
+            apart[private] = dict(
+                toy.query(
+                    later.url,
+                    "SELECT reference, value FROM batchscore_drift JOIN batchscore_runs USING (run_id) WHERE metric = "
+                    "'domain_auc' AND status = 'published' AND interval_start = '2024-02-03 00:00:00+00'",
+                )
+            )
+
+        assert all(value < 0.6 for value in apart[True].values()), apart
+        assert all(value > 0.9 for value in apart[False].values()), apart
+
+    def test_of_what_was_counted_before(self, later: Project) -> None:
+        """Chunks that were committed before it was private are published without its values."""
+        gate = "[publish]\nscore_range = [0.4, 0.6]\n\n[drift]"
+        later.edit("jobs/toy.toml", ('private = ["a", "c"]\n', ""), ("[drift]", gate))
+        held = later.call(*days(3, 4))
+        ((counted,),) = toy.query(
+            later.url,
+            "SELECT profile FROM batchscore_chunks JOIN batchscore_runs USING (run_id) WHERE status = 'held'",
+        )
+        later.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["a", "c"]'))
+        ((run_id,),) = toy.query(later.url, "SELECT run_id FROM batchscore_runs WHERE status = 'held'")
+        published = later.call("runs", "publish", run_id, "--override", "--reason", "they are right")
+        all_, _, metrics = kept_of(later, 3)
+
+        assert (held.code, published.code) == (31, 0), published.out
+        for secret in ("987654", NEW):
+            assert secret in counted
+            assert secret not in all_
+        assert metrics["previous", "a"] == {"null_share"}
+
+    def test_no_longer_private(self, later: Project) -> None:
+        """Runs are counted whole again, compared with those in between by what both have; and nothing fails."""
+        assert later.call(*days(3, 4)).code == 0
+        later.edit("jobs/toy.toml", ('private = ["a", "c"]\n', ""))
+        done = [
+            later.call(*days(4, 5)),
+            later.call("drift", "toy", "--from", "2024-02-01", "--to", "2024-02-05"),
+            later.call("report", "toy", "--to", "2024-02-06"),
+        ]
+        all_, _, metrics = kept_of(later, 4)
+
+        assert [each.code for each in done] == [0, 0, 0], [each.err + each.out for each in done]
+        assert NEW in all_
+        assert metrics["previous", "c"] == {"null_share"}
+        assert "psi" in metrics["training", "c"]
+
+    def test_the_report_shows_none(self, later: Project) -> None:
+        """Neither runs of before nor training lend the report a value."""
+        assert later.call(*days(3, 4)).code == 0
+        assert later.call("report", "toy", "--to", "2024-02-05", "--output", "page.html").code == 0
+        page = (later.root / "page.html").read_text()
+
+        assert not [secret for secret in (SECRET, "Jane Doe", NEW, "987,654", "987654") if secret in page]

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscore.errors import ProfileMismatch
-from batchscore.layout import Layout
+from batchscore.layout import PRIVATE, Layout
 from batchscore.profile import ColumnProfile, Profile
 from batchscore.sketch import Sketch
 
@@ -602,3 +602,27 @@ class TestPrivate:
         assert layout.salt not in json.dumps(profile_of(values, layout).to_dict())
         assert layout.salt not in repr(layout)
         assert "" == Layout.of(values[:255], private=True).salt
+
+    @pytest.mark.parametrize("values", [["John Smith", None, "Ann"], [4111.25, None, math.nan], [math.inf, None, 77.0]])
+    def test_made_private_later(self, values: list[Any]) -> None:
+        """A profile with values, stored or not, fits one without any, and what comes of both has none."""
+        column = pl.Series("x", values, strict=False)
+        layout = Layout.of(column)
+        whole, hidden = ColumnProfile.of(column, layout), ColumnProfile.of(column, PRIVATE)
+        stored = json.loads(json.dumps(whole.to_dict()))
+        both = ColumnProfile.of(pl.concat([column, column]), PRIVATE)
+
+        assert hidden == whole.without_values() == ColumnProfile.from_dict(stored, PRIVATE)
+        assert hidden == ColumnProfile.from_dict(json.loads(json.dumps(hidden.to_dict())), layout)
+        assert both == whole.merge(hidden) == hidden.merge(whole)
+        assert PRIVATE == whole.merge(hidden).layout
+
+    def test_made_private_later_among_others(self) -> None:
+        """Of a profile only what is named loses its values, and a column with a secret of its own keeps that."""
+        frame = pl.DataFrame({"a": range(300), "b": range(300), "c": range(300)})
+        layouts = Profile.layouts_of(frame, ["c"])
+        hidden = Profile.of(frame, layouts).without_values(["a", "c", "not there"])
+
+        assert {"a": PRIVATE, "b": layouts["b"], "c": layouts["c"]} == hidden.layouts
+        assert hidden == hidden.merge(Profile.empty(layouts))
+        assert layouts["c"].salt

@@ -20,6 +20,7 @@ from batchscore.job import read_job
 from batchscore.ledger import Owner, history
 from batchscore.model.registry import Registry
 from batchscore.monitor.due import degraded
+from batchscore.monitor.labelled import Evaluator
 from batchscore.monitor.watch import Watcher
 from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
@@ -439,18 +440,14 @@ class TestReasons:
         job, bundle = session.job("toy"), session.load("toy", 1)
         with session.warehouse(read_only=True) as warehouse:
             runs = runs_of(warehouse, job)
-            with warehouse.begin() as tx:
-                often, seldom = (
-                    degraded(
-                        tx.connection,
-                        job,
-                        replace(bundle, evaluation=bundle.evaluation.model_copy(update={"scatter": {"roc_auc": each}})),
-                        output_of(job, bundle),
-                        session.labels(job),
-                        runs,
-                    )
-                    for each in (0.001, 0.4)
-                )
+            scattered = (
+                replace(bundle, evaluation=bundle.evaluation.model_copy(update={"scatter": {"roc_auc": each}}))
+                for each in (0.001, 0.4)
+            )
+            often, seldom = (
+                degraded(warehouse, Evaluator(job, each, output_of(job, each), session.labels(job)), runs)
+                for each in scattered
+            )
 
         assert (often.holds, seldom.holds) == (True, False)
         low = bundle.evaluation.test["roc_auc"].low

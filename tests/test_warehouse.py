@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
 import struct
 import subprocess
@@ -24,6 +25,7 @@ import sqlalchemy as sa
 from disk import Disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.schema import CreateTable, DropTable
 from toy import MARIADB
 
 from batchscore import ledger
@@ -31,6 +33,7 @@ from batchscore.database import Database
 from batchscore.errors import OutputMismatch, TransientError, UsageError, WarehouseError
 from batchscore.run.retry import Patience
 from batchscore.schema import TypeName, dtype_of
+from batchscore.sqltypes import TABLE_OPTIONS
 from batchscore.warehouse import Output, OutputColumn, Warehouse, open_warehouse
 from batchscore.warehouse.anysql import AnySQL
 
@@ -474,6 +477,21 @@ def a_reject() -> pl.DataFrame:
     return pl.DataFrame({name: [value] for name, value in values.items()} | {"detail": [None]})
 
 
+def live_ledger(warehouse: Warehouse) -> dict[str, dict[str, Any]]:
+    """The columns of the ledger's tables as the database has them, without their order."""
+    with warehouse.begin() as tx:
+        return {table.name: tx.columns(table.name) for table in ledger.METADATA.sorted_tables}
+
+
+def earlier_ledger(warehouse: Warehouse, has: Callable[[sa.Column[Any]], bool]) -> None:
+    """Make the ledger's tables anew, with these columns alone."""
+    with warehouse.begin() as tx:
+        for table in ledger.METADATA.sorted_tables:
+            tx.connection.execute(DropTable(table, if_exists=True))
+            columns = [column._copy() for column in table.columns if has(column)]
+            tx.connection.execute(CreateTable(sa.Table(table.name, sa.MetaData(), *columns, **TABLE_OPTIONS)))
+
+
 def texts(n: int) -> pl.DataFrame:
     """Rows that no compression makes small."""
     return predictions(n).with_columns(
@@ -524,6 +542,65 @@ class TestPrepare:
 
         counts = [count(warehouse, name) for name in ("predictions", "stage", "batchscore_rejects")]
         assert counts == [3, 2, 1]
+
+    def test_an_earlier_ledger(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A ledger without any column that may be NULL gets them all, as in a new one; its rows stay, with NULL in them."""
+        warehouse.create(ledger.METADATA)
+        wanted = live_ledger(warehouse)
+        earlier_ledger(warehouse, lambda column: not column.nullable)
+        with warehouse.begin() as tx:
+            tx.load(ledger.REJECTS, a_reject().drop("detail"))
+        outdated = warehouse.outdated(ledger.METADATA)
+        for _ in range(2):
+            warehouse.complete(ledger.METADATA)
+            with warehouse.begin() as tx:
+                tx.load(ledger.REJECTS, a_reject().with_columns(detail=pl.lit("told"), row_values=pl.lit("{}")))
+
+        assert {"detail", "row_values"} == set(outdated["batchscore_rejects"])
+        assert {table.name for table in ledger.METADATA.sorted_tables if any(c.nullable for c in table.c)} == set(
+            outdated
+        )
+        assert wanted == live_ledger(warehouse)
+        assert {} == warehouse.outdated(ledger.METADATA)
+        kept = bench.query("SELECT detail, row_values FROM batchscore_rejects")
+        assert sorted(map(str, kept)) == ["('told', '{}')", "('told', '{}')", "(None, None)"]
+
+    def test_an_earlier_ledger_that_cannot_be_mended(self, bench: Bench, warehouse: Warehouse) -> None:
+        """A column that no row may be without is added to no table: the error names all, and does what it says."""
+        gone = {ledger.DRIFT.c.told, ledger.DRIFT.c.importance}
+        earlier_ledger(warehouse, lambda column: column not in gone)
+
+        for attempt in (lambda: warehouse.outdated(ledger.METADATA), lambda: warehouse.complete(ledger.METADATA)):
+            with pytest.raises(WarehouseError) as error:
+                attempt()
+            assert "batchscore_drift on " in str(error.value)
+            assert "lacks importance, told. No row may be without told" in str(error.value)
+        rename = re.search(r"ALTER TABLE \w+ RENAME TO \w+", str(error.value))
+        assert rename
+        with warehouse.begin() as tx:
+            assert not {"told", "importance"} & tx.columns("batchscore_drift").keys()
+            tx.connection.exec_driver_sql(rename[0])
+        warehouse.create(ledger.METADATA)
+
+        assert {} == warehouse.outdated(ledger.METADATA)
+        assert count(warehouse, "batchscore_drift_before") == 0
+
+    @pytest.mark.parametrize("bench", ["embedded_sqlite", "postgres", MARIADB], indirect=True)
+    def test_an_earlier_ledger_at_once(self, bench: Bench) -> None:
+        """Processes that start together on such a ledger all find it whole."""
+        with bench.open() as warehouse:
+            earlier_ledger(warehouse, lambda column: not column.nullable)
+        start = threading.Barrier(4)
+
+        def begin() -> None:
+            with bench.open() as warehouse:
+                start.wait()
+                Patience(30).persist(lambda: warehouse.complete(ledger.METADATA))
+                assert warehouse.outdated(ledger.METADATA) == {}
+
+        with ThreadPoolExecutor(4) as pool:
+            for each in [pool.submit(begin) for _ in range(4)]:
+                each.result()
 
     @pytest.mark.parametrize("bench", ["embedded_sqlite", "postgres", MARIADB], indirect=True)
     def test_at_once(self, bench: Bench) -> None:

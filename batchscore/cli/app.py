@@ -288,7 +288,10 @@ def backfill(
 
 @app.command()
 def migrate(context: typer.Context, job: JobName) -> None:
-    """Make the tables that JOB needs, with a role that may, so that the role that scores need not."""
+    """Make the tables that JOB needs, with a role that may, so that the role that scores need not.
+
+    What the ledger's tables lack, because an earlier version made them, is added.
+    """
     from batchscore.cli.score import migrate
 
     say(migrate(_session(context), job))

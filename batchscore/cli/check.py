@@ -14,14 +14,14 @@ import typer
 from batchscore import ledger
 from batchscore import settings as settings_module
 from batchscore.cli.render import Format, show
-from batchscore.cli.session import Session, runs_of
+from batchscore.cli.session import Session, runs_of, told_lacking
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, BundleNotFound, SchemaMismatch, SourceChanged, WarehouseError
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.model.trust import Trust
-from batchscore.monitor.labelled import check_labels
+from batchscore.monitor.truth import check_labels
 from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
@@ -87,7 +87,10 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
             findings.look("output", lambda: _output(session, job, bundle), str)
             if job.model.shadow is not None:
                 findings.tell("shadow", *_shadow(session, job, bundle))
-            planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
+            if _lacking(session):
+                findings.tell("plan", "unsure", "it can be told once the ledger's tables have what they lack")
+            else:
+                planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
         sample = _to_sample(job, planned or [])
         sampled = findings.look("source", lambda: _sampled(session, job, bundle, sample), str)
         if sampled:
@@ -166,7 +169,7 @@ def _sampled(session: Session, job: Job, bundle: Bundle | None, interval: Interv
 
 
 def _permitted(session: Session, job: Job) -> str:
-    with session.warehouse(read_only=True) as warehouse:
+    with session.warehouse(read_only=True, outdated=True) as warehouse:
         missing = warehouse.missing_privileges(job.output.table)
         if missing:
             raise WarehouseError(
@@ -175,12 +178,19 @@ def _permitted(session: Session, job: Job) -> str:
             )
         if not warehouse.database.is_there():
             return f"{warehouse.database}: not there yet; the first run makes it"
-        return f"{warehouse.database}: connected, and this user may do all that a run does"
+        told = f"{warehouse.database}: connected, and this user may do all that a run does"
+        lacking = told_lacking(warehouse.outdated(ledger.METADATA))
+        return f"{told}. An earlier version made the ledger; the first run adds to it: {lacking}" if lacking else told
+
+
+def _lacking(session: Session) -> bool:
+    with session.warehouse(read_only=True, outdated=True) as warehouse:
+        return bool(warehouse.outdated(ledger.METADATA))
 
 
 def _output(session: Session, job: Job, bundle: Bundle) -> str:
     output = output_of(job, bundle)
-    with session.warehouse(read_only=True) as warehouse:
+    with session.warehouse(read_only=True, outdated=True) as warehouse:
         with warehouse.begin("the ledger") as tx:
             if tx.has_table(ledger.RUNS.name):
                 refuse_shared_table(tx, job.name, output.table)
@@ -194,7 +204,7 @@ def _shadow(session: Session, job: Job, bundle: Bundle) -> tuple[str, str]:
     try:
         shadow = session.challenger(job, bundle)
         side = side_of(output_of(job, bundle), job, shadow.predictor.output_types)
-        with session.warehouse(read_only=True) as warehouse:
+        with session.warehouse(read_only=True, outdated=True) as warehouse:
             with warehouse.begin("the ledger") as tx:
                 if tx.has_table(ledger.RUNS.name):
                     refuse_shadow_table(tx, job)
@@ -210,7 +220,7 @@ def _shadow(session: Session, job: Job, bundle: Bundle) -> tuple[str, str]:
 
 
 def _planned(session: Session, job: Job, bundle: Bundle) -> list[Planned]:
-    with session.warehouse(read_only=True) as warehouse:
+    with session.warehouse(read_only=True, outdated=True) as warehouse:
         history = runs_of(warehouse, job)
     return plan(job, history, first=None, last=None, now=session.now, digest=bundle.digest)
 

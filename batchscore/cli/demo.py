@@ -18,12 +18,12 @@ from batchscore.cli.session import Session, history_of, secrets_of
 from batchscore.cli.train import train
 from batchscore.database import Database
 from batchscore.errors import BundleNotFound
-from batchscore.interval import Calendar
+from batchscore.interval import Calendar, Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import configure
 from batchscore.model.bundle import Bundle
-from batchscore.monitor.performance import Performance, performance
+from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.monitor.watch import Watcher
 from batchscore.run.execute import output_of
 from batchscore.settings import load_settings
@@ -71,7 +71,7 @@ def demo(flags: Mapping[str, object], *, in_warehouse: bool = False, data: bool 
         runs = [run for run in history_of(warehouse, JOB) if run.status == "published"]
         _tell_written(job, runs)
         _title("4. How good it was, now that the flights have landed")
-        _tell_performance(session, job, bundle, warehouse)
+        _tell_performance(session, job, bundle, warehouse, runs)
         _title("5. What moved against training")
         _tell_drift(job, bundle, warehouse, runs)
     done = f"Done in {time.perf_counter() - started:.0f} s. Look around: batchscore runs list {JOB}"
@@ -108,21 +108,20 @@ def _tell_written(job: Job, runs: list[Run]) -> None:
     print(f"{job.output.table}: {predictions:,} predictions of {len(runs)} published runs, {rejects} rejects")
 
 
-def _tell_performance(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse) -> None:
+def _tell_performance(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run]) -> None:
     months = Calendar("month", job.calendar.zone)
-    first, last = job.calendar.parse(NIGHT), job.calendar.parse(END)
-    output, labels = output_of(job, bundle), session.labels(job)
-    with warehouse.begin("the output table") as tx:
-        measured = [
-            performance(tx.connection, job, bundle, output, labels, month) for month in months.between(first, last)
-        ]
+    evaluator = Evaluator(job, bundle, output_of(job, bundle), session.labels(job))
+    by_month: dict[Interval, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.interval.start):
+        by_month.setdefault(months.containing(run.interval.start), []).append(run)
+    measured = [evaluator.together(warehouse, some, resample=False) for some in by_month.values()]
     show([_performance_row(months, each) for each in measured], Format.table)
     print("A cancelled or diverted flight never gets a label: it is predicted, and left out of these metrics.")
 
 
 def _performance_row(months: Calendar, each: Performance) -> dict[str, str | int | float]:
     names = ("roc_auc", "brier", "base_rate")
-    shown = {name: round(each.metrics[name], 3) for name in names if name in each.metrics}
+    shown = {name: round(each.metrics[name].value, 3) for name in names if name in each.metrics}
     month = each.window.start.astimezone(months.zone)
     return {"month": f"{month:%Y-%m}", "predictions": each.predictions, "labelled": each.labelled, **shown}
 

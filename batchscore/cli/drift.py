@@ -138,7 +138,7 @@ def _compared(
     for _, group in groupby(sorted(runs, key=bundle_of), bundle_of):
         scored, nothing = list(group), Comparison(reference, [], [], [])
         try:
-            bundle = session.scorer(scored[0])
+            bundle = session.scorer(job, scored[0])
         except BundleNotFound:
             yield _Comparison(scored, nothing, f"{session.registry} no longer holds that version")
             continue

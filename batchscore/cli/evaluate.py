@@ -121,7 +121,7 @@ class _Evaluators:
 
     def _make(self, run: Run) -> Evaluator | None:
         try:
-            bundle = self.session.scorer(run)
+            bundle = self.session.scorer(self.job, run)
         except (BundleNotFound, BundleIncompatible) as error:
             told = f"left out are the runs of {run.model_name} version {run.model_version}: {error}"
             print(redacted(told), file=sys.stderr)

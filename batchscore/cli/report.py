@@ -10,6 +10,7 @@ from pathlib import Path
 from batchscore.cli.render import say
 from batchscore.cli.session import Session, runs_of
 from batchscore.errors import BundleIncompatible, BundleNotFound, UsageError
+from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.history import History
@@ -41,7 +42,7 @@ def report(session: Session, name: str, first: str | None, last: str | None, to:
             runs = [run for run in runs if run.interval.start >= start]
         # What the module inside a bundle prints is not the answer.
         with redirect_stdout(sys.stderr):
-            bundles = _bundles(session, runs)
+            bundles = _bundles(session, job, runs)
         with warehouse.begin("the ledger") as tx:
             history = History.of(tx.connection, job, runs, bundles, until)
     text = report(history, session.now)
@@ -56,12 +57,12 @@ def report(session: Session, name: str, first: str | None, last: str | None, to:
     print(path)
 
 
-def _bundles(session: Session, runs: Sequence[Run]) -> dict[str, Bundle]:
+def _bundles(session: Session, job: Job, runs: Sequence[Run]) -> dict[str, Bundle]:
     """What scored the runs, by digest; one that is gone, or another by now, is told and left out."""
     found: dict[str, Bundle] = {}
     for run in {run.bundle_digest: run for run in runs}.values():
         try:
-            found[run.bundle_digest] = session.scorer(run)
+            found[run.bundle_digest] = session.scorer(job, run)
         except (BundleNotFound, BundleIncompatible) as error:
             say(f"without {run.model_name} version {run.model_version}: {error}")
     return found

@@ -17,6 +17,7 @@ from batchscore.ledger import Lease, Owner, Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.due import Reason, degraded, drifted, new_labels, older_than
+from batchscore.monitor.labelled import Evaluator
 from batchscore.problem import better
 from batchscore.recipe import Condition
 from batchscore.run.execute import output_of
@@ -177,9 +178,8 @@ def _reasons(
                 with warehouse.begin("the ledger") as tx:
                     yield drifted(tx.connection, job, champion, runs)
             case "degraded":
-                with warehouse.begin("the output table") as tx:
-                    output = output_of(job, champion)
-                    yield degraded(tx.connection, job, champion, output, session.labels(job), runs)
+                evaluator = Evaluator(job, champion, output_of(job, champion), session.labels(job))
+                yield degraded(warehouse, evaluator, runs)
 
 
 def _last_runs(warehouse: Warehouse, job: Job, champion: Bundle) -> list[Run]:

@@ -151,6 +151,7 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
         bundle = session.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleCorrupt(f"{bundle} is not the bundle that scored run {run.run_id}. Score the interval again.")
+        bundle = bundle.without_values(job.source.private)
         watcher = session.watcher(job, bundle)
         held = replace(run, override_reason=reason, override_by=person())
         done = patience.persist(lambda: _override(session, warehouse, held, bundle, job))

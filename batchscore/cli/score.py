@@ -52,6 +52,8 @@ R = TypeVar("R")
 def migrate(session: Session, name: str) -> str:
     """Make the tables that the job needs, so that whoever scores need not own them; those that are there are checked.
 
+    Those of the ledger get the columns that they lack, as for any command that writes: see `Session.warehouse`.
+
     Returns:
         What is there now, in words.
     """

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +17,14 @@ import structlog
 
 from batchscore import cgroup, ledger, stop
 from batchscore.database import Database
-from batchscore.errors import BatchscoreError, BundleIncompatible, BundleNotFound, SourceChanged, UsageError
+from batchscore.errors import (
+    BatchscoreError,
+    BundleIncompatible,
+    BundleNotFound,
+    SourceChanged,
+    UsageError,
+    WarehouseError,
+)
 from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
@@ -34,7 +42,7 @@ from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
 
-__all__ = ["Session", "history_of", "runs_of", "secrets_of"]
+__all__ = ["Session", "history_of", "runs_of", "secrets_of", "told_lacking"]
 
 # Chunks of which there is room in memory: eight times a chunk's rows are held between reading and writing (measured on
 # 300 columns: 17 KB for each row more of 2.4 KB), and they may take half of it.
@@ -123,8 +131,8 @@ class Session:
         where = str(rows.sql or rows.parquet)
         return open_source(rows, database=database, text=self.sql(rows), where=where, calendar=job.calendar)
 
-    def scorer(self, run: Run) -> Bundle:
-        """What scored a run.
+    def scorer(self, job: Job, run: Run) -> Bundle:
+        """What scored a run, without the values of what the job calls private by now.
 
         Raises:
             BundleNotFound: The registry no longer holds that version.
@@ -133,7 +141,7 @@ class Session:
         bundle = self.load(run.model_name, run.model_version)
         if bundle.digest != run.bundle_digest:
             raise BundleIncompatible(f"{bundle} in {self.registry} is another one than scored them")
-        return bundle
+        return bundle.without_values(job.source.private)
 
     def watcher(self, job: Job, bundle: Bundle) -> Watcher:
         """What compares runs of the bundle, as the job's `[drift]` has it."""
@@ -168,7 +176,7 @@ class Session:
         return bundle
 
     def bundle(self, job: Job) -> Bundle:
-        """The bundle the job uses, verified, with its golden rows scored here."""
+        """The bundle the job uses, verified, its golden rows scored here, and without the values of private columns."""
         try:
             bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
         except BundleNotFound as error:
@@ -183,7 +191,7 @@ class Session:
         with contextlib.suppress(OSError):
             if path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
                 log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
-        return bundle
+        return bundle.without_values(job.source.private)
 
     def challenger(self, job: Job, bundle: Bundle) -> Bundle:
         """The bundle that the job wants scored beside its own, verified like that one, without its reasons.
@@ -229,14 +237,29 @@ class Session:
         """How long to go on trying what fails for now."""
         return Patience(self.settings.retry_seconds)
 
-    def warehouse(self, *, read_only: bool = False) -> Warehouse:
-        """The warehouse, connected; an embedded one that another process has open is waited for."""
+    def warehouse(self, *, read_only: bool = False, outdated: bool = False) -> Warehouse:
+        """The warehouse, connected; an embedded one that another process has open is waited for.
+
+        Args:
+            read_only: For a command that only looks.
+            outdated: Whether it may look at a ledger whose tables lack columns, for an earlier version made them. One
+                that writes adds them.
+
+        Raises:
+            WarehouseError: They lack some that cannot be added, or are only looked at.
+        """
         database = Database.at(self.settings.warehouse())
         if read_only and not database.is_there():
             print(f"{database} is not there yet", file=sys.stderr)
         warehouse = self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
         if not read_only:
             stop.roll_back()
+        if not outdated:
+            try:
+                self.patience().persist(lambda: _up_to_date(warehouse, read_only=read_only))
+            except BaseException:
+                warehouse.close()
+                raise
         return warehouse
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
@@ -288,6 +311,21 @@ class Session:
             then.splitlines(), now.splitlines(), f"{bundle}", str(job.source.sql or job.source.parquet), lineterm=""
         )
         return "\n".join(f"  {line}" for line in lines)
+
+
+def _up_to_date(warehouse: Warehouse, *, read_only: bool) -> None:
+    if not read_only:
+        warehouse.complete(ledger.METADATA)
+    elif lacking := told_lacking(warehouse.outdated(ledger.METADATA)):
+        raise WarehouseError(
+            f"{warehouse.database}: an earlier version made the ledger's tables, which lack {lacking}. Run batchscore "
+            "migrate, which adds that, as the next run does."
+        )
+
+
+def told_lacking(outdated: Mapping[str, Sequence[str]]) -> str:
+    """What tables lack, in words; none where they lack nothing."""
+    return "; ".join(f"{', '.join(columns)} ({table})" for table, columns in outdated.items())
 
 
 def secrets_of(settings: Settings) -> list[str]:

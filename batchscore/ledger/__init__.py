@@ -6,7 +6,7 @@ together or not at all.
 
 from __future__ import annotations
 
-from batchscore.ledger.alerts import alerts_of, claim_alerts, observe, settle_claim
+from batchscore.ledger.alerts import Alarms, alerts_of, claim_alerts, observe, settle_claim
 from batchscore.ledger.chunks import (
     Progress,
     Totals,
@@ -92,6 +92,7 @@ __all__ = [
     "RETRAINS",
     "RUNS",
     "TALLIES",
+    "Alarms",
     "Lease",
     "Owner",
     "Progress",

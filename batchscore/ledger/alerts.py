@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +11,26 @@ import sqlalchemy as sa
 
 from batchscore.ledger.tables import ALERTS
 
-__all__ = ["alerts_of", "claim_alerts", "observe", "settle_claim"]
+__all__ = ["Alarms", "alerts_of", "claim_alerts", "observe", "settle_claim"]
 
 _Row = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Alarms:
+    """What is wrong now.
+
+    Attributes:
+        firing: What fires, in words, by alert.
+        unknown: Alerts of which nothing is known now, which stay as they are.
+        passed: Those that fire of an interval behind which a later one is published.
+        dropped: Alerts that neither fire nor have recovered: what they are of is the job's affair no longer.
+    """
+
+    firing: dict[str, str] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
 
 
 def alerts_of(tx: sa.Connection, job: str | None = None) -> list[_Row]:
@@ -25,26 +43,26 @@ def alerts_of(tx: sa.Connection, job: str | None = None) -> list[_Row]:
 def observe(
     tx: sa.Connection,
     job: str,
-    firing: Mapping[str, str],
-    unknown: Collection[str],
+    alarms: Alarms,
     on: Collection[str],
     at: datetime,
     told_before: datetime,
+    passed_before: datetime,
 ) -> None:
     """Enter what fires now; a notice becomes due of what has begun, has recovered, or was told too long ago.
 
     Args:
         tx: A transaction that keeps other observers out.
         job: The job's name.
-        firing: What fires, in words, by alert.
-        unknown: Alerts of which nothing is known now, which stay as they are.
+        alarms: What is wrong.
         on: The kinds of alert that are wanted, the first word of each; others are forgotten.
         at: Now.
-        told_before: Of what still fires, a notice is due again where the last one is older.
+        told_before: Of what still fires, a notice is due again where the last one is older,
+        passed_before: and of what has passed only where it has begun after this.
     """
     c = ALERTS.c
     states: dict[str, str] = {row["alert"]: row["state"] for row in alerts_of(tx, job)}
-    for alert, detail in firing.items():
+    for alert, detail in alarms.firing.items():
         begun = {"state": "firing", "detail": detail, "first_at": at, "last_at": at, "times": 1, "due": True}
         if alert not in states:
             tx.execute(sa.insert(ALERTS).values(job=job, alert=alert, told_to="", **begun))
@@ -53,11 +71,13 @@ def observe(
         else:
             tx.execute(_update(job, alert).values(detail=detail, last_at=at, times=c.times + 1))
             again = sa.and_(sa.not_(c.due), c.notified_at < told_before)
+            if alert in alarms.passed:
+                again = sa.and_(again, c.first_at > passed_before)
             tx.execute(_update(job, alert).where(again).values(due=True, told_to=""))
     for alert, state in states.items():
-        if alert.partition(" ")[0] not in on:
+        if alert.partition(" ")[0] not in on or alert in alarms.dropped:
             tx.execute(sa.delete(ALERTS).where(c.job == job, c.alert == alert))
-        elif state == "firing" and alert not in firing and alert not in unknown:
+        elif state == "firing" and alert not in alarms.firing and alert not in alarms.unknown:
             # Of what nobody was told, nobody wants to hear that it is over.
             was_told = sa.case((sa.or_(c.notified_at.is_not(None), c.told_to != ""), True), else_=False)
             tx.execute(_update(job, alert).values(state="recovered", last_at=at, due=was_told, told_to=""))

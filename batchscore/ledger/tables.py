@@ -201,7 +201,8 @@ Attributes:
     run_id: The run.
     role: `input`: a column of the source, rejects included; `output`: the prediction or a score.
     column_name: The column.
-    kind: `numeric`, `integer`, `categorical`, `boolean`, `datetime`, `text` or `private`; fixed by the training rows.
+    kind: `numeric`, `integer`, `categorical`, `boolean`, `datetime`, `text` or `private`; fixed by the training rows,
+        but for a column that became private since.
     row_count: Rows.
     null_count: Rows with NULL.
     null_share: Share of rows with NULL or NaN.

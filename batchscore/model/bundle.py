@@ -13,7 +13,7 @@ import platform
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as library_version
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -234,6 +234,15 @@ class Bundle:
     def key(self) -> tuple[str, ...]:
         """The columns of a row's identity."""
         return self.manifest.key
+
+    def without_values(self, names: Collection[str]) -> Self:
+        """The bundle as it scores where these columns are private, whether or not they were at training.
+
+        Its profile of the training rows has nothing of their values, so that no run counts any, and its sample is
+        without them. It is not to be written anywhere; its golden rows, which nobody is shown, are whole.
+        """
+        sample = None if self.sample is None else self.sample.drop(names, strict=False)
+        return replace(self, input_reference=self.input_reference.without_values(names), sample=sample)
 
     def files(self) -> dict[str, bytes]:
         """Every file but the manifest, as bytes. Golden rows and profiles are written as they are.

@@ -11,8 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from batchscore import ledger
+from batchscore.errors import UsageError
 from batchscore.interval import age_of
 from batchscore.job import Job
+from batchscore.ledger import Alarms, Run
 from batchscore.logs import Event, log, redacted
 from batchscore.monitor.channels import Channel, Undelivered
 from batchscore.warehouse import Warehouse
@@ -21,96 +23,97 @@ __all__ = ["look", "notice", "tell"]
 
 # Longer than all channels together may take: whoever does not settle a claim within that has died.
 _CLAIM = timedelta(minutes=2)
+# How long a run that failed is told again and again, once the job has gone on without it.
+_PASSED = timedelta(days=28)
 # Of the text for people; the fields beside it hold every alert.
 _LINES = 10
 _LONGEST = 300
 _LOG = "log"
+_FAILED = "failed "
 
 _Row = Mapping[str, Any]
 
 
-def look(tx: sa.Connection, job: Job, table: str) -> tuple[dict[str, str], set[str]]:
-    """What fires by the ledger, and of what it says nothing now.
+def look(tx: sa.Connection, job: Job, table: str) -> Alarms:
+    """What fires by the ledger, and of what it says nothing now: the rows were too few, or a run is not at its end.
 
     Args:
         tx: An open transaction.
         job: The job.
         table: Its output table's full name.
-
-    Returns:
-        What was found, in words, by alert; and alerts that may or may not fire: the rows were too few, or a run is not
-        at its end.
     """
-    firing: dict[str, str] = {}
-    unknown: set[str] = set()
-    if "failed" in job.alerts.on:
-        firing, unknown = _unpublished(tx, job, table)
-    if "performance" in job.alerts.on:
-        worse, unjudged = _worse(tx, job)
-        firing, unknown = firing | worse, unknown | unjudged
-    if "drift" in job.alerts.on:
-        moved, unmeasured = _moved(tx, job, table)
-        firing, unknown = firing | moved, unknown | unmeasured
-    return firing, unknown
-
-
-def _moved(tx: sa.Connection, job: Job, table: str) -> tuple[dict[str, str], set[str]]:
-    """The columns that moved in the run of the latest published interval, in words, by alert; and those not judged."""
-    firing: dict[str, str] = {}
-    unknown: set[str] = set()
+    alarms = Alarms()
     last = ledger.published_last(tx, job.name, table)
-    if last is None:
-        return firing, unknown
+    if "failed" in job.alerts.on:
+        _unpublished(tx, job, table, last, alarms)
+    if "performance" in job.alerts.on:
+        _worse(tx, job, alarms)
+    if "drift" in job.alerts.on and last is not None:
+        _moved(tx, job, last, alarms)
+    return alarms
+
+
+def _moved(tx: sa.Connection, job: Job, last: Run, alarms: Alarms) -> None:
+    """The columns that moved in the run of the latest published interval; and those not judged."""
     interval = job.calendar.label(job.calendar.containing(last.interval.start))
     columns: dict[str, list[_Row]] = {}
     for row in ledger.drift_of(tx, last.run_id):
         columns.setdefault(f"drift {row['role']} {row['column_name']}", []).append(row)
     for alert, rows in columns.items():
         if told := [row for row in rows if row["told"]]:
-            firing[alert] = f"{interval}: moved: {'; '.join(_measured(row) for row in told)}"
+            alarms.firing[alert] = f"{interval}: moved: {'; '.join(_measured(row) for row in told)}"
         elif not any(row["verdict"] in ("moved", "steady") for row in rows):
-            unknown.add(alert)
+            alarms.unknown.add(alert)
     if not columns:
         # The comparison failed, so that nothing is known of any.
-        unknown |= {row["alert"] for row in ledger.alerts_of(tx, job.name) if row["alert"].startswith("drift ")}
-    return firing, unknown
+        alarms.unknown |= {row["alert"] for row in ledger.alerts_of(tx, job.name) if row["alert"].startswith("drift ")}
 
 
-def _unpublished(tx: sa.Connection, job: Job, table: str) -> tuple[dict[str, str], set[str]]:
-    """The runs that failed or are held, in words, by alert; and the alerts of those that are not at their end."""
+def _unpublished(tx: sa.Connection, job: Job, table: str, last: Run | None, alarms: Alarms) -> None:
+    """The runs that failed or are held; the alerts of those that are not at their end, and of those nobody asks for."""
     c = ledger.RUNS.c
     unfinished = ("running", "failed", "held")
     runs = ledger.select_runs(tx, c.job == job.name, c.output_table == table, c.status.in_(unfinished))
-    found: dict[str, str] = {}
-    unknown: set[str] = set()
     for run in sorted(runs, key=lambda run: (run.interval.start, run.scored_at)):
-        interval = job.calendar.label(job.calendar.containing(run.interval.start))
+        alert = f"{_FAILED}{job.calendar.label(job.calendar.containing(run.interval.start))}"
+        if last is not None and run.interval.start < last.interval.start:
+            alarms.passed.add(alert)
         if run.status == "running":
             if ledger.is_free(tx, job.name, run.interval):
-                found[f"failed {interval}"] = "a process was stopped or killed over it: score it again"
+                alarms.firing[alert] = "a process was stopped or killed over it: score it again"
             else:
-                unknown.add(f"failed {interval}")
+                alarms.unknown.add(alert)
             continue
         why = " ".join(redacted(run.error or "").split())
         why = f"{why[:_LONGEST]} …" if len(why) > _LONGEST else why
-        found[f"failed {interval}"] = f"{'held by a gate' if run.status == 'held' else 'failed'}: {why}"
-    return found, unknown
+        alarms.firing[alert] = f"{'held by a gate' if run.status == 'held' else 'failed'}: {why}"
+    known = {row["alert"] for row in ledger.alerts_of(tx, job.name) if row["alert"].startswith(_FAILED)}
+    over = known - alarms.firing.keys() - alarms.unknown
+    alarms.dropped |= {alert for alert in over if not _is_published(tx, job, table, alert.removeprefix(_FAILED))}
 
 
-def _worse(tx: sa.Connection, job: Job) -> tuple[dict[str, str], set[str]]:
-    """The metrics that are worse than on the test rows, in words, by alert; and the alerts of what is not judged."""
-    firing: dict[str, str] = {}
-    unknown: set[str] = set()
+def _is_published(tx: sa.Connection, job: Job, table: str, label: str) -> bool:
+    """Whether an interval of that name is published; one that is cut otherwise now, or went elsewhere, is not."""
+    try:
+        interval = job.calendar.at(label)
+    except UsageError:
+        return False
+    c = ledger.RUNS.c
+    ours = (c.job == job.name, c.output_table == table, c.interval_start == interval.start, c.status == "published")
+    return job.calendar.label(interval) == label and bool(ledger.select_runs(tx, *ours))
+
+
+def _worse(tx: sa.Connection, job: Job, alarms: Alarms) -> None:
+    """The metrics that are worse than on the test rows, and what is not judged."""
     for kind in ("measured", "estimated"):
         judged = ledger.judged_last(tx, job.name, kind)
         if not judged:
-            unknown.add(f"performance {kind}")
+            alarms.unknown.add(f"performance {kind}")
         if worse := [row for row in judged if row["verdict"] == "worse"]:
             interval = job.calendar.label(job.calendar.containing(worse[0]["window_start"]))
             metrics = "; ".join(_with_interval(row) for row in worse)
             told = f"{interval}: {worse[0]['model_name']} {worse[0]['model_version']} is worse than on its test rows"
-            firing[f"performance {kind}"] = f"{told}: {metrics}"
-    return firing, unknown
+            alarms.firing[f"performance {kind}"] = f"{told}: {metrics}"
 
 
 def _with_interval(row: _Row) -> str:
@@ -144,9 +147,9 @@ def tell(warehouse: Warehouse, job: Job, channels: Sequence[Channel], *, logged:
     with warehouse.begin("the alerts") as tx:
         ledger.keep_others_out(tx.connection)
         now = ledger.clock(tx.connection)
-        firing, unknown = look(tx.connection, job, tx.full_name(job.output.table))
+        alarms = look(tx.connection, job, tx.full_name(job.output.table))
         told_before = now - age_of(job.alerts.repeat, "repeat")
-        ledger.observe(tx.connection, job.name, firing, unknown, job.alerts.on, now, told_before)
+        ledger.observe(tx.connection, job.name, alarms, job.alerts.on, now, told_before, now - _PASSED)
         claimed = ledger.claim_alerts(tx.connection, job.name, str(uuid.uuid4()), now, now + _CLAIM)
     # A notice that has reached some of them already is sent to the others; whoever does not answer is asked once.
     gone: set[str] = set()

@@ -12,12 +12,12 @@ from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.model.bundle import Bundle
-from batchscore.monitor.performance import performance
+from batchscore.monitor.labelled import Evaluator
 from batchscore.monitor.verdict import FEWEST_ROWS, bound_of, worse
 from batchscore.monitor.watch import Watcher
 from batchscore.problem import better
 from batchscore.sources import Source, read_frame
-from batchscore.warehouse import Output
+from batchscore.warehouse import Warehouse
 
 __all__ = ["Reason", "degraded", "drifted", "new_labels", "older_than"]
 
@@ -72,21 +72,19 @@ def drifted(tx: sa.Connection, job: Job, bundle: Bundle, runs: Sequence[Run]) ->
     return Reason("drifted", True, f"{', '.join(sorted(moved))} moved {over}")
 
 
-def degraded(
-    tx: sa.Connection, job: Job, bundle: Bundle, output: Output, labels: Source, runs: Sequence[Run]
-) -> Reason:
+def degraded(warehouse: Warehouse, evaluator: Evaluator, runs: Sequence[Run]) -> Reason:
     """Whether the metric over these runs is worse than at training by more than chance.
 
-    What is worse is said by `verdict.worse`. At least 200 of their rows must have a label.
+    What is worse is said by `verdict.worse`. At least 200 of their rows must have a label. Labels are read outside of
+    any transaction on the warehouse.
     """
-    metric = job.problem.metric
+    bundle, metric = evaluator.bundle, evaluator.job.problem.metric
     trained = bundle.evaluation.test.get(metric)
     if not runs or trained is None:
         return Reason("degraded", False, f"no published run of {bundle} to look at, or no {metric} at training")
-    window = Interval(runs[0].interval.start, runs[-1].interval.end)
-    seen = performance(tx, job, bundle, output, labels, window, {run.run_id for run in runs}, resample=True)
+    seen = evaluator.together(warehouse, runs, resample=True)
     over = f"over the last {len(runs)} run(s) of {bundle}"
-    value = seen.intervals.get(metric)
+    value = seen.metrics.get(metric)
     scatter = bundle.evaluation.scatter.get(metric, 0.0)
     bound = bound_of(metric, trained, scatter)
     best = None if value is None else value.low if better(metric) == "lower" else value.high

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from batchscore.interval import Calendar, Every
+from batchscore.layout import PRIVATE
 from batchscore.ledger import Run
 from batchscore.monitor.history import History
 from batchscore.monitor.shapes import Shape
@@ -183,7 +184,9 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell | None:
 def _counts(shape: Shape | None, runs: Sequence[Run], seen: Mapping[str, str]) -> list[int] | None:
     if shape is None:
         return None
-    counted = [shape.counted(json.loads(seen[run.run_id])) for run in runs if run.run_id in seen]
+    profiles = [json.loads(seen[run.run_id]) for run in runs if run.run_id in seen]
+    # The column was private for a while.
+    counted = [shape.counted(profile) for profile in profiles if profile["layout"] != PRIVATE.digest]
     return [int(total) for total in np.sum(counted, axis=0)] if counted else None
 
 

@@ -161,6 +161,8 @@ def _steps(
             if began == start and moved:
                 last = (row for row in seen if row["run_id"] == some[-1].run_id and row["column_name"] == name)
                 unseen: dict[str, int] = next((json.loads(row["profile"]).get("unseen", {}) for row in last), {})
+                if name in watcher.job.source.private:
+                    unseen = {}
                 yield moves.Step(some, max(moved, key=lambda each: each.strength), means.get(name), unseen)
 
 

@@ -12,21 +12,20 @@ import polars as pl
 import sqlalchemy as sa
 
 from batchscore import ledger
-from batchscore.errors import SchemaMismatch
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
-from batchscore.model.bootstrap import intervals
+from batchscore.model.bootstrap import intervals, resampled
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
+from batchscore.model.metrics import evaluate
 from batchscore.model.tally import Tally
-from batchscore.monitor.performance import published_rows
+from batchscore.monitor.truth import with_labels
 from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, verdict
-from batchscore.schema import Column, Schema
-from batchscore.sources import Source, read_frame
+from batchscore.sources import Source
 from batchscore.warehouse import Output, Warehouse
 
-__all__ = ["Cohort", "Evaluator", "Performance", "Slice", "check_labels"]
+__all__ = ["Cohort", "Evaluator", "Performance", "Slice"]
 
 Cohort = Literal["scored", "labelled"]
 
@@ -113,9 +112,7 @@ class Evaluator:
         Raises:
             SchemaMismatch: The labels lack a column, or one has another type than the bundle's.
         """
-        with warehouse.begin("published predictions") as tx:
-            published = published_rows(tx.connection, self.output, run.interval, {run.run_id})
-        counted = list(self._counted(self._joined(published, run), run))
+        counted = list(self._counted(self._joined(warehouse, [run]), run))
         found = [self._measured("scored", run.interval, each, list(some)) for each, some in _by_slice(counted)]
         arrived = self._arrived(warehouse, run, counted)
         with warehouse.begin("the performance of a run") as tx:
@@ -128,6 +125,30 @@ class Evaluator:
             ledger.forget_replaced(tx.connection, self.job.name, run)
             self._keep_arrived(tx.connection, arrived, now)
         return found
+
+    def together(self, warehouse: Warehouse, runs: Sequence[Run], *, resample: bool) -> Performance:
+        """The metrics of published runs taken together, row by row; nothing is kept.
+
+        As in `evaluate`, labels are read between transactions, and rows without one count as predictions alone.
+
+        Args:
+            warehouse: Where they are published.
+            runs: At least one, by interval.
+            resample: Whether the metrics are wanted with their intervals.
+
+        Raises:
+            SchemaMismatch: See `evaluate`.
+        """
+        published = self._joined(warehouse, runs)
+        known = published.drop_nulls("label")
+        metrics: dict[str, Measured] = {}
+        if known.height:
+            predictor, answers = self.bundle.predictor, known.select(list(self.bundle.predictor.output_types))
+            drawn = resampled(predictor, answers, known["label"], None) if resample else {}
+            metrics = intervals(evaluate(predictor.task, known["label"], answers, predictor.classes), drawn)
+        state = state_of(known.height, published.height, self.job.performance.mature)
+        window = Interval(runs[0].interval.start, runs[-1].interval.end)
+        return Performance("scored", window, Slice(), published.height, known.height, state, metrics)
 
     def withdraw(self, warehouse: Warehouse, run: Run) -> None:
         """Forget the tallies of a run that is no longer published, and take its labels out of the metrics by arrival.
@@ -146,34 +167,8 @@ class Evaluator:
             return "not compared"
         return verdict(self.bundle, metric, found.metrics[metric], found.state)
 
-    def _joined(self, published: pl.DataFrame, run: Run) -> pl.DataFrame:
-        """The run's predictions with `label`, NULL where it is not known, and `known_from`."""
-        where, target, known_at = self.labels.where, self.job.problem.target, self.job.performance.known_at
-        label = Column(target, self.bundle.predictor.output_types["prediction"], nullable=True)
-        arrival = (Column(known_at, "timestamp_tz", nullable=True),) if known_at else ()
-        schema = Schema((*(self.bundle.schema[name] for name in self.job.source.key), label, *arrival))
-
-        def check(columns: list[str]) -> None:
-            check_labels(self.job, columns, where)
-
-        read = read_frame(
-            self.labels, run.interval, key=self.job.source.key, columns=schema.types | {target: None}, on_columns=check
-        )
-        truth = schema.conform(read, where).drop_nulls(target)
-        if label.type == "float" and not truth[target].is_finite().all():
-            raise SchemaMismatch(
-                f"{where}: the target {target!r} is NaN or infinite in some labels. Leave them out, or give NULL."
-            )
-        starts = [run.interval.start] * truth.height
-        if known_at:
-            instants = truth[known_at].to_list()
-            starts = [run.interval.start if at is None else self.job.calendar.containing(at).start for at in instants]
-        truth = truth.select(
-            *self.job.source.key,
-            pl.col(target).alias("label"),
-            pl.Series("known_from", starts, dtype=pl.Datetime("us", "UTC")),
-        )
-        return published.join(truth, on=list(self.job.source.key), how="left")
+    def _joined(self, warehouse: Warehouse, runs: Sequence[Run]) -> pl.DataFrame:
+        return with_labels(warehouse, self.job, self.bundle, self.output, self.labels, runs)
 
     def _counted(self, joined: pl.DataFrame, run: Run) -> Iterator[_Counted]:
         predictor = self.bundle.predictor
@@ -268,22 +263,6 @@ class Evaluator:
 def _is_published(tx: sa.Connection, run: Run) -> bool:
     now = ledger.published(tx, run)
     return now is not None and now.run_id == run.run_id
-
-
-def check_labels(job: Job, columns: Sequence[str], where: str) -> None:
-    """Refuse labels without a column that they must have.
-
-    Raises:
-        SchemaMismatch: Of the key, the target or `[performance] known_at`, one is not there.
-    """
-    known_at = job.performance.known_at
-    wanted = (*job.source.key, job.problem.target, *((known_at,) if known_at else ()))
-    if missing := [name for name in wanted if name not in columns]:
-        raise SchemaMismatch(
-            f"{where} has no column {', '.join(missing)}. It has: {', '.join(columns)}. Labels are the key "
-            f"({', '.join(job.source.key)}) and the target ({job.problem.target})"
-            f"{f', and [performance] known_at names {known_at}' if known_at else ''}: give them there."
-        )
 
 
 def _sliced(rows: pl.DataFrame, columns: Iterable[str]) -> Iterator[tuple[Slice, pl.DataFrame]]:

@@ -52,6 +52,7 @@ _SCHEMA = sa.text(
 )
 # Its bits for INSERT and DELETE; a view has them by itself, by rules or by triggers.
 _IS_FIXED = sa.text("SELECT pg_relation_is_updatable(to_regclass(:name), true) & 24 <> 24")
+_OWNS = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
 _PRIVILEGES = sa.text(
     """
     SELECT
@@ -155,6 +156,10 @@ class Postgres:
     def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
         name = connection.dialect.identifier_preparer.format_table(table)
         return bool(connection.execute(_IS_FIXED, {"name": name}).scalar_one())
+
+    def may_alter(self, connection: sa.Connection, table: sa.Table) -> bool:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        return bool(connection.execute(_OWNS, {"name": name}).scalar_one())
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         return [sa.Index(None, table.c.interval_start)]

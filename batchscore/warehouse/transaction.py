@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable, DropTable
+from sqlalchemy.schema import CreateColumn, CreateTable, DropTable
 
 from batchscore.database import Database
 from batchscore.errors import OutputMismatch, WarehouseError
+from batchscore.logs import Event, log
 from batchscore.warehouse.tables import LiveColumn, Narrow, Output, check_live, refuse_inexact
 
 __all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
@@ -48,6 +49,9 @@ class Backend(Protocol):
 
     def is_fixed(self, connection: sa.Connection, table: sa.Table) -> bool:
         """Whether it is a view that rows can neither be deleted from nor inserted into, as far as this can be told."""
+
+    def may_alter(self, connection: sa.Connection, table: sa.Table) -> bool:
+        """Whether the user may change the columns of a table that is there, as far as this can be told."""
 
     def indexes(self, table: sa.Table) -> list[sa.Index]:
         """Indexes that a new output table gets."""
@@ -223,6 +227,67 @@ class Warehouse:
             missing = [table for table in metadata.sorted_tables if not self.backend.columns(tx.connection, table)]
             if missing:
                 tx.create(*missing)
+
+    def complete(self, metadata: sa.MetaData) -> None:
+        """Add to the tables of `metadata` that are there the columns that they lack.
+
+        Raises:
+            WarehouseError: See `outdated`; or the database refuses.
+        """
+        for name, columns in self.outdated(metadata).items():
+            for column in columns:
+                self._add(metadata.tables[name].c[column])
+
+    def outdated(self, metadata: sa.MetaData) -> dict[str, list[str]]:
+        """The columns that tables of `metadata` lack, by table, for an earlier version made them; writes nothing.
+
+        Rows that are there can have NULL in each.
+
+        Raises:
+            WarehouseError: They cannot, or the user may not add columns; the message names the table and all that it
+                lacks.
+        """
+        found: dict[str, list[str]] = {}
+        with self.begin("the ledger's tables") as tx:
+            for table in metadata.sorted_tables:
+                live = self.backend.columns(tx.connection, table)
+                if lacking := [column for column in table.columns if live and column.name not in live]:
+                    found[table.name] = [column.name for column in lacking]
+                    self._refuse_lack(tx, table, lacking)
+        return found
+
+    def _refuse_lack(self, tx: Transaction, table: sa.Table, lacking: Iterable[sa.Column[Any]]) -> None:
+        names = ", ".join(column.name for column in lacking)
+        lacks = f"{table.name} on {self.database} was made by an earlier version, and lacks {names}"
+        if needed := [column.name for column in lacking if not column.nullable]:
+            raise WarehouseError(
+                f"{lacks}. No row may be without {', '.join(needed)}, so it cannot be added to rows that are there. Go "
+                "on with the version that made the table; or have it made anew, without what it held: ALTER TABLE "
+                f"{table.name} RENAME TO {table.name}_before, then batchscore migrate."
+            )
+        if not self.backend.may_alter(tx.connection, table):
+            raise WarehouseError(
+                f"{lacks}. This user does not own it, and cannot add that. Run batchscore migrate with the role that "
+                "does."
+            )
+
+    def _add(self, column: sa.Column[Any]) -> None:
+        table = column.table
+        where = f"adding {column.name} to {table.name}, which an earlier version made (batchscore migrate does)"
+        try:
+            with self.begin(where) as tx:
+                self.backend.lock_tables(tx.connection)
+                # Another process may have been at it meanwhile.
+                if column.name in tx.columns(table.name):
+                    return
+                declared = CreateColumn(column).compile(dialect=tx.connection.dialect)
+                tx.connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {declared}")
+        except WarehouseError:
+            # Or it was while this one was, on a database where nothing keeps them apart.
+            with self.begin("the ledger's tables") as tx:
+                if column.name not in tx.columns(table.name):
+                    raise
+        log.info(Event.COLUMN_ADDED, table=table.name, column=column.name)
 
     def prepare(self, output: Output) -> dict[str, Narrow]:
         """Create the output table when it is missing, check it when it is there.
