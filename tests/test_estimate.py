@@ -51,7 +51,7 @@ def compared(known: Estimator, **kind: Any) -> dict[str, tuple[float, float]]:
     found: dict[str, list[tuple[bool, float]]] = {name: [] for name in METRICS}
     for seed in range(40):
         truth, answers = drawn(600, 100 + seed, **kind)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
+        estimated = known.estimate([ColumnProfile.of(answers["score"], SCORES)])
         exact = evaluate("binary", truth, answers, CLASSES)
         for name in METRICS:
             one = estimated[name]
@@ -76,7 +76,7 @@ class TestEstimate:
         """Where labels no longer follow from the scores as they did, the estimate does not know, and is wrong."""
         known = estimator(bundle, *drawn(20_000, 1))
         truth, answers = drawn(2_000, 2)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
+        estimated = known.estimate([ColumnProfile.of(answers["score"], SCORES)])
         measured = evaluate("binary", ~truth, answers, CLASSES)
 
         assert estimated["roc_auc"].value > 0.75
@@ -85,7 +85,7 @@ class TestEstimate:
     def test_says_nothing_of_calibration(self, bundle: Bundle) -> None:
         """It takes calibration for granted, and does not estimate it."""
         truth, answers = drawn(2_000, 2)
-        found = estimator(bundle, truth, answers).estimate(ColumnProfile.of(answers["score"], SCORES))
+        found = estimator(bundle, truth, answers).estimate([ColumnProfile.of(answers["score"], SCORES)])
 
         assert evaluate("binary", truth, answers, CLASSES).keys() - found.keys() == {"ece", "bias"}
 
@@ -102,13 +102,13 @@ class TestEstimate:
         answers = pl.DataFrame({"prediction": positive, "score": score})
 
         known = estimator(replace(bundle, predictor=predictor), truth, answers)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], layout))
+        estimated = known.estimate([ColumnProfile.of(answers["score"], layout)])
 
         assert estimated["recall"].value == pytest.approx(positive.mean(), abs=0.05)
 
     def test_no_rows(self, bundle: Bundle) -> None:
         """Of no rows nothing is estimated."""
-        assert {} == estimator(bundle, *drawn(500, 1)).estimate(ColumnProfile.empty(SCORES))
+        assert {} == estimator(bundle, *drawn(500, 1)).estimate([ColumnProfile.empty(SCORES)])
 
 
 class TestTested:
