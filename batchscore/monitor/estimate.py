@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import sqlalchemy as sa
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from batchscore import ledger
 from batchscore.ledger import Run
@@ -175,9 +175,10 @@ def _means(scores: ColumnProfile) -> Floats:
 
 
 def _drawn(rng: np.random.Generator, counts: Counts, means: Floats, calibrations: Calibrations) -> Floats:
-    """Rows of the class by bin, `(1 + draws, bins)`: as many as are to be expected, then as chance has it."""
-    expected, *likely = (np.interp(means, *each) for each in calibrations)
-    return np.vstack([counts * expected, rng.binomial(counts, likely)])
+    """Rows of the class by bin that has any, `(1 + draws, bins)`: those to be expected, then as chance has them."""
+    filled = counts > 0
+    expected, *likely = (np.interp(means[filled], *each) for each in calibrations)
+    return np.vstack([counts[filled] * expected, rng.binomial(counts[filled], likely)])
 
 
 def _fitted(cells: pl.DataFrame, positive: pl.Series) -> Calibrations:
@@ -193,6 +194,6 @@ def _fitted(cells: pl.DataFrame, positive: pl.Series) -> Calibrations:
     for weights in samples:
         rows, hits = np.bincount(places, weights), np.bincount(places, weights * hit)
         there = rows > 0
-        share = isotonic_regression(hits[there] / rows[there], sample_weight=rows[there], y_min=0.0, y_max=1.0)
+        share = isotonic_regression(hits[there] / rows[there], weights=rows[there]).x
         fits.append((by_bin["score"].to_numpy()[there], share))
     return fits
