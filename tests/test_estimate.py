@@ -195,6 +195,14 @@ class TestSeveral:
 
         assert known.estimate(profiles(fresh))["accuracy"].value == pytest.approx(fresh["score_none"].mean(), abs=0.005)
 
+    @pytest.mark.filterwarnings("error")
+    def test_a_row_at_a_time(self, bundle: Bundle) -> None:
+        """Of single rows no draw may have any of any class, and it is estimated all the same."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(200, 1))
+
+        for row in drawn_of_kinds(50, 2)[1].iter_slices(1):
+            assert 0 <= known.estimate(profiles(row))["accuracy"].value <= 1
+
     def test_from_before(self, bundle: Bundle) -> None:
         """Without the rows that have each class predicted, of the run or of the test, nothing is estimated."""
         truth, answers = drawn_of_kinds(2_000, 1)

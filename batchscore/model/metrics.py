@@ -192,10 +192,10 @@ def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Lab
 
 
 def of_counts(hits: npt.NDArray[Any], true: npt.NDArray[Any], called: npt.NDArray[Any]) -> dict[str, float]:
-    """The metrics of a multiclass task for which it is enough to count rows by class, shape `(classes,)`.
+    """The metrics of a multiclass task for which it is enough to count rows by class; NaN where they do not allow it.
 
     Args:
-        hits: Rows of the class that are predicted to be of it.
+        hits: Rows of the class that are predicted to be of it, shape `(classes,)`, as the others.
         true: Rows of the class.
         called: Rows that are predicted to be of it; their sum is above 0.
     """
@@ -205,7 +205,7 @@ def of_counts(hits: npt.NDArray[Any], true: npt.NDArray[Any], called: npt.NDArra
     precision = np.divide(hits, called, out=np.zeros(len(hits)), where=called > 0)
     return {
         "accuracy": float(hits.sum() / called.sum()),
-        "balanced_accuracy": float(recall[true > 0].mean()),
+        "balanced_accuracy": float(recall[true > 0].mean()) if true.any() else math.nan,
         "precision_macro": float(precision[there].mean()),
         "recall_macro": float(recall[there].mean()),
         "f1_macro": float((2 * hits[there] / (true + called)[there]).mean()),

@@ -154,7 +154,8 @@ class Estimator:
 
     @cached_property
     def _calibrations(self) -> Calibrations:
-        return _fitted(self.tested.cells, self.tested.cells["truth"] == self.bundle.predictor.classes[1])
+        positive = pl.col("truth") == pl.lit(self.bundle.predictor.classes[1])
+        return _fitted(np.random.default_rng(0), self.tested.cells, positive)
 
     @cached_property
     def _calibrations_by_class(self) -> list[tuple[Calibrations, Calibrations]]:
@@ -166,7 +167,8 @@ class Estimator:
             parts.append((cells.filter(predicted), cells.filter(~predicted)))
         if sum(int(chosen["count"].sum()) for chosen, _ in parts) < self.tested.rows:
             return []
-        return [tuple(_fitted(each, each["truth"].is_not_null()) for each in part) for part in parts]  # type: ignore[misc]
+        rng, of_it = np.random.default_rng(0), pl.col("truth").is_not_null()
+        return [(_fitted(rng, chosen, of_it), _fitted(rng, others, of_it)) for chosen, others in parts]
 
 
 def _means(scores: ColumnProfile) -> Floats:
@@ -181,14 +183,13 @@ def _drawn(rng: np.random.Generator, counts: Counts, means: Floats, calibrations
     return np.vstack([counts[filled] * expected, rng.binomial(counts[filled], likely)])
 
 
-def _fitted(cells: pl.DataFrame, positive: pl.Series) -> Calibrations:
+def _fitted(rng: np.random.Generator, cells: pl.DataFrame, positive: pl.Expr) -> Calibrations:
     """Isotonic fits of the share of positive rows by score; without any rows a score is taken at its word."""
     if cells.is_empty():
         return [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))] * (1 + RESAMPLES)
     by_bin = cells.group_by("score_bin").agg(pl.col("score").sum() / pl.col("count").sum()).sort("score_bin")
     places = by_bin["score_bin"].search_sorted(cells["score_bin"]).to_numpy()
-    counts, hit = cells["count"].cast(pl.Float64).to_numpy(), positive.to_numpy()
-    rng = np.random.default_rng(0)
+    counts, hit = cells["count"].cast(pl.Float64).to_numpy(), cells.select(positive).to_series().to_numpy()
     samples: list[Any] = [counts, *rng.multinomial(int(counts.sum()), counts / counts.sum(), RESAMPLES)]
     fits = []
     for weights in samples:
