@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from batchscore.hashing import hashed
 from batchscore.layout import PRIVATE, Floats, Layout, numbers_of, refuse_type
 from batchscore.sketch import Sketch
 
-__all__ = ["ColumnProfile", "Profile"]
+__all__ = ["ColumnProfile", "Counts", "Profile"]
 
 Counts = NDArray[np.int64]
 
@@ -65,6 +65,8 @@ class ColumnProfile:
         sketch: How many values differ, and how they spread; text, and private with a salt; None for others.
         unseen: Categories that training never saw, cut to 128 characters, with how often each was met; of more than 20
             those whose hashes are the smallest, so that every chunk that met one of them has counted it.
+        chosen: int64, in the shape of `counts`: of a class's score, the rows for which that class is predicted; None
+            where that was not counted.
     """
 
     layout: Layout
@@ -83,10 +85,13 @@ class ColumnProfile:
     m2: float = 0.0
     sketch: Sketch | None = None
     unseen: Mapping[str, int] = field(default_factory=dict)
+    chosen: Counts | None = None
 
     def __post_init__(self) -> None:
         self.counts.setflags(write=False)
         self.sums.setflags(write=False)
+        if self.chosen is not None:
+            self.chosen.setflags(write=False)
 
     @classmethod
     def empty(cls, layout: Layout) -> Self:
@@ -126,6 +131,10 @@ class ColumnProfile:
         negative, not_positive = _rank(finite, 0.0, "left"), _rank(finite, 0.0, "right")
         tallies = (n, null, len(values) - numbers, numbers - high, low, not_positive - negative, negative)
         return cls(layout, counts, sums, *tallies, *_moments(finite, sums), sketch)
+
+    def choosing(self, series: pl.Series, rows: pl.Series) -> ColumnProfile:
+        """The same, with `chosen` counted: of the series that it was made of those rows, Boolean."""
+        return replace(self, chosen=ColumnProfile.of(series.filter(rows), self.layout).counts)
 
     @property
     def finite(self) -> int:
@@ -197,6 +206,10 @@ class ColumnProfile:
             merged["sketch"] = one.sketch.merge(two.sketch)
         if one.unseen or two.unseen:
             merged["unseen"] = _fewest(Counter(one.unseen) + Counter(two.unseen))
+        # Rows of which it was not counted leave nothing to say of the whole; no rows do no harm.
+        counted = [side.chosen for side in (one, two) if side.n or side.chosen is not None]
+        if counted and all(each is not None for each in counted):
+            merged["chosen"] = sum(counted)
         return ColumnProfile(one.layout, counts, sums, **merged)
 
     def __eq__(self, other: object) -> bool:
@@ -218,6 +231,8 @@ class ColumnProfile:
         rest = {"sketch": self.sketch.to_dict()} if self.sketch else {}
         if self.unseen:
             rest["unseen"] = dict(self.unseen)
+        if self.chosen is not None:
+            rest["chosen"] = self.chosen.tolist()
         counts = self.counts.tolist()
         return {"layout": self.layout.digest, **tallies, **moments, "counts": counts, "sums": sums, **rest}
 
@@ -233,6 +248,7 @@ class ColumnProfile:
         scalars |= {name: float(data[name]) for name in _MOMENTS if name in data}
         scalars["sketch"] = Sketch.from_dict(data["sketch"]) if "sketch" in data else None
         scalars["unseen"] = data.get("unseen", {})
+        scalars["chosen"] = np.array(data["chosen"], np.int64) if "chosen" in data else None
         return cls(layout, np.array(data["counts"], np.int64), np.array(data["sums"], np.float64), **scalars)
 
 
@@ -259,10 +275,20 @@ class Profile:
         return cls({name: ColumnProfile.empty(layout) for name, layout in layouts.items()}, layouts)
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, layouts: Mapping[str, Layout]) -> Self:
-        """Count every column that has a layout; the frame's other columns are left out."""
+    def of(
+        cls, frame: pl.DataFrame, layouts: Mapping[str, Layout], chosen: Mapping[str, pl.Series] | None = None
+    ) -> Self:
+        """Count every column that has a layout; the frame's other columns are left out.
+
+        Args:
+            frame: The rows.
+            layouts: By column.
+            chosen: By column of a class's score, for which rows that class is predicted.
+        """
         _refuse_missing(layouts, frame.columns)
-        return cls({name: ColumnProfile.of(frame[name], layout) for name, layout in layouts.items()}, layouts)
+        columns = {name: ColumnProfile.of(frame[name], layout) for name, layout in layouts.items()}
+        told = {name: columns[name].choosing(frame[name], rows) for name, rows in (chosen or {}).items()}
+        return cls(columns | told, layouts)
 
     def merge(self, other: Profile) -> Profile:
         """The profile of both sets of rows; see `ColumnProfile.merge`."""

@@ -1,7 +1,7 @@
 """How far metrics that are estimated without labels are from what the labels say: New York's flights, late in 2013.
 
-Runs the demo and `evaluate` in the folder that it is called from, whose var/ may hold a demo already: some minutes the
-first time.
+Runs the demo and `evaluate` in the folder that it is called from, whose var/ may hold a demo already, and the job
+`arrival_kind`, which has three classes: some minutes the first time.
 
     python benchmarks/estimation.py
 
@@ -20,6 +20,7 @@ from typing import Any
 from batchscore.cli.demo import END, JOB, NIGHT, OWN
 
 SHOWN = ("roc_auc", "brier")
+SEVERAL = "arrival_kind"
 
 
 def command(*args: str) -> str:
@@ -29,6 +30,12 @@ def command(*args: str) -> str:
         [sys.executable, "-m", "batchscore", *args], env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     return done.stdout
+
+
+def mature(job: str) -> list[dict[str, Any]]:
+    """What is measured and estimated of each day of the last quarter that has its labels."""
+    found = json.loads(command("evaluate", job, "--from", NIGHT, "--to", END, "--all", "--format", "json"))
+    return [row for row in found if row["state"] == "mature"]
 
 
 def days(rows: list[dict[str, Any]]) -> None:
@@ -50,6 +57,7 @@ def errors(rows: list[dict[str, Any]]) -> None:
         "\n| metric | month | days | mean absolute error | mean error | measured, from day to day | in the interval |"
     )
     print("|---|---|---|---|---|---|---|")
+    rows = [row for row in rows if row["estimated"] is not None]
     for metric in dict.fromkeys(row["metric"] for row in rows):
         for month in ("2013-10", "2013-11", "2013-12"):
             some = [row for row in rows if row["metric"] == metric and row["interval"].startswith(month)]
@@ -77,8 +85,13 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     command("demo")
-    found = json.loads(command("evaluate", JOB, "--from", NIGHT, "--to", END, "--all", "--format", "json"))
-    mature = [row for row in found if row["state"] == "mature"]
-    days(mature)
-    errors([row for row in mature if row["estimated"] is not None])
-    verdicts(mature)
+    flights = mature(JOB)
+    days(flights)
+    errors(flights)
+    verdicts(flights)
+    command("train", SEVERAL)
+    command("backfill", SEVERAL, "--from", NIGHT, "--to", END)
+    kinds = mature(SEVERAL)
+    print(f"\n{SEVERAL}")
+    errors(kinds)
+    verdicts(kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from batchscore.profile import ColumnProfile
 
 CLASSES = (False, True)
 SCORES = Layout.uniform(0.0, 1.0, 200)
+KINDS = ("high", "low", "middle", "none")
+OF_COUNTS = ("accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro")
 METRICS = ("roc_auc", "average_precision", "brier", "log_loss", "accuracy", "precision", "recall", "f1", "base_rate")
 
 
@@ -46,14 +49,41 @@ def estimator(bundle: Bundle, truth: pl.Series, answers: pl.DataFrame) -> Estima
     return Estimator("toy", bundle, Tally.of("binary", CLASSES, truth, answers))
 
 
-def compared(known: Estimator, **kind: Any) -> dict[str, tuple[float, float]]:
+def drawn_of_kinds(n: int, seed: int, center: float = 0.0, sharper: float = 1.0) -> tuple[pl.Series, pl.DataFrame]:
+    """The same of a model of four classes; the first is the more frequent the more `center` is above 0."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, 4)) - [0.0, 0.3, 0.6, 1.5] + [center, 0.0, 0.0, 0.0]
+    likely, scores = (np.exp(sharpness * logits) for sharpness in (1.0, sharper))
+    truth = (rng.random((n, 1)) * likely.sum(axis=1, keepdims=True) > likely.cumsum(axis=1)).sum(axis=1)
+    scores /= scores.sum(axis=1, keepdims=True)
+    names = np.array(KINDS)
+    columns = {f"score_{name}": scores[:, i] for i, name in enumerate(KINDS)}
+    return pl.Series(names[truth]), pl.DataFrame({"prediction": names[scores.argmax(axis=1)], **columns})
+
+
+def estimator_of_kinds(bundle: Bundle, truth: pl.Series, answers: pl.DataFrame) -> Estimator:
+    """One of four classes that knows these test rows."""
+    return Estimator("toy", bundle, Tally.of("multiclass", KINDS, truth, answers))
+
+
+def profiles(answers: pl.DataFrame) -> list[ColumnProfile]:
+    """The profiles of the scores, of several classes with the rows that have each predicted."""
+    if "score" in answers.columns:
+        return [ColumnProfile.of(answers["score"], SCORES)]
+    each = [(answers[f"score_{name}"], answers["prediction"] == name) for name in KINDS]
+    return [ColumnProfile.of(scores, SCORES).choosing(scores, rows) for scores, rows in each]
+
+
+def compared(known: Estimator, draw: Any = drawn, **kind: Any) -> dict[str, tuple[float, float]]:
     """By metric, in how many of 40 days of 600 rows the interval holds what is measured, and the mean error."""
-    found: dict[str, list[tuple[bool, float]]] = {name: [] for name in METRICS}
+    tested = known.tested
+    names = METRICS if tested.task == "binary" else OF_COUNTS
+    found: dict[str, list[tuple[bool, float]]] = {name: [] for name in names}
     for seed in range(40):
-        truth, answers = drawn(600, 100 + seed, **kind)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
-        exact = evaluate("binary", truth, answers, CLASSES)
-        for name in METRICS:
+        truth, answers = draw(600, 100 + seed, **kind)
+        estimated = known.estimate(profiles(answers))
+        exact = evaluate(tested.task, truth, answers, tested.classes)
+        for name in names:
             one = estimated[name]
             assert one.low is not None
             assert one.high is not None
@@ -76,7 +106,7 @@ class TestEstimate:
         """Where labels no longer follow from the scores as they did, the estimate does not know, and is wrong."""
         known = estimator(bundle, *drawn(20_000, 1))
         truth, answers = drawn(2_000, 2)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], SCORES))
+        estimated = known.estimate([ColumnProfile.of(answers["score"], SCORES)])
         measured = evaluate("binary", ~truth, answers, CLASSES)
 
         assert estimated["roc_auc"].value > 0.75
@@ -85,7 +115,7 @@ class TestEstimate:
     def test_says_nothing_of_calibration(self, bundle: Bundle) -> None:
         """It takes calibration for granted, and does not estimate it."""
         truth, answers = drawn(2_000, 2)
-        found = estimator(bundle, truth, answers).estimate(ColumnProfile.of(answers["score"], SCORES))
+        found = estimator(bundle, truth, answers).estimate([ColumnProfile.of(answers["score"], SCORES)])
 
         assert evaluate("binary", truth, answers, CLASSES).keys() - found.keys() == {"ece", "bias"}
 
@@ -102,13 +132,94 @@ class TestEstimate:
         answers = pl.DataFrame({"prediction": positive, "score": score})
 
         known = estimator(replace(bundle, predictor=predictor), truth, answers)
-        estimated = known.estimate(ColumnProfile.of(answers["score"], layout))
+        estimated = known.estimate([ColumnProfile.of(answers["score"], layout)])
 
         assert estimated["recall"].value == pytest.approx(positive.mean(), abs=0.05)
 
     def test_no_rows(self, bundle: Bundle) -> None:
         """Of no rows nothing is estimated."""
-        assert {} == estimator(bundle, *drawn(500, 1)).estimate(ColumnProfile.empty(SCORES))
+        assert {} == estimator(bundle, *drawn(500, 1)).estimate([ColumnProfile.empty(SCORES)])
+
+
+class TestSeveral:
+    """Of more than two classes."""
+
+    @pytest.mark.parametrize("sharper", [1.0, 2.0, 0.5], ids=["calibrated", "too sure", "too shy"])
+    @pytest.mark.parametrize("center", [0.0, 0.7], ids=["as tested", "shifted"])
+    def test_holds(self, bundle: Bundle, sharper: float, center: float) -> None:
+        """A day's metrics mostly lie in the interval, whether or not scores are calibrated or inputs moved."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(20_000, 1, sharper=sharper))
+
+        for name, (held, error) in compared(known, drawn_of_kinds, center=center, sharper=sharper).items():
+            assert held >= 0.8, name
+            assert abs(error) < 0.02, name
+
+    def test_sees_what_is_harder(self, bundle: Bundle) -> None:
+        """Of rows that the model is less sure of fewer are expected right, as fewer are."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(20_000, 2))
+        truth, answers = drawn_of_kinds(20_000, 52)
+        unsure = pl.max_horizontal(pl.exclude("prediction", "truth")) < 0.5
+        hard = answers.with_columns(truth=truth).filter(unsure)
+        measured = evaluate("multiclass", hard["truth"], hard.drop("truth"), KINDS)
+
+        assert measured["accuracy"] < 0.45
+        for name, one in known.estimate(profiles(hard)).items():
+            assert one.value == pytest.approx(measured[name], abs=0.02), name
+
+    def test_says_what_counts_say(self, bundle: Bundle) -> None:
+        """What lives on scores near 0, where bins hold them together, is not estimated."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(2_000, 1))
+
+        assert set(OF_COUNTS) == known.estimate(profiles(drawn_of_kinds(600, 2)[1])).keys()
+
+    def test_any_chunking(self, bundle: Bundle) -> None:
+        """From chunks of any size the counts are those of all rows, and so is the estimate."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(2_000, 1))
+        answers = drawn_of_kinds(1_000, 2)[1]
+        whole = profiles(answers)
+
+        for size in (1, 7, 999):
+            chunks = [profiles(chunk) for chunk in answers.iter_slices(size)]
+            merged = [reduce(ColumnProfile.merge, each) for each in zip(*chunks, strict=True)]
+            assert [each.to_dict()["chosen"] for each in whole] == [each.to_dict()["chosen"] for each in merged]
+            assert sum(sum(each.to_dict()["chosen"]) for each in merged) == 1_000
+            for name, one in known.estimate(merged).items():
+                assert one.value == pytest.approx(known.estimate(whole)[name].value), name
+
+    def test_a_class_that_tests_never_predicted(self, bundle: Bundle) -> None:
+        """Its scores are taken at their word, for no test row says what they mean."""
+        truth, answers = drawn_of_kinds(5_000, 1)
+        seen = answers["prediction"] != "none"
+        known = estimator_of_kinds(bundle, truth.filter(seen), answers.filter(seen))
+        fresh = drawn_of_kinds(20_000, 2)[1].filter(pl.col("prediction") == "none")
+
+        assert known.estimate(profiles(fresh))["accuracy"].value == pytest.approx(fresh["score_none"].mean(), abs=0.005)
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_row_at_a_time(self, bundle: Bundle) -> None:
+        """Of single rows no draw may have any of any class, and it is estimated all the same."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(200, 1))
+
+        for row in drawn_of_kinds(50, 2)[1].iter_slices(1):
+            assert 0 <= known.estimate(profiles(row))["accuracy"].value <= 1
+
+    def test_from_before(self, bundle: Bundle) -> None:
+        """Without the rows that have each class predicted, of the run or of the test, nothing is estimated."""
+        truth, answers = drawn_of_kinds(2_000, 1)
+        known = estimator_of_kinds(bundle, truth, answers)
+        counted = profiles(answers)
+        cells = known.tested.cells
+        before = cells.with_columns(prediction=pl.when(pl.col("truth").is_not_null()).then("prediction"))
+
+        assert {} == known.estimate([replace(each, chosen=None) for each in counted])
+        assert {} == known.estimate([*counted[:-1], replace(counted[-1], chosen=None)])
+        assert {} == replace(known, tested=replace(known.tested, cells=before)).estimate(counted)
+
+    def test_no_rows(self, bundle: Bundle) -> None:
+        """Of no rows nothing is estimated."""
+        known = estimator_of_kinds(bundle, *drawn_of_kinds(500, 1))
+
+        assert {} == known.estimate(profiles(drawn_of_kinds(10, 2)[1].clear()))
 
 
 class TestTested:

@@ -534,6 +534,8 @@ class TestMeanwhile:
         assert [] == kept(sqlite) == toy.query(sqlite.url, "SELECT * FROM batchscore_tallies")
 
 
+# What of several classes is estimated without labels.
+COUNTED = {"accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"}
 # What fits, what it is to predict, and the bar.
 TASKS = {
     "multiclass": ("HistGradientBoostingClassifier", "c || '!'", 'metric = "accuracy", at_least = 0.1'),
@@ -574,8 +576,15 @@ class TestTasks:
         exact = evaluate(task, frame["y"], frame.drop("y"), classes)  # type: ignore[arg-type]
 
         assert {row["metric"] for row in found} == exact.keys()
-        assert [] == kept(project, kind="estimated")
-        assert "estimated" not in found[0]
+        estimated = {row["metric"]: row for row in kept(project, kind="estimated")}
+        assert estimated.keys() == (COUNTED if task == "multiclass" else set())
+        assert ("estimated" in found[0]) == (task == "multiclass")
+        if task == "multiclass":
+            for row in found:
+                assert row["estimated"] == estimated.get(row["metric"], {"value": None})["value"]
+            assert all((row["predictions"], row["labelled"]) == (250, 0) for row in estimated.values())
+            shown = [row for row in found if row["metric"] in COUNTED]
+            assert all(row["estimated_low"] <= row["value"] <= row["estimated_high"] for row in shown)
         for row in found:
             assert math.isclose(row["value"], exact[row["metric"]], rel_tol=0.01, abs_tol=0.003), row
             assert (row["labelled"], row["state"]) == (250, "mature")

@@ -523,6 +523,47 @@ class TestProfile:
                 assert not values.flags.writeable
 
 
+class TestChosen:
+    """How many rows of a bin have the class of the score predicted."""
+
+    LAYOUT = Layout.uniform(0.0, 1.0, 10)
+
+    def of(self, scores: list[float], rows: list[bool]) -> ColumnProfile:
+        """The profile of scores, of which these rows have their class predicted."""
+        column = pl.Series(scores, dtype=pl.Float64)
+        return ColumnProfile.of(column, self.LAYOUT).choosing(column, pl.Series(rows, dtype=pl.Boolean))
+
+    @MANY
+    @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=60), st.lists(st.integers(0, 60), max_size=6))
+    def test_any_chunking(self, rows: list[tuple[float, bool]], cuts: list[int]) -> None:
+        """Merged chunks count exactly what one pass counts, through JSON too."""
+        whole = self.of(*([each[i] for each in rows] for i in (0, 1)))
+        spans = pairwise([0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)])
+        parts = [self.of(*([each[i] for each in rows[low:high]] for i in (0, 1))) for low, high in spans]
+        read = [ColumnProfile.from_dict(json.loads(json.dumps(each.to_dict())), self.LAYOUT) for each in parts]
+
+        merged = reduce(ColumnProfile.merge, read[::-1], ColumnProfile.empty(self.LAYOUT))
+
+        expected = [0] * self.LAYOUT.bins
+        for score, chosen in rows:
+            expected[int(np.searchsorted(self.LAYOUT.edges, score))] += chosen
+        assert merged.chosen is not None
+        assert whole.chosen is not None
+        assert expected == whole.chosen.tolist() == merged.chosen.tolist()
+        assert not merged.chosen.flags.writeable
+
+    def test_a_part_without(self) -> None:
+        """Where some rows are from before it was counted, nothing is told of the whole; without rows it does no harm."""
+        counted, before = self.of([0.2, 0.8], [False, True]), ColumnProfile.of(pl.Series([0.5]), self.LAYOUT)
+        nothing = self.of([], [])
+
+        assert counted.merge(before) == before.merge(counted)
+        assert counted.merge(before).chosen is None
+        assert before.merge(nothing).chosen is None
+        assert "chosen" not in before.to_dict()
+        assert nothing.merge(ColumnProfile.empty(self.LAYOUT)) == nothing
+
+
 class TestUnseen:
     """Which categories training never saw."""
 

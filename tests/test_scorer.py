@@ -422,6 +422,10 @@ class TestTasks:
         assert np.allclose(1, scores.sum(axis=1))
         assert [sorted(values)[i] for i in scores.argmax(axis=1)] == predictions["prediction"].to_list()
         assert set(values) == set(predictions["prediction"])
+        for value, name in zip(sorted(values), names, strict=True):
+            chosen = score(made, rows).outputs.columns[name].chosen
+            assert chosen is not None
+            assert chosen.sum() == (predictions["prediction"] == value).sum()
 
     @pytest.mark.parametrize("dtype", [pl.Float64(), pl.Int64()])
     def test_regression(self, dtype: pl.DataType) -> None:

@@ -148,6 +148,20 @@ def test_a_label_that_is_no_class() -> None:
     assert "roc_auc_macro" not in counted
 
 
+def test_each_prediction_once() -> None:
+    """Each row is counted once with the score of the class that it has predicted, rightly or wrongly."""
+    truth, answers = labelled("multiclass", 500)
+    cells = Tally.of("multiclass", CLASSES["multiclass"], truth, answers).cells
+
+    for place, label in enumerate("abc"):
+        of_class = cells.filter(pl.col("class") == place, pl.col("prediction") == label)
+        predicted = answers.filter(pl.col("prediction") == label)
+        right = of_class.filter(pl.col("truth").is_not_null())
+        assert of_class["count"].sum() == predicted.height
+        assert of_class["score"].sum() == pytest.approx(predicted[f"score_{label}"].sum())
+        assert right["count"].sum() == ((truth == label) & (answers["prediction"] == label)).sum()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_resampled(task: Task) -> None:
     """Samples scatter about the metric as the metric itself scatters over other rows of the same kind."""

@@ -152,7 +152,7 @@ def _rows(
             "high": measured.high if measured else None,
             "verdict": evaluator.verdict(found, name) if measured else found.state,
         }
-        if job.problem.task == "binary":
+        if job.problem.task in ("binary", "multiclass"):
             estimate = {} if found.slice.column else estimates.get(name, {})
             row |= {f"estimated{end}": estimate.get(column) for end, column in _ESTIMATED.items()}
         yield row

@@ -18,7 +18,17 @@ from sklearn import metrics as sk
 from batchscore.model.predictor import Label
 from batchscore.problem import Task
 
-__all__ = ["Metrics", "evaluate", "mean_of", "metrics_of", "r2_of", "ranking", "silhouette", "surprise_of"]
+__all__ = [
+    "Metrics",
+    "evaluate",
+    "mean_of",
+    "metrics_of",
+    "of_counts",
+    "r2_of",
+    "ranking",
+    "silhouette",
+    "surprise_of",
+]
 
 Floats = npt.NDArray[np.float64]
 Metrics = Callable[[Floats], dict[str, float]]
@@ -171,23 +181,35 @@ def _multiclass(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Lab
         total = float(weights.sum())
         hits = np.bincount(truth, weights * right, width)
         true, called = np.bincount(truth, weights, width), np.bincount(guess, weights, width)
-        # A class that neither labels nor predictions have says nothing of the model.
-        there = true + called > 0
-        recall = np.divide(hits, true, out=np.zeros(width), where=true > 0)[there]
-        precision = np.divide(hits, called, out=np.zeros(width), where=called > 0)[there]
         unknown = float(weights @ ~known)
         areas = [ranked(weights)[0] for ranked in each]
-        return {
-            "accuracy": float(hits.sum()) / total,
-            "balanced_accuracy": _recall(truth, right, weights),
-            "precision_macro": float(precision.mean()),
-            "recall_macro": float(recall.mean()),
-            "f1_macro": float((2 * hits[there] / (true + called)[there]).mean()),
+        return of_counts(hits, true, called) | {
             "roc_auc_macro": mean_of(areas) if not unknown else math.nan,
             "log_loss": float(weights @ surprise) / total if not unknown else math.nan,
         }
 
     return metrics
+
+
+def of_counts(hits: npt.NDArray[Any], true: npt.NDArray[Any], called: npt.NDArray[Any]) -> dict[str, float]:
+    """The metrics of a multiclass task for which it is enough to count rows by class; NaN where they do not allow it.
+
+    Args:
+        hits: Rows of the class that are predicted to be of it, shape `(classes,)`, as the others.
+        true: Rows of the class.
+        called: Rows that are predicted to be of it; their sum is above 0.
+    """
+    # A class that neither labels nor predictions have says nothing of the model.
+    there = true + called > 0
+    recall = np.divide(hits, true, out=np.zeros(len(hits)), where=true > 0)
+    precision = np.divide(hits, called, out=np.zeros(len(hits)), where=called > 0)
+    return {
+        "accuracy": float(hits.sum() / called.sum()),
+        "balanced_accuracy": float(recall[true > 0].mean()) if true.any() else math.nan,
+        "precision_macro": float(precision[there].mean()),
+        "recall_macro": float(recall[there].mean()),
+        "f1_macro": float((2 * hits[there] / (true + called)[there]).mean()),
+    }
 
 
 def mean_of(values: list[float]) -> float:

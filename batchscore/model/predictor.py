@@ -104,6 +104,17 @@ class Predictor:
                 return pl.DataFrame({"prediction": answers < 0, "score": 0.0 - answers.astype(np.float64)})
         return self._classified(answers.astype(np.float64))
 
+    def chosen(self, answers: pl.DataFrame) -> dict[str, pl.Series]:
+        """By score of a multiclass task, in which rows its class is predicted, Boolean; nothing of other tasks."""
+        if self.task != "multiclass":
+            return {}
+        predicted = answers["prediction"]
+        return {name: predicted == label for name, label in zip(self._scores, self.classes, strict=True)}
+
+    @property
+    def _scores(self) -> list[str]:
+        return [name for name in self.output_types if name != "prediction" and not name.startswith(REASON)]
+
     def _answer(self, features: pl.DataFrame) -> Any:
         match self.task:
             case "regression" | "clustering":
@@ -119,8 +130,7 @@ class Predictor:
             chosen = (probabilities[:, 1] >= self.threshold).astype(np.int64)
         labels = pl.Series("prediction", self.classes, dtype=dtype_of(self.output_types["prediction"]))
         columns = probabilities.T[1:] if self.task == "binary" else probabilities.T
-        names = [name for name in self.output_types if name != "prediction" and not name.startswith(REASON)]
-        scores = [pl.Series(name, values) for name, values in zip(names, columns, strict=True)]
+        scores = [pl.Series(name, values) for name, values in zip(self._scores, columns, strict=True)]
         return pl.DataFrame([labels.gather(chosen), *scores])
 
     @contextmanager

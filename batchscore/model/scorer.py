@@ -89,7 +89,7 @@ def score(
         predictions=passed[predicted["row"]].hstack(outputs),
         rejects=_set_aside(rows[rejects["row"]], bundle.key).hstack(rejects.drop("row")),
         inputs=Profile.of(rows, bundle.input_reference.layouts),
-        outputs=Profile.of(outputs, bundle.output_reference.layouts),
+        outputs=Profile.of(outputs, bundle.output_reference.layouts, bundle.predictor.chosen(outputs)),
     )
 
 

@@ -42,8 +42,9 @@ class Tally:
 
     Rows of one cell have the same label, the same prediction and a score in the same bin, 1/1000 wide; of a regression
     they have errors of one sign within 1 % of one another and labels within 5 %. Of more than two classes a row is
-    counted in one cell by the score of its label, and in one more for each other class by the score of that alone: all
-    scores of a row together would be a cell for each row. A cell stands for its rows with their means.
+    counted in one cell by the score of its label, and in one more for each other class by the score of that alone, and
+    whether it is the predicted one: all scores of a row together would be a cell for each row. A cell stands for its
+    rows with their means.
 
     Where that gives more than 8,192 cells, bins are joined by twos until it does not. Bins of any width begin where
     narrower ones do, and so a tally depends on its rows alone, however it was merged. Labels and predictions are never
@@ -59,10 +60,10 @@ class Tally:
         task: What kind of answers they are.
         classes: The labels in the order of the scores.
         cells: `count` of each cell and, by task, binary: `truth`, `prediction`, `score_bin` and the sum `score`;
-            multiclass: the same, NULL for both where the row has another label than `class`, which is the place of the
-            class whose score it is, -1 for a label that is none, and the sum `surprise` of what the log loss is the
-            mean of; regression: `error_bin`, `truth_bin`, and the sums `truth`, `prediction` and of the squares of the
-            errors and of the labels.
+            multiclass: the same, and `class`, the place of the class whose score it is, -1 for a label that is none,
+            and the sum `surprise` of what the log loss is the mean of; where the row has another label, `truth` is
+            NULL, and so is `prediction` unless it is the class; regression: `error_bin`, `truth_bin`, and the sums
+            `truth`, `prediction` and of the squares of the errors and of the labels.
         joined: How often bins were joined by twos.
     """
 
@@ -216,7 +217,12 @@ def _by_class(rows: pl.DataFrame, classes: tuple[Label, ...]) -> pl.DataFrame:
     likely = np.where(place < 0, 0.0, scores[np.arange(len(place)), place])
     own = rows.select("truth", "prediction", pl.Series("class", place), pl.Series("score", likely))
     others = [
-        pl.DataFrame({"score": scores[place != i, i]}).with_columns(pl.lit(i).alias("class")) for i in number.values()
+        rows.select(
+            pl.when(pl.col("prediction") == label).then("prediction"),
+            pl.Series("score", scores[:, i]),
+            pl.lit(i, pl.Int64).alias("class"),
+        ).filter(pl.Series(place != i))
+        for label, i in number.items()
     ]
     own = own.with_columns(pl.Series("surprise", surprise_of(likely)))
     return pl.concat([own, *others], how="diagonal_relaxed").with_columns(pl.col("surprise").fill_null(0.0))

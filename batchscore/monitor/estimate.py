@@ -1,14 +1,14 @@
 """Estimate metrics from the scores alone, before any label is known: confidence-based performance estimation.
 
-A calibrated score says how likely each row is to be of the second class, and so how many rows of each score are to be
-expected right. The calibration is that of the bundle's test rows; the scores are counted in the run's profile already,
-so that no row is read again. Source: Białek, Kuberski, Perrakis and Bifet, "Estimating Model Performance Under
+A calibrated score says how likely each row is to be of its class, and so how many rows of each score are to be expected
+right. The calibration is that of the bundle's test rows; the scores are counted in the run's profile already, so that
+no row is read again. Source: Białek, Kuberski, Perrakis and Bifet, "Estimating Model Performance Under
 Covariate Shift Without Labels", arXiv 2401.08348 (2024), and NannyML's CBPE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,21 +18,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import sqlalchemy as sa
-from sklearn.isotonic import IsotonicRegression
+from scipy.optimize import isotonic_regression
 
 from batchscore import ledger
 from batchscore.ledger import Run
 from batchscore.model.bootstrap import RESAMPLES, defined, intervals
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
-from batchscore.model.metrics import metrics_of
+from batchscore.model.metrics import metrics_of, of_counts
 from batchscore.model.tally import Tally
 from batchscore.monitor.verdict import FEWEST_ROWS, State, verdict
-from batchscore.profile import ColumnProfile
+from batchscore.profile import ColumnProfile, Counts
 
 __all__ = ["Estimator"]
 
 Floats = npt.NDArray[np.float64]
+# Maps from score to probability, as points: on the test rows first, then on samples of them.
+Calibrations = list[tuple[Floats, Floats]]
 
 # The estimate takes calibration for granted, and can say nothing of it.
 _TAKEN_FOR_GRANTED = ("ece", "bias")
@@ -43,7 +45,7 @@ _EVEN = 0.5
 
 @dataclass
 class Estimator:
-    """Estimates how good published predictions of one bundle are; of binary tasks alone.
+    """Estimates how good published predictions of one bundle are; of binary and multiclass tasks.
 
     Attributes:
         job: The job's name.
@@ -55,8 +57,15 @@ class Estimator:
     bundle: Bundle
     tested: Tally
 
-    def record(self, tx: sa.Connection, run: Run, scores: ColumnProfile, now: datetime) -> None:
-        """Keep the estimate of a published run in `batchscore_performance`, in place of any of its interval."""
+    def record(self, tx: sa.Connection, run: Run, scores: Sequence[ColumnProfile], now: datetime) -> None:
+        """Keep the estimate of a published run in `batchscore_performance`, in place of any of its interval.
+
+        Args:
+            tx: An open transaction.
+            run: The run.
+            scores: See `estimate`.
+            now: When it is made.
+        """
         which = {
             "job": self.job,
             "cohort": "scored",
@@ -65,7 +74,8 @@ class Estimator:
             "model_version": self.bundle.version,
             "kind": "estimated",
         }
-        few = min(self.tested.rows, scores.finite) < FEWEST_ROWS
+        rows_scored = scores[0].finite
+        few = min(self.tested.rows, rows_scored) < FEWEST_ROWS
         state: State = "not enough data" if few else "mature"
         rows = [
             {
@@ -76,7 +86,7 @@ class Estimator:
                 "value": measured.value,
                 "low": measured.low,
                 "high": measured.high,
-                "predictions": scores.finite,
+                "predictions": rows_scored,
                 "labelled": 0,
                 "coverage": 0.0,
                 "state": state,
@@ -87,22 +97,26 @@ class Estimator:
         ]
         ledger.save_performance(tx, which, rows)
 
-    def estimate(self, scores: ColumnProfile) -> dict[str, Measured]:
+    def estimate(self, scores: Sequence[ColumnProfile]) -> dict[str, Measured]:
         """Each metric that is to be expected, with the interval that 95 % of draws lie in.
 
-        A draw is a calibration fitted on resampled test rows, and for each bin of scores as many rows of the second
-        class as a binomial law with that probability gives.
+        A draw is a calibration fitted on resampled test rows, and for each bin of scores as many rows of the class as a
+        binomial law with that probability gives.
 
         Args:
-            scores: The profile of the scores.
+            scores: The profiles of the scores: of a binary task one, of a multiclass task one for each class, in order.
 
         Returns:
-            By name; empty without rows.
+            By name; empty without rows, and where a run or bundle of a multiclass task is from before such rows were
+            counted apart as had the class predicted.
         """
-        filled = scores.counts > 0
-        if not filled.any():
+        if not scores[0].finite:
             return {}
-        counts, means = scores.counts[filled], scores.sums[filled] / scores.counts[filled]
+        return self._of_two(scores[0]) if self.tested.task == "binary" else self._of_several(scores)
+
+    def _of_two(self, scores: ColumnProfile) -> dict[str, Measured]:
+        filled = scores.counts > 0
+        counts, means = scores.counts[filled], _means(scores)[filled]
         classes = self.bundle.predictor.classes
         threshold = self.bundle.predictor.threshold
         below = _EVEN if threshold is None else np.nextafter(threshold, -np.inf)
@@ -113,30 +127,74 @@ class Estimator:
         labels = pl.Series([classes[1]] * len(means) + [classes[0]] * len(means))
         answers = pl.DataFrame({"prediction": predicted * 2, "score": np.tile(means, 2)})
         metrics = metrics_of("binary", labels, answers, classes)
-        expected, *drawn = (np.interp(means, *each) for each in self._calibrations)
-        rng = np.random.default_rng(0)
-        positives = [rng.binomial(counts, likely).astype(np.float64) for likely in drawn]
-        samples = [metrics(np.concatenate([each, counts - each])) for each in positives]
-        values = defined(metrics(np.concatenate([counts * expected, counts * (1 - expected)])))
-        told = {name: value for name, value in values.items() if name not in _TAKEN_FOR_GRANTED}
+        found = _drawn(np.random.default_rng(0), counts, means, self._calibrations)
+        expected, *samples = [metrics(np.concatenate([each, counts - each])) for each in found]
+        told = {name: value for name, value in defined(expected).items() if name not in _TAKEN_FOR_GRANTED}
         return intervals(told, {name: np.array([each[name] for each in samples]) for name in told})
 
-    @cached_property
-    def _calibrations(self) -> list[tuple[Floats, Floats]]:
-        """Isotonic maps from score to probability, as points: on the test rows first, then on samples of them."""
-        return list(self._fitted())
-
-    def _fitted(self) -> Iterator[tuple[Floats, Floats]]:
-        cells = self.tested.cells
-        by_bin = cells.group_by("score_bin", maintain_order=True).agg(pl.col("score").sum() / pl.col("count").sum())
-        place = {score_bin: i for i, score_bin in enumerate(by_bin["score_bin"])}
-        places = np.array([place[each] for each in cells["score_bin"]])
-        positive = (cells["truth"] == self.bundle.predictor.classes[1]).to_numpy()
-        counts, means = cells["count"].cast(pl.Float64).to_numpy(), by_bin["score"].to_numpy()
+    def _of_several(self, scores: Sequence[ColumnProfile]) -> dict[str, Measured]:
+        """What rests on how many rows of each class there are, and how many of these are found."""
+        chosen = [each.chosen for each in scores if each.chosen is not None]
+        if len(chosen) < len(scores) or not self._calibrations_by_class:
+            return {}
         rng = np.random.default_rng(0)
-        samples: list[Any] = [counts, *rng.multinomial(self.tested.rows, counts / counts.sum(), RESAMPLES)]
-        for weights in samples:
-            rows, hits = np.bincount(places, weights), np.bincount(places, weights * positive)
-            there = rows > 0
-            fit = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means[there], hits[there] / rows[there], rows[there])
-            yield fit.X_thresholds_, fit.y_thresholds_
+        hits, others = [], []
+        for column, called, (right, missed) in zip(scores, chosen, self._calibrations_by_class, strict=True):
+            means = _means(column)
+            hits.append(_drawn(rng, called, means, right).sum(axis=1))
+            others.append(_drawn(rng, column.counts - called, means, missed).sum(axis=1))
+        found, missing = np.column_stack(hits), np.column_stack(others)
+        totals = np.array([each.sum() for each in chosen])
+        # Each row that is predicted wrongly is of one of the other classes.
+        wrong, of_all = totals.sum() - found.sum(axis=1), missing.sum(axis=1)
+        share = np.divide(wrong, of_all, out=np.zeros(len(wrong)), where=of_all > 0)
+        true = found + missing * share[:, np.newaxis]
+        expected, *samples = [of_counts(*each, totals) for each in zip(found, true, strict=True)]
+        return intervals(expected, {name: np.array([each[name] for each in samples]) for name in expected})
+
+    @cached_property
+    def _calibrations(self) -> Calibrations:
+        positive = pl.col("truth") == pl.lit(self.bundle.predictor.classes[1])
+        return _fitted(np.random.default_rng(0), self.tested.cells, positive)
+
+    @cached_property
+    def _calibrations_by_class(self) -> list[tuple[Calibrations, Calibrations]]:
+        """By class, for the rows that have it predicted, and for the rest; none where test rows are not counted so."""
+        parts = []
+        for place, label in enumerate(self.tested.classes):
+            cells = self.tested.cells.filter(pl.col("class") == place)
+            predicted = pl.col("prediction").eq_missing(pl.lit(label))
+            parts.append((cells.filter(predicted), cells.filter(~predicted)))
+        if sum(int(chosen["count"].sum()) for chosen, _ in parts) < self.tested.rows:
+            return []
+        rng, of_it = np.random.default_rng(0), pl.col("truth").is_not_null()
+        return [(_fitted(rng, chosen, of_it), _fitted(rng, others, of_it)) for chosen, others in parts]
+
+
+def _means(scores: ColumnProfile) -> Floats:
+    """The mean score of each bin; 0 where it holds none."""
+    return np.divide(scores.sums, scores.counts, out=np.zeros(len(scores.counts)), where=scores.counts > 0)
+
+
+def _drawn(rng: np.random.Generator, counts: Counts, means: Floats, calibrations: Calibrations) -> Floats:
+    """Rows of the class by bin that has any, `(1 + draws, bins)`: those to be expected, then as chance has them."""
+    filled = counts > 0
+    expected, *likely = (np.interp(means[filled], *each) for each in calibrations)
+    return np.vstack([counts[filled] * expected, rng.binomial(counts[filled], likely)])
+
+
+def _fitted(rng: np.random.Generator, cells: pl.DataFrame, positive: pl.Expr) -> Calibrations:
+    """Isotonic fits of the share of positive rows by score; without any rows a score is taken at its word."""
+    if cells.is_empty():
+        return [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))] * (1 + RESAMPLES)
+    by_bin = cells.group_by("score_bin").agg(pl.col("score").sum() / pl.col("count").sum()).sort("score_bin")
+    places = by_bin["score_bin"].search_sorted(cells["score_bin"]).to_numpy()
+    counts, hit = cells["count"].cast(pl.Float64).to_numpy(), cells.select(positive).to_series().to_numpy()
+    samples: list[Any] = [counts, *rng.multinomial(int(counts.sum()), counts / counts.sum(), RESAMPLES)]
+    fits = []
+    for weights in samples:
+        rows, hits = np.bincount(places, weights), np.bincount(places, weights * hit)
+        there = rows > 0
+        share = isotonic_regression(hits[there] / rows[there], weights=rows[there]).x
+        fits.append((by_bin["score"].to_numpy()[there], share))
+    return fits

@@ -107,7 +107,7 @@ class Watcher:
     def record(self, tx: Transaction, run: Run) -> list[Watched]:
         """Compare a published run with every reference, keep the result in the ledger, and log what is told.
 
-        Of a binary task it also keeps how good its predictions are by the scores alone: see `Estimator`.
+        Of a classifier it also keeps how good its predictions are by the scores alone: see `Estimator`.
 
         Returns:
             What is told, against whichever reference.
@@ -128,12 +128,13 @@ class Watcher:
         # A version that predicted this interval before is replaced, whether or not anything can be estimated.
         ledger.forget_replaced(tx, self.job.name, run)
         if self._estimator is not None and seen is not None:
-            self._estimator.record(tx, run, seen["output"].columns["score"], ledger.clock(tx))
+            scores = [column for name, column in seen["output"].columns.items() if name.startswith("score")]
+            self._estimator.record(tx, run, scores, ledger.clock(tx))
 
     @cached_property
     def _estimator(self) -> Estimator | None:
         tested = self.bundle.tested
-        if tested is None or tested.task != "binary":
+        if tested is None or tested.task not in ("binary", "multiclass"):
             return None
         return Estimator(self.job.name, self.bundle, tested)
 
