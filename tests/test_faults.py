@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import toy
+from forked import Command
 from toy import Project
-from zygote import Command, Zygote
 
 from batchscore.faults import POINTS, VARIABLE
 
@@ -39,18 +39,17 @@ class Bench:
     """A project on a database."""
 
     project: Project
-    zygote: Zygote
 
     def run(self, day: date, job: str = "toy") -> tuple[int, Command]:
         """Backfill a day in four chunks."""
         command = self.start(day, job=job)
-        return command.wait(), command
+        return command.process.wait(), command
 
     def start(self, day: date, fault: str | None = None, job: str = "toy") -> Command:
         """Start a backfill of a day."""
         window = ("--from", str(day), "--to", str(day + timedelta(days=1)))
         broken = {VARIABLE: fault} if fault else {}
-        return self.zygote.start(
+        return Command.start(
             ("backfill", job, *window, "--chunk-rows", "25"), self.project.root, self.project.environment(**broken)
         )
 
@@ -84,15 +83,8 @@ def _on(day: date) -> str:
     return f"interval_start >= '{day}' AND interval_start < '{day + timedelta(days=1)}'"
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    """One for all cases."""
-    with Zygote() as started:
-        yield started
-
-
 @pytest.fixture(scope="module", params=toy.DATABASES)
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Each database with a job, the same job under another name for calm runs, and a bad row in each chunk."""
     root = tmp_path_factory.mktemp(request.param)
     if request.param in SERVERS:
@@ -111,7 +103,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "toy_predictions", "calm_predictions"
         )
         (root / f"jobs/calm.{file}").write_text(calm)
-    yield Bench(project, zygote)
+    yield Bench(project)
     if request.param in SERVERS:
         tables = ("toy", *(name for name in toy.tables(url) if name.startswith(("toy_", "calm_", "batchscore_"))))
         toy.execute(url, *(f"DROP TABLE {name}" for name in tables))
@@ -146,7 +138,7 @@ def test_nothing_is_lost_or_doubled(bench: Bench, place: tuple[str, str], how: s
         command.wait_until_it_hangs()
         code = command.kill()
     else:
-        code = command.wait()
+        code = command.process.wait()
     done = bench.chunks(day)
 
     if point == "after_read":

@@ -20,6 +20,7 @@ from typing import Any
 
 import obstore
 import pytest
+from forked import Forked
 
 from batchscore.errors import BundleCorrupt, BundleNotFound, TransientError, UsageError, WarehouseError
 from batchscore.model.bucket import Bucket
@@ -137,7 +138,7 @@ def named(bundle: Bundle, name: str) -> Bundle:
 def child(script: str, registry: Registry, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own that runs the script on the registry."""
     command = [sys.executable, "-c", script, str(registry), *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Forked(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def as_nobody(stock: Path, registry: Registry, *calls: str) -> list[str]:

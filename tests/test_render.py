@@ -8,13 +8,13 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
 import toy
+from forked import Forked
 from toy import Project
 
 from batchscore.cli.render import intervals_progress, show_bug
@@ -44,7 +44,7 @@ def at_terminal(
         environment: More variables than the project's.
     """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = Forked(
         [sys.executable, "-m", "batchscore", *args],
         cwd=project.root,
         env=project.environment(**{"COLUMNS": "100", "TERM": "xterm"} | environment),

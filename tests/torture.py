@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import toy
+from forked import Command
 from toy import Project
-from zygote import Zygote
 
 FIRST, DAYS, A_DAY = date(2024, 2, 1), 28, 100
 LIMIT_SECONDS = 1500
@@ -51,10 +51,10 @@ class Tally:
     seconds: float = 0.0
 
 
-def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: random.Random) -> None:
+def torture(project: Project, tally: Tally, kills: int, chance: random.Random) -> None:
     """Score, kill and look until so many kills are survived."""
     begun = time.monotonic()
-    calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
+    calm = _backfill(project, FIRST, FIRST + timedelta(days=DAYS))
     assert calm == 0, (project.root / "out.jsonl").read_text()
     expected = toy.query(project.url, STATE)
     week_takes = (time.monotonic() - begun) * 7 / DAYS
@@ -62,7 +62,7 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
         while tally.kills < kills:
             assert time.monotonic() - begun < LIMIT_SECONDS, f"{tally} after {LIMIT_SECONDS} s"
             week = FIRST + timedelta(days=7 * chance.randrange(DAYS // 7))
-            command = zygote.start(
+            command = Command.start(
                 (
                     "backfill",
                     "toy",
@@ -79,9 +79,9 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
                 project.environment(),
             )
             tally.commands += 1
-            killer = threading.Timer(chance.uniform(0.05, 0.2 + week_takes), _kill, (command.pid,))
+            killer = threading.Timer(chance.uniform(0.05, 0.2 + week_takes), _kill, (command.process.pid,))
             killer.start()
-            code = command.wait()
+            code = command.process.wait()
             killer.cancel()
             killer.join()
             assert code in (0, -9), (code, command.out.read_text()[-3000:])
@@ -93,7 +93,7 @@ def torture(project: Project, zygote: Zygote, tally: Tally, kills: int, chance: 
             if project.url.startswith("duckdb"):
                 _look(project, tally, expected)
     _count(project, tally, expected)
-    calm = _backfill(project, zygote, FIRST, FIRST + timedelta(days=DAYS))
+    calm = _backfill(project, FIRST, FIRST + timedelta(days=DAYS))
     assert calm == 0, (project.root / "out.jsonl").read_text()
     _count(project, tally, expected)
     assert tally.reads >= tally.kills, f"the reader hardly looked: {tally}"
@@ -110,9 +110,9 @@ def _count(project: Project, tally: Tally, expected: list[tuple[Any, ...]]) -> N
     tally.rows_changed += len({row[:3] for row in found} - {row[:3] for row in expected})
 
 
-def _backfill(project: Project, zygote: Zygote, first: date, end: date) -> int:
+def _backfill(project: Project, first: date, end: date) -> int:
     args = ("backfill", "toy", "--from", str(first), "--to", str(end), "--only", "all", "--chunk-rows", "25")
-    return zygote.run(args, project.root, project.environment())[0]
+    return Command.start(args, project.root, project.environment()).process.wait()
 
 
 def _kill(pid: int) -> None:
@@ -191,7 +191,7 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"seed {asked.seed}")
     tallies: list[Tally] = []
-    with tempfile.TemporaryDirectory(prefix="bs-") as name, Zygote() as zygote, _postgres(Path(name)) as url:
+    with tempfile.TemporaryDirectory(prefix="bs-") as name, _postgres(Path(name)) as url:
         folder = Path(name)
         todo: list[tuple[str, str, int]] = [
             ("postgres", url, asked.postgres),
@@ -199,7 +199,7 @@ def main() -> None:
         ]
         for database, where, kills in todo:
             tally = Tally(database)
-            torture(_made(folder / database, where), zygote, tally, kills, random.Random(asked.seed))
+            torture(_made(folder / database, where), tally, kills, random.Random(asked.seed))
             tallies.append(tally)
     _print(tallies)
     faults = sum(t.partial_reads + t.rows_lost + t.rows_doubled + t.rows_changed for t in tallies)

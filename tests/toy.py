@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 import structlog
+from forked import Forked
 from sqlalchemy.dialects import mysql
 
 from batchscore.cli import main
@@ -250,16 +251,21 @@ class Project:
 
     def run(self, *args: str, timeout: float = 120, **environment: str) -> Result:
         """Run the real command in a process of its own, in the project's folder."""
-        done = subprocess.run(
+        process = Forked(
             [sys.executable, "-m", "batchscore", *args],
             cwd=self.root,
             env=self.environment(**environment),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
         )
-        return Result(done.returncode, done.stdout, done.stderr)
+        with process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Result(process.returncode, out, err)
 
     def call(self, *args: str, **environment: str) -> Result:
         """Run the command in this process: the same `main`, without a second to start."""
@@ -289,7 +295,7 @@ class Project:
 
     def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
         """Start the real command and leave it running."""
-        return subprocess.Popen(
+        return Forked(
             [sys.executable, "-m", "batchscore", *args],
             cwd=self.root,
             env=self.environment(**environment),
