@@ -22,7 +22,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from batchscore import ledger
 from batchscore.ledger import Run
-from batchscore.model.bootstrap import RESAMPLES, defined, intervals
+from batchscore.model.bootstrap import RESAMPLES, Drawn, defined, intervals
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import metrics_of
@@ -115,11 +115,11 @@ class Estimator:
         metrics = metrics_of("binary", labels, answers, classes)
         expected, *drawn = (np.interp(means, *each) for each in self._calibrations)
         rng = np.random.default_rng(0)
-        positives = [rng.binomial(counts, likely).astype(np.float64) for likely in drawn]
-        samples = [metrics(np.concatenate([each, counts - each])) for each in positives]
+        positives = rng.binomial(counts, drawn).astype(np.float64)
+        samples: Drawn = metrics(np.hstack([positives, counts - positives]))
         values = defined(metrics(np.concatenate([counts * expected, counts * (1 - expected)])))
         told = {name: value for name, value in values.items() if name not in _TAKEN_FOR_GRANTED}
-        return intervals(told, {name: np.array([each[name] for each in samples]) for name in told})
+        return intervals(told, samples)
 
     @cached_property
     def _calibrations(self) -> list[tuple[Floats, Floats]]:
