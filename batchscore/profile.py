@@ -196,7 +196,9 @@ class ColumnProfile:
         """
         tallies = {name: tally for name in _TALLIES if (tally := getattr(self, name))}
         moments = {name: _plain(value) for name in _MOMENTS if (value := getattr(self, name)) is not None}
-        sums = [_plain(value) for value in self.sums.tolist()]
+        sums = self.sums.tolist()
+        if not np.isfinite(self.sums).all():
+            sums = [_plain(value) for value in sums]
         rest = {"sketch": self.sketch.to_dict()} if self.sketch else {}
         if self.unseen:
             rest["unseen"] = dict(self.unseen)

@@ -48,7 +48,7 @@ from batchscore.ledger.runs import (
     publish,
     published,
     published_before,
-    published_by,
+    published_ids,
     published_last,
     rows_of_last,
     run_id_of,
@@ -63,6 +63,7 @@ from batchscore.ledger.seen import (
     moves_of,
     profiles_of,
     runs_without_drift,
+    texts_of,
     values_of,
 )
 from batchscore.ledger.standing import Standing, standing
@@ -135,7 +136,7 @@ __all__ = [
     "publish",
     "published",
     "published_before",
-    "published_by",
+    "published_ids",
     "published_last",
     "record_retrain",
     "reject_counts",
@@ -158,6 +159,7 @@ __all__ = [
     "tallied_from",
     "tallies_known",
     "tallies_of",
+    "texts_of",
     "totals_of",
     "users_of_table",
     "values_of",

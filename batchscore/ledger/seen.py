@@ -11,12 +11,28 @@ import sqlalchemy as sa
 from batchscore.ledger.runs import Run, history
 from batchscore.ledger.tables import DRIFT, PROFILES, RUNS
 
-__all__ = ["drift_of", "forget_drift", "judged_of", "moves_of", "profiles_of", "runs_without_drift", "values_of"]
+__all__ = [
+    "drift_of",
+    "forget_drift",
+    "judged_of",
+    "moves_of",
+    "profiles_of",
+    "runs_without_drift",
+    "texts_of",
+    "values_of",
+]
 
 
 def profiles_of(tx: sa.Connection, *run_ids: str) -> list[Mapping[str, Any]]:
     """The merged profiles of published runs, one row of `batchscore_profiles` for each run and column."""
     return [dict(row) for row in tx.execute(sa.select(PROFILES).where(PROFILES.c.run_id.in_(run_ids))).mappings()]
+
+
+def texts_of(tx: sa.Connection, *run_ids: str) -> list[tuple[str, str, str, str]]:
+    """The same, no more of each than run, role, column and the profile itself."""
+    c = PROFILES.c
+    query = sa.select(c.run_id, c.role, c.column_name, c.profile).where(c.run_id.in_(run_ids))
+    return [(run_id, role, name, profile) for run_id, role, name, profile in tx.execute(query)]
 
 
 def forget_drift(tx: sa.Connection, run_id: str) -> None:

@@ -110,12 +110,14 @@ class Watcher:
         bundle: What scored them.
         samples: Rows for a classifier to tell apart; None where none is asked to.
         kept: Profiles that were read, by run; the oldest goes first.
+        met: Runs that were looked at, by id, as they were published.
     """
 
     job: Job
     bundle: Bundle
     samples: Samples | None = None
     kept: dict[str, Seen] = field(default_factory=dict)
+    met: dict[str, Run] = field(default_factory=dict)
 
     def record(self, tx: Transaction, run: Run) -> list[Watched]:
         """Compare a published run with every reference, keep the result in the ledger, and log what is told.
@@ -125,6 +127,7 @@ class Watcher:
         Returns:
             What is told, against whichever reference.
         """
+        self.met[run.run_id] = run
         moves = self._moves(tx.connection, run)
         lately = self._lately(tx.connection, [run])
         compared = [self._compare(tx.connection, [run], reference, moves, lately) for reference in REFERENCES]
@@ -299,7 +302,10 @@ class Watcher:
         """The published runs of the bundle from four weeks before the first to the last, by interval."""
         first, last = runs[0].interval.start, runs[-1].interval.start
         span = timedelta(days=_FOUR_WEEKS + 1)
-        return ledger.published_by(tx, self.job.name, self.bundle.digest, first - span, last)
+        found = ledger.published_ids(tx, self.job.name, self.bundle.digest, first - span, last)
+        if unmet := [run_id for run_id in found if run_id not in self.met]:
+            self.met |= {run.run_id: run for run in ledger.select_runs(tx, ledger.RUNS.c.run_id.in_(unmet))}
+        return [self.met[run_id] for run_id in found if run_id in self.met]
 
     def _others(
         self, tx: sa.Connection, runs: Sequence[Run], reference: Reference, lately: Sequence[Run] | None = None
@@ -343,8 +349,8 @@ class Watcher:
         """What each run saw, by role; without those of which the ledger no longer holds all."""
         unread = [run.run_id for run in runs if run.run_id not in self.kept]
         rows: dict[str, dict[tuple[str, str], str]] = {}
-        for row in ledger.profiles_of(tx, *unread) if unread else []:
-            rows.setdefault(row["run_id"], {})[row["role"], row["column_name"]] = row["profile"]
+        for run_id, role, name, profile in ledger.texts_of(tx, *unread) if unread else []:
+            rows.setdefault(run_id, {})[role, name] = profile
         layouts = {role: profile.layouts for role, profile in self._training.profiles.items()}
         found = {run.run_id: self.kept[run.run_id] for run in runs if run.run_id in self.kept}
         for run_id, columns in rows.items():
