@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import sqlalchemy as sa
 from sklearn.isotonic import IsotonicRegression
 
-from batchscore import ledger
 from batchscore.ledger import Run
 from batchscore.model.bootstrap import RESAMPLES, Drawn, defined, intervals
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import metrics_of
 from batchscore.model.tally import Tally
+from batchscore.monitor.kept import keep_performance
 from batchscore.monitor.verdict import FEWEST_ROWS, State, verdict
 from batchscore.profile import ColumnProfile
+from batchscore.warehouse import Transaction
 
 __all__ = ["Estimator"]
 
@@ -55,7 +55,7 @@ class Estimator:
     bundle: Bundle
     tested: Tally
 
-    def record(self, tx: sa.Connection, run: Run, scores: ColumnProfile, now: datetime) -> None:
+    def record(self, tx: Transaction, run: Run, scores: ColumnProfile, now: datetime) -> None:
         """Keep the estimate of a published run in `batchscore_performance`, in place of any of its interval."""
         which = {
             "job": self.job,
@@ -85,7 +85,7 @@ class Estimator:
             }
             for metric, measured in self.estimate(scores).items()
         ]
-        ledger.save_performance(tx, which, rows)
+        keep_performance(tx, which, rows)
 
     def estimate(self, scores: ColumnProfile) -> dict[str, Measured]:
         """Each metric that is to be expected, with the interval that 95 % of draws lie in.

@@ -11,7 +11,6 @@ from functools import cached_property
 from time import monotonic
 from typing import Any
 
-import polars as pl
 import sqlalchemy as sa
 
 from batchscore import ledger
@@ -24,6 +23,7 @@ from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.apart import Samples, told_apart
 from batchscore.monitor.estimate import Estimator
+from batchscore.monitor.kept import load
 from batchscore.profile import Profile
 from batchscore.warehouse import Transaction, Warehouse
 from batchscore.watching import REFERENCES, Reference
@@ -48,15 +48,6 @@ class Seen:
 
     profiles: Mapping[str, Profile]
     columns: Mapping[str, Columns]
-
-
-_TYPE_OF: Mapping[type, pl.DataType] = {
-    sa.String: pl.String(),
-    sa.Double: pl.Float64(),
-    sa.BigInteger: pl.Int64(),
-    sa.Boolean: pl.Boolean(),
-}
-_TYPES = {column.name: _TYPE_OF[type(column.type)] for column in ledger.DRIFT.columns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,32 +110,40 @@ class Watcher:
     kept: dict[str, Seen] = field(default_factory=dict)
     met: dict[str, Run] = field(default_factory=dict)
 
-    def record(self, tx: Transaction, run: Run) -> list[Watched]:
+    def record(self, tx: Transaction, run: Run, *, again: bool = False) -> list[Watched] | None:
         """Compare a published run with every reference, keep the result in the ledger, and log what is told.
 
         Of a binary task it also keeps how good its predictions are by the scores alone: see `Estimator`.
 
+        Args:
+            tx: An open transaction.
+            run: The run.
+            again: Whether it was left by a process that is gone, and may be another's by now.
+
         Returns:
-            What is told, against whichever reference.
+            What is told, against whichever reference; None, and nothing is done, where it is another's.
         """
+        ledger.lock_run(tx.connection, run.run_id)
+        if again and ledger.is_compared(tx.connection, run.run_id):
+            return None
         self.met[run.run_id] = run
         moves = self._moves(tx.connection, run)
         lately = self._lately(tx.connection, [run])
         compared = [self._compare(tx.connection, [run], reference, moves, lately) for reference in REFERENCES]
         ledger.forget_drift(tx.connection, run.run_id)
-        tx.load(ledger.DRIFT, _rows(run, compared))
+        load(tx, ledger.DRIFT, _rows(run, compared))
         for each in compared:
             if each.found and each.reference in self.job.drift.against:
                 _log(run, each)
-        self._estimate(tx.connection, run)
+        self._estimate(tx, run)
         return [one for each in compared for one in each.found if one.told]
 
-    def _estimate(self, tx: sa.Connection, run: Run) -> None:
-        seen = self._profiles(tx, [run]).get(run.run_id)
+    def _estimate(self, tx: Transaction, run: Run) -> None:
+        seen = self._profiles(tx.connection, [run]).get(run.run_id)
         # A version that predicted this interval before is replaced, whether or not anything can be estimated.
-        ledger.forget_replaced(tx, self.job.name, run)
+        ledger.forget_replaced(tx.connection, self.job.name, run)
         if self._estimator is not None and seen is not None:
-            self._estimator.record(tx, run, seen.profiles["output"].columns["score"], ledger.clock(tx))
+            self._estimator.record(tx, run, seen.profiles["output"].columns["score"], ledger.clock(tx.connection))
 
     @cached_property
     def _estimator(self) -> Estimator | None:
@@ -228,7 +227,9 @@ class Watcher:
             log.warning(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
         if any(done.found for done in compared):
             with warehouse.begin("the drift of a run") as tx:
-                tx.load(ledger.DRIFT, _rows(run, compared))
+                ledger.lock_run(tx.connection, run.run_id)
+                ledger.forget_drift(tx.connection, run.run_id, "domain_auc")
+                load(tx, ledger.DRIFT, _rows(run, compared))
         for done in compared:
             if done.found:
                 _log(run, done)
@@ -395,9 +396,9 @@ def _move(each: Watched) -> dict[str, Any]:
     return {"role": each.role, "column": drift.column, "metric": drift.metric, **measured}
 
 
-def _rows(run: Run, compared: Iterable[Comparison]) -> pl.DataFrame:
+def _rows(run: Run, compared: Iterable[Comparison]) -> list[tuple[Any, ...]]:
     """Rows of `batchscore_drift`."""
-    rows = [
+    return [
         (
             run.run_id,
             each.reference,
@@ -418,5 +419,3 @@ def _rows(run: Run, compared: Iterable[Comparison]) -> pl.DataFrame:
         for one in each.found
         for drift in [one.drift]
     ]
-    # By columns, which takes polars a third of the time that rows do.
-    return pl.DataFrame(list(zip(*rows, strict=True)) or None, schema=_TYPES)
