@@ -214,7 +214,7 @@ def _chan(finite: Counts, mean: Floats, m2: Floats, other: Columns) -> tuple[Flo
         (np.where(swap, b, a), np.where(swap, a, b)) for a, b in ((finite, theirs), (mean, other.mean), (m2, other.m2))
     )
     share, delta = small / np.maximum(large + small, 1), second - first
-    there = small > 0
+    there = (small > 0) & ~np.isnan(delta)
     return (
         np.where(there, first + delta * share, first),
         np.where(there, one + two + delta * delta * large * share, one),

@@ -295,3 +295,21 @@ def _example(task: Task, kind: np.ndarray, score: np.ndarray) -> tuple[pl.Series
             return None, pl.DataFrame({"prediction": kind}), ()
         case _:
             return None, pl.DataFrame({"prediction": score > 0.5, "score": score}), ()
+
+
+def test_of_samples() -> None:
+    """Weights of several samples give what each of them does alone."""
+    rng = np.random.default_rng(4)
+    score = rng.random(60).round(1)
+    labels = pl.Series(rng.random(60) < score)
+    answers = pl.DataFrame({"prediction": score > 0.5, "score": score})
+    metrics = metrics_of("binary", labels, answers, (False, True))
+    weights = rng.integers(0, 3, (20, 60)).astype(np.float64)
+    # One without positives, one without negatives.
+    weights[0], weights[1] = ~labels.to_numpy(), labels.to_numpy()
+
+    together = metrics(weights)
+
+    for place, each in enumerate(weights):
+        for name, value in metrics(each).items():
+            np.testing.assert_allclose(together[name][place], value, rtol=1e-12, err_msg=name)
