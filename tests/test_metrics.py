@@ -52,7 +52,8 @@ def multiclass(labels: list[Any], scores: np.ndarray, kind: str = "string") -> d
 def same(expected: dict[str, float], actual: dict[str, float]) -> bool:
     """Whether both have the same names and numbers, NaN being the same as NaN."""
     return expected.keys() == actual.keys() and all(
-        math.isclose(value, actual[name], rel_tol=1e-12) or (math.isnan(value) and math.isnan(actual[name]))
+        math.isclose(value, actual[name], rel_tol=1e-12, abs_tol=1e-15)
+        or (math.isnan(value) and math.isnan(actual[name]))
         for name, value in expected.items()
     )
 
