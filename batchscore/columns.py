@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from batchscore.errors import ProfileMismatch
 from batchscore.layout import Floats, Layout
 from batchscore.profile import Profile
 
@@ -123,8 +124,22 @@ class Columns:
 
     @classmethod
     def of(cls, profile: Profile, grid: Grid) -> Self:
-        """Those columns of a profile that the grid has; it was counted against the same layouts."""
+        """Those columns of a profile that the grid has.
+
+        Raises:
+            ProfileMismatch: One was counted against another layout.
+        """
         columns = [profile.columns[name] for name in grid.names]
+        for each, (name, layout) in zip(columns, grid.layouts.items(), strict=True):
+            if each.layout is not layout and each.layout != layout:
+                raise ProfileMismatch(
+                    f"Column {name} was counted against unlike layouts, {each.layout.digest[:12]} and "
+                    f"{layout.digest[:12]}: they belong to different model versions. Compare profiles of one model "
+                    "version.",
+                    column=name,
+                    want=layout.digest,
+                    got=each.layout.digest,
+                )
         nothing = {size: np.zeros(size) for size in set(grid.sizes.tolist())}
         groups = np.zeros((len(columns), GROUPS), np.int64)
         for place in np.flatnonzero(grid.sketched):

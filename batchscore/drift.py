@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 
 from batchscore import distances
 from batchscore.columns import GROUPS, Columns, Grid
-from batchscore.errors import ProfileMismatch
 from batchscore.layout import Floats, Kind, Layout
-from batchscore.profile import ColumnProfile, Profile
+from batchscore.profile import Profile
 
 __all__ = ["BANDS", "MINIMUM_ROWS", "Drift", "Metric", "Times", "Verdict", "compare", "compare_columns"]
 
@@ -175,8 +174,6 @@ def compare(
         ProfileMismatch: A column's layouts differ.
     """
     names = [name for name in reference.columns if name in current.columns]
-    for name in names:
-        _refuse_unlike(name, current.columns[name], reference.columns[name])
     grid = Grid({name: reference.columns[name].layout for name in names})
     sides = (Columns.of(profile, grid) for profile in (current, reference))
     return compare_columns(*sides, alpha=alpha, times=times, bands=bands)
@@ -211,18 +208,6 @@ def compare_columns(
 def _metrics(layout: Layout) -> Sequence[Metric]:
     """Those of its kind; of a private column whose values are not hashed, of its NULLs alone."""
     return ("null_share",) if layout.kind == "private" and not layout.salt else _METRICS[layout.kind]
-
-
-def _refuse_unlike(name: str, current: ColumnProfile, reference: ColumnProfile) -> None:
-    layout, other = current.layout, reference.layout
-    if layout is not other and layout != other:
-        raise ProfileMismatch(
-            f"Column {name} was counted against unlike layouts, {layout.digest[:12]} and {other.digest[:12]}: they "
-            "belong to different model versions. Compare profiles of one model version.",
-            column=name,
-            want=other.digest,
-            got=layout.digest,
-        )
 
 
 @dataclass(frozen=True)
