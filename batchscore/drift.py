@@ -17,7 +17,7 @@ them from counting. A value just above its band on one day is a reason to look a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -27,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchscore import distances
+from batchscore.columns import GROUPS, Columns, Grid
 from batchscore.errors import ProfileMismatch
-from batchscore.layout import Kind, Layout
+from batchscore.layout import Floats, Kind, Layout
 from batchscore.profile import ColumnProfile, Profile
 
-__all__ = ["BANDS", "MINIMUM_ROWS", "Drift", "Metric", "Times", "Verdict", "compare"]
+__all__ = ["BANDS", "MINIMUM_ROWS", "Drift", "Metric", "Times", "Verdict", "compare", "compare_columns"]
 
 Metric = Literal[
     "psi",
@@ -75,8 +76,9 @@ _METRICS: Mapping[Kind, tuple[Metric, ...]] = {
     "private": (*_SHAPE, "null_share"),
 }
 _COARSE_BINS = 10
-_HASHED_BINS = 16
 _MOST_CATEGORIES = 20
+# What is measured over rows, and not over the values in them.
+_OF_ROWS = ("null_share", "unseen_share", "outside_share", "staleness")
 _RARE_SHARE = 0.005
 _LEAST_EXPECTED = 10
 
@@ -121,10 +123,12 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
-    value: float
-    floor: float | None = None
-    p_value: float | None = None
+class _Values:
+    """A metric of each column, shape `(columns,)`; what is no number is none."""
+
+    value: Floats
+    floor: Floats | None = None
+    p_value: Floats | None = None
 
 
 def compare(
@@ -171,24 +175,15 @@ def compare(
         ProfileMismatch: A column's layouts differ.
     """
     names = [name for name in reference.columns if name in current.columns]
-    level = alpha / max(len(names), 1)
-    pairs = {name: _pair(name, current.columns[name], reference.columns[name]) for name in names}
-    return [
-        _judged(name, metric, pair, level, times, bands)
-        for name, pair in pairs.items()
-        for metric in _metrics(pair.layout)
-        if times or metric != "staleness"
-    ]
+    pairs = [_alike(name, current.columns[name], reference.columns[name]) for name in names]
+    grid = Grid({name: one.layout for name, (one, _) in zip(names, pairs, strict=True)})
+    sides = (Columns.of(columns, grid) for columns in zip(*pairs, strict=True))
+    return compare_columns(*sides, alpha=alpha, times=times, bands=bands) if names else []
 
 
-def _metrics(layout: Layout) -> Sequence[Metric]:
-    """Those of its kind; of a private column whose values are not hashed, of its NULLs alone."""
-    return ("null_share",) if layout.kind == "private" and not layout.salt else _METRICS[layout.kind]
-
-
-def _pair(name: str, current: ColumnProfile, reference: ColumnProfile) -> _Pair:
+def _alike(name: str, current: ColumnProfile, reference: ColumnProfile) -> tuple[ColumnProfile, ColumnProfile]:
     try:
-        return _Pair(*current.alike(reference))
+        return current.alike(reference)
     except ProfileMismatch:
         layout, other = current.layout, reference.layout
         raise ProfileMismatch(
@@ -200,187 +195,206 @@ def _pair(name: str, current: ColumnProfile, reference: ColumnProfile) -> _Pair:
         ) from None
 
 
+def compare_columns(
+    current: Columns,
+    reference: Columns,
+    *,
+    alpha: float = 0.01,
+    times: Times | None = None,
+    bands: Mapping[Metric, float] = BANDS,
+) -> list[Drift]:
+    """As `compare`, of columns of one grid."""
+    grid = reference.grid
+    if not grid.names:
+        return []
+    pair = _Pair(current, reference, alpha / len(grid.names), times)
+    wanted = [
+        (place, name, metric)
+        for place, (name, layout) in enumerate(grid.layouts.items())
+        for metric in _metrics(layout)
+        if times or metric != "staleness"
+    ]
+    # Every column is measured by every metric, and what is not of its kind left out: where nothing is to be measured,
+    # that gives no number.
+    with np.errstate(all="ignore"):
+        found = {metric: pair.told(metric, bands.get(metric)) for metric in {metric for *_, metric in wanted}}
+    return [found[metric](place, name) for place, name, metric in wanted]
+
+
+def _metrics(layout: Layout) -> Sequence[Metric]:
+    """Those of its kind; of a private column whose values are not hashed, of its NULLs alone."""
+    return ("null_share",) if layout.kind == "private" and not layout.salt else _METRICS[layout.kind]
+
+
 @dataclass(frozen=True)
 class _Pair:
-    """One column on both sides, and what several metrics are measured by."""
+    """The columns of both sides, and what several metrics are measured by."""
 
-    current: ColumnProfile
-    reference: ColumnProfile
+    current: Columns
+    reference: Columns
+    level: float
+    times: Times | None
 
     @property
-    def layout(self) -> Layout:
-        return self.reference.layout
+    def grid(self) -> Grid:
+        return self.reference.grid
 
     @cached_property
     def counts(self) -> tuple[Counts, Counts]:
-        return _counts(self.current), _counts(self.reference)
+        """Rows per bin, an infinity in the outermost bin; NULL and NaN left out."""
+        return self.current.outer, self.reference.outer
 
     @cached_property
-    def coarse(self) -> tuple[Counts, Counts]:
-        """Both sides' counts over fewer bins, which adding fixed bins gives exactly."""
-        if self.current.sketch and self.reference.sketch:
-            c, r = (each.buckets.reshape(_HASHED_BINS, -1) for each in (self.current.sketch, self.reference.sketch))
-            return c.sum(1), r.sum(1)
-        c, r = self.counts
-        if self.layout.kind == "categorical":
-            r = _left_one_out(self.reference)
-            groups = _common_categories(r, int(min(c.sum(), r.sum())))
-        else:
-            if self.layout.kind == "integer":
-                possible = _possible(self.layout)
-                c, r = c[possible], r[possible]
-            groups = _equal_masses(r)
-        size = int(groups.max()) + 1
-        c, r = (np.bincount(groups, counts, size).astype(np.int64) for counts in (c, r))
-        used = np.isin(np.arange(size), groups)
-        return c[used], r[used]
+    def values(self) -> tuple[Counts, Counts]:
+        """How many values each column has, shape `(columns,)`."""
+        c, r = (distances.totals(counts, self.grid.starts) for counts in self.counts)
+        return c, r
 
-    def sizes(self, metric: Metric) -> tuple[int, int]:
-        """What the metric is measured over on each side."""
+    @cached_property
+    def coarse(self) -> tuple[Counts, Counts, NDArray[np.intp]]:
+        """Both sides' counts over fewer bins, which adding fixed bins gives exactly, and where each column's begin."""
+        grid, (c, r) = self.grid, self.counts
+        left, _ = self.left_one_out
+        groups = _equal_masses(np.where(grid.possible, r, 0), grid)
+        for place in grid.of_kind("categorical"):
+            its = slice(grid.starts[place], grid.ends[place])
+            groups[its] = _common_categories(left[its], int(min(c[its].sum(), left[its].sum())))
+        sketched = grid.sketched
+        taken = np.flatnonzero(grid.possible & ~sketched[grid.column])
+        slots, size = (grid.column * _MOST_CATEGORIES + groups)[taken], _MOST_CATEGORIES * len(grid.names)
+        used = (np.bincount(slots, minlength=size) > 0).reshape(-1, _MOST_CATEGORIES)
+        used[sketched, :GROUPS] = True
+        sides = []
+        for counts, side in ((c, self.current), (left, self.reference)):
+            coarse = np.bincount(slots, counts[taken], size).astype(np.int64).reshape(-1, _MOST_CATEGORIES)
+            coarse[sketched, :GROUPS] = side.groups[sketched]
+            sides.append(coarse[used])
+        bins = used.sum(1)
+        return sides[0], sides[1], np.cumsum(bins) - bins
+
+    @cached_property
+    def left_one_out(self) -> tuple[Counts, Counts]:
+        """Counts in which the training rows have the unseen values that new rows of the same kind would have.
+
+        No value of the training rows is unseen, by construction, while of new rows a share is that is about the share
+        of training rows whose value occurs once: each would be unseen had it been left out. Good, "The population
+        frequencies of species and the estimation of population parameters", Biometrika 40 (1953). Without this every
+        column with a long tail would be called moved. A reference that lacks a known value, or has unseen ones, is not
+        the training rows, and stays as it is. An integer that occurs once is then one of those between the values.
+
+        Returns:
+            The reference's rows per bin, of categories; of other kinds as they are. And the rows of each column that
+            are unseen, of integers too.
+        """
+        grid, (_, r) = self.grid, self.counts
+        unseen = distances.totals(np.where(grid.unseen, r, 0), grid.starts)
+        training = (unseen == 0) & np.logical_and.reduceat((r > 0) | ~grid.known, grid.starts)
+        once = grid.known & (r == 1) & training[grid.column]
+        unseen += distances.totals(once.astype(np.int64), grid.starts)
+        categories = grid.of_kind("categorical")
+        left = r.copy()
+        left[once & np.isin(grid.column, categories)] = 0
+        left[grid.ends[categories] - 1] = unseen[categories]
+        return left, unseen
+
+    def told(self, metric: Metric, band: float | None) -> Callable[[int, str], Drift]:
+        """What is to be said of a column by a metric, by the column's place and name."""
+        n, reference_n = (side.tolist() for side in self.sizes(metric))
+        found = self.measured(metric)
+        values = found.value.tolist()
+        floors = found.floor.tolist() if found.floor is not None and band is not None else None
+        p_values = found.p_value.tolist() if found.p_value is not None else None
+
+        def drift(place: int, name: str) -> Drift:
+            rows, reference_rows, value = n[place], reference_n[place], values[place]
+            there = rows and reference_rows and math.isfinite(value)
+            floor = floors[place] if floors else None
+            verdict: Verdict
+            if band is None:
+                verdict = "not judged"
+            elif not there or min(rows, reference_rows) < MINIMUM_ROWS:
+                verdict = "not enough data"
+            else:
+                effect = value if metric == "staleness" else abs(value)
+                verdict = "moved" if effect >= band and effect > (floor or 0.0) else "steady"
+            if not there:
+                return Drift(name, metric, None, None, None, band, verdict, rows, reference_rows)
+            p_value = p_values[place] if p_values else None
+            return Drift(name, metric, value, floor, p_value, band, verdict, rows, reference_rows)
+
+        return drift
+
+    def sizes(self, metric: Metric) -> tuple[Counts, Counts]:
+        """What the metric is measured over on each side, shape `(columns,)`."""
+        if metric in _OF_ROWS:
+            return self.current.n, self.reference.n
+        return (self.current.finite, self.reference.finite) if metric == "wasserstein" else self.values
+
+    def measured(self, metric: Metric) -> _Values:  # noqa: PLR0911 - a case for each metric
+        """The metric's value, noise floor and p-value, of each column."""
+        starts = self.grid.starts
         match metric:
-            case "null_share" | "unseen_share" | "outside_share" | "staleness":
-                return self.current.n, self.reference.n
+            case "null_share" | "outside_share" | "unseen_share":
+                return self._share(metric)
+            case "staleness":
+                return self._staleness()
             case "wasserstein":
-                return self.current.finite, self.reference.finite
+                one, two = self.current, self.reference
+                far = distances.wasserstein(one.counts, one.sums, two.counts, two.sums, starts)
+                # None beyond what a double holds, as of values beyond 1e154: not every database takes an infinity.
+                return _Values(np.where(np.isfinite(two.std), far / two.std, np.nan))
+            case "ks":
+                spread, value = self._spread(*self.counts, starts), distances.ks(*self.counts, starts)
+                floor = distances.ks_floor(spread, self.level)
+                return _Values(value, floor, distances.ks_p_value(value, spread))
+            case "js":
+                return _Values(distances.js(*self.coarse))
+            case "hellinger":
+                return _Values(distances.hellinger(*self.coarse))
+            case "cramers_v":
+                value, p_value = distances.cramers_v(*self.coarse)
+                return _Values(value, None, p_value)
             case _:
-                c, r = self.counts
-                return int(c.sum()), int(r.sum())
+                value, spread = distances.psi(*self.coarse), self._spread(*self.coarse)
+                bins = np.diff(self.coarse[2], append=len(self.coarse[0]))
+                floor = distances.psi_floor(bins, spread, self.level)
+                return _Values(value, floor, distances.psi_p_value(value, bins, spread))
+
+    def _share(self, metric: Metric) -> _Values:
+        current, reference = self.current, self.reference
+        match metric:
+            case "null_share":
+                p, q = current.empty, reference.empty
+            case "outside_share":
+                p, q = current.outside, reference.outside
+            case _:
+                p = distances.totals(np.where(self.grid.unseen, current.counts, 0), self.grid.starts)
+                q = self.left_one_out[1]
+        one, two = p / current.n, q / reference.n
+        sides = (one, current.n, two, reference.n)
+        return _Values(one - two, distances.share_floor(*sides, self.level), distances.share_p_value(*sides))
+
+    def _staleness(self) -> _Values:
+        if self.times is None:
+            return _Values(np.full(len(self.grid.names), np.nan))
+        current = self.times.current_end.timestamp() - self.current.maximum / 1e6
+        reference = self.times.reference_end.timestamp() - self.reference.maximum / 1e6
+        return _Values((current - reference) / self.times.interval.total_seconds())
+
+    def _spread(self, current: Counts, reference: Counts, starts: NDArray[np.intp]) -> Floats:
+        one, two = (distances.totals(counts, starts) for counts in (current, reference))
+        spread: Floats = 1 / one + 1 / two
+        return spread
 
 
-def _judged(
-    name: str, metric: Metric, pair: _Pair, level: float, times: Times | None, bands: Mapping[Metric, float]
-) -> Drift:
-    n, reference_n = pair.sizes(metric)
-    band = bands.get(metric)
-    found = _measured(metric, pair, level, times) if n and reference_n else None
-    verdict: Verdict
-    if band is None:
-        verdict = "not judged"
-    elif found is None or min(n, reference_n) < MINIMUM_ROWS:
-        verdict = "not enough data"
-    else:
-        effect = found.value if metric == "staleness" else abs(found.value)
-        verdict = "moved" if effect >= band and effect > (found.floor or 0.0) else "steady"
-    if found is None:
-        return Drift(name, metric, None, None, None, band, verdict, n, reference_n)
-    floor = found.floor if band is not None else None
-    return Drift(name, metric, found.value, floor, found.p_value, band, verdict, n, reference_n)
-
-
-def _counts(side: ColumnProfile) -> Counts:
-    """Rows per bin or category, an infinity in the outermost bin; NULL and NaN left out."""
-    counts = side.counts.copy()
-    counts[0] += side.neg_inf
-    counts[-1] += side.pos_inf
-    return counts
-
-
-def _measured(metric: Metric, pair: _Pair, level: float, times: Times | None) -> _Value | None:
-    """The metric's value, noise floor and p-value; None where there is nothing to measure it by."""
-    current, reference = pair.current, pair.reference
-    match metric:
-        case "null_share" | "outside_share" | "unseen_share":
-            return _share(metric, current, reference, level)
-        case "staleness":
-            return _staleness(current, reference, times)
-        case "wasserstein":
-            return _wasserstein(current, reference)
-        case "ks":
-            spread, value = _spread(*pair.counts), distances.ks(*pair.counts)
-            return _Value(value, distances.ks_floor(spread, level), distances.ks_p_value(value, spread))
-        case _:
-            return _shape(metric, *pair.coarse, level)
-
-
-def _wasserstein(current: ColumnProfile, reference: ColumnProfile) -> _Value | None:
-    """Nothing where a double does not hold it, as for values beyond 1e154: not every database takes an infinity."""
-    if not reference.std:
-        return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        far = distances.wasserstein(current.counts, current.sums, reference.counts, reference.sums) / reference.std
-    return _Value(far) if math.isfinite(far) and math.isfinite(reference.std) else None
-
-
-def _share(metric: Metric, current: ColumnProfile, reference: ColumnProfile, level: float) -> _Value:
-    p, q = (float(getattr(side, metric)) for side in (current, reference))
-    if metric == "unseen_share":
-        q = _unseen(_left_one_out(reference), reference) / reference.n
-    sides = (p, current.n, q, reference.n)
-    return _Value(p - q, distances.share_floor(*sides, level), distances.share_p_value(*sides))
-
-
-def _shape(metric: Metric, current: Counts, reference: Counts, level: float) -> _Value:
-    spread, bins = _spread(current, reference), len(reference)
-    match metric:
-        case "js":
-            return _Value(distances.js(current, reference))
-        case "hellinger":
-            return _Value(distances.hellinger(current, reference))
-        case "cramers_v":
-            value, p_value = distances.cramers_v(current, reference)
-            return _Value(value, None, p_value)
-        case _:
-            value = distances.psi(current, reference)
-            floor = distances.psi_floor(bins, spread, level)
-            return _Value(value, floor, distances.psi_p_value(value, bins, spread))
-
-
-def _staleness(current: ColumnProfile, reference: ColumnProfile, times: Times | None) -> _Value | None:
-    if times is None or current.maximum is None or reference.maximum is None:
-        return None
-    ages = (
-        times.current_end.timestamp() - current.maximum / 1e6,
-        times.reference_end.timestamp() - reference.maximum / 1e6,
-    )
-    return _Value((ages[0] - ages[1]) / times.interval.total_seconds())
-
-
-def _spread(current: Counts, reference: Counts) -> float:
-    return float(1 / current.sum() + 1 / reference.sum())
-
-
-def _left_one_out(reference: ColumnProfile) -> Counts:
-    """Counts in which the training rows have the unseen values that new rows of the same kind would have.
-
-    No value of the training rows is unseen, by construction, while of new rows a share is that is about the share of
-    training rows whose value occurs once: each would be unseen had it been left out. Good, "The population frequencies
-    of species and the estimation of population parameters", Biometrika 40 (1953). Without this every column with a
-    long tail would be called moved. A reference that lacks a known value, or has unseen ones, is not the training
-    rows, and stays as it is. An integer that occurs once is then one of those between the values.
-    """
-    counts = _counts(reference)
-    if reference.layout.kind == "categorical":
-        known, unseen = slice(0, -1), -1
-    elif reference.layout.kind == "integer":
-        known, unseen = slice(1, None, 2), 0
-    else:
-        return counts
-    if _unseen(counts, reference) or not counts[known].all():
-        return counts
-    once = counts[known] == 1
-    counts[known][once] = 0
-    counts[unseen] = once.sum()
-    return counts
-
-
-def _unseen(counts: Counts, side: ColumnProfile) -> int:
-    return int(counts[::2].sum() if side.layout.kind == "integer" else counts[-1])
-
-
-def _possible(layout: Layout) -> NDArray[np.bool_]:
-    """Which bins of an integer column a whole number can fall in: none lies between two that follow one another."""
-    possible = np.ones(layout.bins, np.bool_)
-    possible[2:-1:2] = np.diff(layout.edges) > 1
-    return possible
-
-
-def _equal_masses(reference: Counts) -> NDArray[np.intp]:
+def _equal_masses(reference: Counts, grid: Grid) -> NDArray[np.intp]:
     """For each bin, one of ten groups of about equal reference mass: that in which the middle of its own mass lies.
 
     A bin that holds several tenths is a group alone. Bins beside it that the reference left empty then fall in another
     group, so that values on the wrong side of a constant or of a heavy zero are not added to it.
     """
-    middles = (np.cumsum(reference) - reference / 2) / reference.sum()
+    whole = np.maximum(distances.totals(reference, grid.starts), 1)[grid.column]
+    middles = (distances.running(reference, grid.starts) - reference / 2) / whole
     groups: NDArray[np.intp] = np.minimum(middles * _COARSE_BINS, _COARSE_BINS - 1).astype(np.intp)
     return groups
 

@@ -143,7 +143,7 @@ class Event(StrEnum):
     refuses a variable, or the collector does not answer."""
     LINEAGE_OFF = "lineage.off"
     """`OPENLINEAGE_URL` names a collector of lineage, and it gets nothing more of this command: OpenLineage is not
-    installed, refuses a variable, or the collector does not take an event."""
+    installed, refuses a variable, or the collector does not take an event, or takes too long over them."""
     LIBRARY_WARNED = "library.warned"
     """A library's own warning or error, such as that traces could not be sent; what it means for the run, its own lines
     say."""

@@ -227,7 +227,9 @@ class ColumnProfile:
         """
         tallies = {name: tally for name in _TALLIES if (tally := getattr(self, name))}
         moments = {name: _plain(value) for name in _MOMENTS if (value := getattr(self, name)) is not None}
-        sums = [_plain(value) for value in self.sums.tolist()]
+        sums = self.sums.tolist()
+        if not np.isfinite(self.sums).all():
+            sums = [_plain(value) for value in sums]
         rest = {"sketch": self.sketch.to_dict()} if self.sketch else {}
         if self.unseen:
             rest["unseen"] = dict(self.unseen)
@@ -295,6 +297,10 @@ class Profile:
         _refuse_missing(self.columns, other.columns)
         _refuse_missing(other.columns, self.columns)
         return Profile._of({name: column.merge(other.columns[name]) for name, column in self.columns.items()})
+
+    def only(self, names: Collection[str]) -> Profile:
+        """Of these columns alone."""
+        return Profile._of({name: self.columns[name] for name in names})
 
     def without_values(self, names: Collection[str]) -> Profile:
         """The same with nothing of the values of these columns, but of those that have a layout of their own for it."""

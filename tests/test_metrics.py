@@ -52,7 +52,8 @@ def multiclass(labels: list[Any], scores: np.ndarray, kind: str = "string") -> d
 def same(expected: dict[str, float], actual: dict[str, float]) -> bool:
     """Whether both have the same names and numbers, NaN being the same as NaN."""
     return expected.keys() == actual.keys() and all(
-        math.isclose(value, actual[name], rel_tol=1e-12) or (math.isnan(value) and math.isnan(actual[name]))
+        math.isclose(value, actual[name], rel_tol=1e-12, abs_tol=1e-15)
+        or (math.isnan(value) and math.isnan(actual[name]))
         for name, value in expected.items()
     )
 
@@ -295,3 +296,21 @@ def _example(task: Task, kind: np.ndarray, score: np.ndarray) -> tuple[pl.Series
             return None, pl.DataFrame({"prediction": kind}), ()
         case _:
             return None, pl.DataFrame({"prediction": score > 0.5, "score": score}), ()
+
+
+def test_of_samples() -> None:
+    """Weights of several samples give what each of them does alone."""
+    rng = np.random.default_rng(4)
+    score = rng.random(60).round(1)
+    labels = pl.Series(rng.random(60) < score)
+    answers = pl.DataFrame({"prediction": score > 0.5, "score": score})
+    metrics = metrics_of("binary", labels, answers, (False, True))
+    weights = rng.integers(0, 3, (20, 60)).astype(np.float64)
+    # One without positives, one without negatives.
+    weights[0], weights[1] = ~labels.to_numpy(), labels.to_numpy()
+
+    together = metrics(weights)
+
+    for place, each in enumerate(weights):
+        for name, value in metrics(each).items():
+            np.testing.assert_allclose(together[name][place], value, rtol=1e-12, err_msg=name)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 import toy
 from toy import Project
 
@@ -188,6 +191,36 @@ class TestEvent:
 
 FIRST_MOVED = 12
 DAYS = 22
+
+
+class TestLeftBehind:
+    """A run that was published by a process which did not live to compare it."""
+
+    def test_two_at_once(self, tmp_path: Path, trained: Project, postgres_url: str) -> None:
+        """Of two processes that find it, one compares it, the other leaves it to that one, and neither complains."""
+        project = toy.unscored(tmp_path, postgres_url, trained)
+        assert project.call("backfill", "toy", *ONE_DAY).code == 0
+        compared = "SELECT reference, role, column_name, metric, value, told FROM batchscore_drift ORDER BY 1, 2, 3, 4"
+        before = toy.query(postgres_url, compared)
+        toy.execute(postgres_url, "DELETE FROM batchscore_drift")
+        engine = sa.create_engine(postgres_url)
+        waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+
+        # Both have found it, and neither has written, until this lets go.
+        with engine.begin() as tx, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+            tx.execute(sa.text("LOCK TABLE batchscore_drift IN EXCLUSIVE MODE"))
+            both = [project.start("backfill", "toy", *ONE_DAY) for _ in range(2)]
+            until = time.monotonic() + 60
+            while looking.scalar(waiting) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            assert looking.scalar(waiting) == 2
+        outputs = [process.communicate(timeout=60)[0] for process in both]
+        engine.dispose()
+
+        assert [process.returncode for process in both] == [0, 0]
+        assert "".join(outputs).count('"event": "run.drift"') == 1
+        assert not any("monitoring.failed" in output for output in outputs), outputs
+        assert toy.query(postgres_url, compared) == before
 
 
 @pytest.fixture(scope="module")

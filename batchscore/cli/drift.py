@@ -196,8 +196,14 @@ def _drawn(row: dict[str, Any]) -> dict[str, Cell]:
     return {name: value for name, value in drawn.items() if not (on_terminal() and name in _LEFT_OUT)}
 
 
-def watch(warehouse: Warehouse, watcher: Watcher, run: Run) -> int:
+def watch(warehouse: Warehouse, watcher: Watcher, run: Run, *, again: bool = False) -> int:
     """Compare a published run with every reference. Its predictions stand: failing here is told and stops nothing.
+
+    Args:
+        warehouse: The warehouse.
+        watcher: What compares it.
+        run: The run.
+        again: Whether a process that is gone left it; where another has taken it up since, nothing is done.
 
     Returns:
         How many metrics moved that the job wants told.
@@ -205,7 +211,10 @@ def watch(warehouse: Warehouse, watcher: Watcher, run: Run) -> int:
     told = []
     with about(run.run_id, run.interval.start, run.model_version):
         with harmless(run_id=run.run_id), warehouse.begin("the drift of a run") as tx:
-            told += watcher.record(tx, run)
+            found = watcher.record(tx, run, again=again)
+            if found is None:
+                return 0
+            told += found
         with harmless(run_id=run.run_id):
             told += watcher.record_apart(warehouse, run)
     return len(told)

@@ -517,4 +517,4 @@ def _watch_again(warehouse: Warehouse, watcher: Watcher) -> None:
         if all(tx.has_table(table.name) for table in (ledger.RUNS, ledger.DRIFT)):
             runs = ledger.runs_without_drift(tx.connection, watcher.job.name, watcher.bundle.digest)
     for run in runs:
-        watch(warehouse, watcher, run)
+        watch(warehouse, watcher, run, again=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +13,12 @@ from batchscore.ledger.tables import PERFORMANCE, RUNS, TALLIES
 
 __all__ = [
     "estimates_of",
+    "forget_performance",
     "forget_replaced",
     "forget_tallies",
     "judged_last",
     "performance_of",
     "runs_with_tallies",
-    "save_performance",
     "tallied_from",
     "tallies_known",
     "tallies_of",
@@ -64,17 +64,9 @@ def tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str,
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
-def save_performance(tx: sa.Connection, which: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put rows, none too, in place of all that are there of a job, cohort, window, version and kind.
-
-    Args:
-        tx: An open transaction.
-        which: The values of these columns.
-        rows: The other columns' values.
-    """
+def forget_performance(tx: sa.Connection, which: Mapping[str, Any]) -> None:
+    """Forget all that is kept of a job, cohort, window, version and kind: the columns and their values."""
     tx.execute(sa.delete(PERFORMANCE).where(*(PERFORMANCE.c[name] == value for name, value in which.items())))
-    if rows:
-        tx.execute(sa.insert(PERFORMANCE), [{**which, **row} for row in rows])
 
 
 def estimates_of(tx: sa.Connection, job: str, run: Run) -> dict[str, Mapping[str, Any]]:

@@ -27,7 +27,7 @@ __all__ = [
     "publish",
     "published",
     "published_before",
-    "published_by",
+    "published_ids",
     "published_last",
     "rows_of_last",
     "run_id_of",
@@ -233,17 +233,17 @@ def history(tx: sa.Connection, job: str | None = None, *, limit: int | None = No
     return [_run(row) for row in reversed(tx.execute(query).mappings().all())]
 
 
-def published_by(tx: sa.Connection, job: str, bundle_digest: str, since: datetime, until: datetime) -> list[Run]:
-    """The job's published runs of a bundle whose intervals start in `[since, until)`, by interval."""
+def published_ids(tx: sa.Connection, job: str, bundle_digest: str, since: datetime, until: datetime) -> list[str]:
+    """The ids of the job's published runs of a bundle whose intervals start in `[since, until)`, by interval."""
     c = RUNS.c
-    query = sa.select(RUNS).where(
+    query = sa.select(c.run_id).where(
         c.job == job,
         c.bundle_digest == bundle_digest,
         c.status == "published",
         c.interval_start >= since,
         c.interval_start < until,
     )
-    return [_run(row) for row in tx.execute(query.order_by(c.interval_start)).mappings()]
+    return list(tx.execute(query.order_by(c.interval_start)).scalars())
 
 
 def published_before(tx: sa.Connection, job: str, bundle_digest: str, start: datetime, count: int) -> list[Run]:

@@ -11,7 +11,18 @@ import sqlalchemy as sa
 from batchscore.ledger.runs import Run, history
 from batchscore.ledger.tables import DRIFT, PROFILES, RUNS
 
-__all__ = ["drift_of", "forget_drift", "judged_of", "moves_of", "profiles_of", "runs_without_drift", "values_of"]
+__all__ = [
+    "drift_of",
+    "forget_drift",
+    "is_compared",
+    "judged_of",
+    "lock_run",
+    "moves_of",
+    "profiles_of",
+    "runs_without_drift",
+    "texts_of",
+    "values_of",
+]
 
 
 def profiles_of(tx: sa.Connection, *run_ids: str) -> list[Mapping[str, Any]]:
@@ -19,9 +30,33 @@ def profiles_of(tx: sa.Connection, *run_ids: str) -> list[Mapping[str, Any]]:
     return [dict(row) for row in tx.execute(sa.select(PROFILES).where(PROFILES.c.run_id.in_(run_ids))).mappings()]
 
 
-def forget_drift(tx: sa.Connection, run_id: str) -> None:
-    """Forget how a run compares; what takes its place is some hundred rows, which the warehouse loads in bulk."""
-    tx.execute(sa.delete(DRIFT).where(DRIFT.c.run_id == run_id))
+def texts_of(tx: sa.Connection, *run_ids: str) -> list[tuple[str, str, str, str]]:
+    """The same, no more of each than run, role, column and the profile itself."""
+    c = PROFILES.c
+    query = sa.select(c.run_id, c.role, c.column_name, c.profile).where(c.run_id.in_(run_ids))
+    return [(run_id, role, name, profile) for run_id, role, name, profile in tx.execute(query)]
+
+
+def lock_run(tx: sa.Connection, run_id: str) -> None:
+    """Keep others from writing how a run compares until the transaction ends; wait while another does."""
+    # An UPDATE that changes nothing, for not every database has SELECT … FOR UPDATE. DuckDB admits one process, and two
+    # of its transactions that write one row conflict instead of waiting.
+    if tx.dialect.name != "duckdb":
+        tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run_id).values(revision=RUNS.c.revision))
+
+
+def is_compared(tx: sa.Connection, run_id: str) -> bool:
+    """Whether it is known how a run compares."""
+    return tx.execute(sa.select(DRIFT.c.run_id).where(DRIFT.c.run_id == run_id).limit(1)).first() is not None
+
+
+def forget_drift(tx: sa.Connection, run_id: str, metric: str | None = None) -> None:
+    """Forget how a run compares, by all metrics or one.
+
+    What takes its place is some hundred rows, which the warehouse loads in bulk.
+    """
+    one = sa.true() if metric is None else DRIFT.c.metric == metric
+    tx.execute(sa.delete(DRIFT).where(DRIFT.c.run_id == run_id, one))
 
 
 def drift_of(tx: sa.Connection, run_id: str) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_
 from batchscore import __version__
 from batchscore.settings import PREFIX
 
-__all__ = ["Channel", "Command", "Undelivered", "Webhook"]
+__all__ = ["Channel", "Command", "Undelivered", "Webhook", "within"]
 
 # What a notice may delay the end of a command by, all tries together; a pod's grace period has room for both.
 WEBHOOK_SECONDS = 20.0
@@ -93,7 +93,7 @@ class Webhook:
             stop=stop_before_delay(self.seconds / 2),
             reraise=True,
         )
-        _within(self.seconds, lambda: retrying(self._post, notice))
+        within(self.seconds, lambda: retrying(self._post, notice))
 
     def _post(self, notice: bytes) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": f"batchscore/{__version__}"}
@@ -116,8 +116,12 @@ class Webhook:
         raise Undelivered(f"it answered {code}{led}", passing=False)
 
 
-def _within(seconds: float, call: Callable[[], None]) -> None:
-    """Call in a thread of its own, and wait no longer than that: a name server or a trickle knows no other bound."""
+def within(seconds: float, call: Callable[[], None]) -> None:
+    """Call in a thread of its own, and wait no longer than that: a name server or a trickle knows no other bound.
+
+    Raises:
+        Undelivered: It takes longer, and is left to itself.
+    """
     failed: list[BaseException] = []
 
     def run() -> None:

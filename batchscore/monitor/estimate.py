@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import sqlalchemy as sa
 from scipy.optimize import isotonic_regression
 
-from batchscore import ledger
 from batchscore.ledger import Run
-from batchscore.model.bootstrap import RESAMPLES, defined, intervals
+from batchscore.model.bootstrap import RESAMPLES, Drawn, defined, intervals
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import metrics_of, of_counts
 from batchscore.model.tally import Tally
+from batchscore.monitor.kept import keep_performance
 from batchscore.monitor.verdict import FEWEST_ROWS, State, verdict
 from batchscore.profile import ColumnProfile, Counts
+from batchscore.warehouse import Transaction
 
 __all__ = ["Estimator"]
 
@@ -57,7 +57,7 @@ class Estimator:
     bundle: Bundle
     tested: Tally
 
-    def record(self, tx: sa.Connection, run: Run, scores: Sequence[ColumnProfile], now: datetime) -> None:
+    def record(self, tx: Transaction, run: Run, scores: Sequence[ColumnProfile], now: datetime) -> None:
         """Keep the estimate of a published run in `batchscore_performance`, in place of any of its interval.
 
         Args:
@@ -95,7 +95,7 @@ class Estimator:
             }
             for metric, measured in self.estimate(scores).items()
         ]
-        ledger.save_performance(tx, which, rows)
+        keep_performance(tx, which, rows)
 
     def estimate(self, scores: Sequence[ColumnProfile]) -> dict[str, Measured]:
         """Each metric that is to be expected, with the interval that 95 % of draws lie in.
@@ -127,10 +127,12 @@ class Estimator:
         labels = pl.Series([classes[1]] * len(means) + [classes[0]] * len(means))
         answers = pl.DataFrame({"prediction": predicted * 2, "score": np.tile(means, 2)})
         metrics = metrics_of("binary", labels, answers, classes)
-        found = _drawn(np.random.default_rng(0), counts, means, self._calibrations)
-        expected, *samples = [metrics(np.concatenate([each, counts - each])) for each in found]
+        found, *drawn = _drawn(np.random.default_rng(0), counts, means, self._calibrations)
+        expected = metrics(np.concatenate([found, counts - found]))
+        positives = np.array(drawn)
+        samples: Drawn = metrics(np.hstack([positives, counts - positives]))
         told = {name: value for name, value in defined(expected).items() if name not in _TAKEN_FOR_GRANTED}
-        return intervals(told, {name: np.array([each[name] for each in samples]) for name in told})
+        return intervals(told, samples)
 
     def _of_several(self, scores: Sequence[ColumnProfile]) -> dict[str, Measured]:
         """What rests on how many rows of each class there are, and how many of these are found."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import sqlalchemy as sa
@@ -20,14 +20,18 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import evaluate
 from batchscore.model.tally import Tally
+from batchscore.monitor.kept import keep_performance
 from batchscore.monitor.truth import with_labels
 from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, verdict
 from batchscore.sources import Source
-from batchscore.warehouse import Output, Warehouse
+from batchscore.warehouse import Output, Transaction, Warehouse
 
 __all__ = ["Cohort", "Evaluator", "Performance", "Slice"]
 
 Cohort = Literal["scored", "labelled"]
+
+# Rows of `batchscore_tallies`, by when their labels became known.
+_Others = Mapping[datetime, Sequence[Mapping[str, Any]]]
 
 _LONGEST = 128
 # A slice by the key would be a slice for each row.
@@ -114,16 +118,20 @@ class Evaluator:
         """
         counted = list(self._counted(self._joined(warehouse, [run]), run))
         found = [self._measured("scored", run.interval, each, list(some)) for each, some in _by_slice(counted)]
-        arrived = self._arrived(warehouse, run, counted)
+        before = self._others(warehouse, run, counted)
+        arrived = self._arrived(before, counted)
         with warehouse.begin("the performance of a run") as tx:
+            # Two that keep what they found at once would each miss the other's labels.
+            ledger.keep_others_out(tx.connection)
             if not _is_published(tx.connection, run):
                 return None
             now = ledger.clock(tx.connection)
+            others = self._others_in(tx.connection, run, counted)
             ledger.forget_tallies(tx.connection, run.run_id)
             tx.load(ledger.TALLIES, _as_rows(run, counted))
-            self._keep(tx.connection, "scored", run.interval, found, now)
+            self._keep(tx, "scored", run.interval, found, now)
             ledger.forget_replaced(tx.connection, self.job.name, run)
-            self._keep_arrived(tx.connection, arrived, now)
+            self._keep_arrived(tx, arrived if others == before else self._arrived(others, counted), now)
         return found
 
     def together(self, warehouse: Warehouse, runs: Sequence[Run], *, resample: bool) -> Performance:
@@ -155,11 +163,15 @@ class Evaluator:
 
         What was measured of its interval goes when the run that replaced it is evaluated.
         """
-        arrived = self._arrived(warehouse, run, ())
+        before = self._others(warehouse, run, ())
+        arrived = self._arrived(before, ())
         with warehouse.begin("the tallies of a replaced run") as tx:
+            ledger.keep_others_out(tx.connection)
             if not _is_published(tx.connection, run):
+                others = self._others_in(tx.connection, run, ())
                 ledger.forget_tallies(tx.connection, run.run_id)
-                self._keep_arrived(tx.connection, arrived, ledger.clock(tx.connection))
+                arrived = arrived if others == before else self._arrived(others, ())
+                self._keep_arrived(tx, arrived, ledger.clock(tx.connection))
 
     def verdict(self, found: Performance, metric: str) -> Verdict:
         """How a metric that was found compares with the bundle's test rows; a slice is compared with nothing."""
@@ -180,42 +192,46 @@ class Evaluator:
                 tally = Tally.of(predictor.task, predictor.classes, some["label"], some.select(answers))
                 yield _Counted(start, each, rows.height, tally)
 
-    def _arrived(
-        self, warehouse: Warehouse, run: Run, counted: Iterable[_Counted]
-    ) -> dict[Interval, list[Performance]]:
+    def _others(self, warehouse: Warehouse, run: Run, counted: Iterable[_Counted]) -> _Others:
+        with warehouse.begin("the tallies of other runs") as tx:
+            return self._others_in(tx.connection, run, counted)
+
+    def _others_in(self, tx: sa.Connection, run: Run, counted: Iterable[_Counted]) -> _Others:
+        """By arrival, the tallies of other runs of the bundle where a run's own change; none without `known_at`."""
+        starts = ledger.tallied_from(tx, run.run_id) | {each.known_from for each in counted}
+        return {
+            start: [row for row in self._known(tx, start) if row["run_id"] != run.run_id] for start in sorted(starts)
+        }
+
+    def _known(self, tx: sa.Connection, start: datetime) -> list[Mapping[str, Any]]:
+        if not self.job.performance.known_at:
+            return []
+        return ledger.tallies_known(tx, self.job.name, self.bundle.digest, start)
+
+    def _arrived(self, others: _Others, counted: Iterable[_Counted]) -> dict[Interval, list[Performance]]:
         """The metrics by arrival that change where these are a run's tallies in place of what is kept of it.
 
         They are of the labels that became known in an interval, of whichever runs of the bundle; none without
         `known_at`.
         """
-        with warehouse.begin("the tallies of other runs") as tx:
-            starts = ledger.tallied_from(tx.connection, run.run_id) | {each.known_from for each in counted}
-            rows = [
-                row
-                for start in (sorted(starts) if self.job.performance.known_at else ())
-                for row in ledger.tallies_known(tx.connection, self.job.name, self.bundle.digest, start)
-                if row["run_id"] != run.run_id
-            ]
-        others = [
-            _Counted(row["known_from"], Slice(row["slice_column"], row["slice_value"]), 0, self._tally(row["tally"]))
-            for row in rows
-        ]
-        all_ = [*others, *counted] if self.job.performance.known_at else []
+        counted = list(counted) if self.job.performance.known_at else []
         found = {}
-        for start in sorted(starts):
+        for start, rows in others.items():
             window = self.job.calendar.containing(start)
-            there = _by_slice(each for each in all_ if each.known_from == start)
+            theirs = [
+                _Counted(start, Slice(row["slice_column"], row["slice_value"]), 0, self._tally(row["tally"]))
+                for row in rows
+            ]
+            there = _by_slice([*theirs, *(each for each in counted if each.known_from == start)])
             found[window] = [self._measured("labelled", window, each, some) for each, some in there]
         return found
 
-    def _keep_arrived(
-        self, tx: sa.Connection, arrived: Mapping[Interval, Iterable[Performance]], now: datetime
-    ) -> None:
+    def _keep_arrived(self, tx: Transaction, arrived: Mapping[Interval, Iterable[Performance]], now: datetime) -> None:
         for window, found in arrived.items():
             self._keep(tx, "labelled", window, found, now)
 
     def _keep(
-        self, tx: sa.Connection, cohort: Cohort, window: Interval, found: Iterable[Performance], now: datetime
+        self, tx: Transaction, cohort: Cohort, window: Interval, found: Iterable[Performance], now: datetime
     ) -> None:
         which = {
             "job": self.job.name,
@@ -225,7 +241,7 @@ class Evaluator:
             "model_version": self.bundle.version,
             "kind": "measured",
         }
-        ledger.save_performance(tx, which, [row for each in found for row in self._rows(each, now)])
+        keep_performance(tx, which, [row for each in found for row in self._rows(each, now)])
 
     def _tally(self, text: str) -> Tally:
         predictor = self.bundle.predictor

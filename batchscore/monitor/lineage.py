@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from batchscore.errors import IntervalLeased, Terminated
 from batchscore.interval import Interval
 from batchscore.ledger import Run
 from batchscore.logs import Event, log, redacted
+from batchscore.monitor.channels import Undelivered, within
 from batchscore.monitor.harmless import harmless
 from batchscore.run.execute import Scoring
 from batchscore.sources import SqlSource
@@ -44,6 +47,8 @@ __all__ = ["Lineage"]
 
 _PRODUCER = "https://pypi.org/project/batchscore"
 _TIMEOUT_SECONDS = 5.0
+# What all events of a command may take together; a collector that is well takes hundredths of a second for each.
+_MOST_SECONDS = 30.0
 # As sqlglot and the naming specification call them.
 _DIALECTS = {"postgresql": "postgres", "mariadb": "mysql"}
 _PORTS = {"postgres": 5432, "mysql": 3306}
@@ -56,9 +61,11 @@ class Lineage:
 
     Attributes:
         transport: The client's way to the collector; None where nothing is told.
+        waited: How many seconds it has been waited for.
     """
 
     transport: Any = None
+    waited: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -130,11 +137,20 @@ class Lineage:
                     inputs=_inputs(scoring, run),
                     outputs=[_output(scoring, run)],
                 )
-                self.transport.emit(event)
+                self._emit(event)
             except Exception as failure:  # noqa: BLE001 - whatever an event or its sending runs into stops no run
                 # One that does not answer would cost each interval as much again.
                 self.transport = None
                 log.warning(Event.LINEAGE_OFF, error=redacted(str(failure)))
+
+    def _emit(self, event: Any) -> None:
+        begun = time.monotonic()
+        emit = partial(self.transport.emit, event)
+        try:
+            within(_MOST_SECONDS - self.waited, emit)
+        except Undelivered:
+            raise Undelivered(f"its events took more than {_MOST_SECONDS:g} s together", passing=True) from None
+        self.waited += time.monotonic() - begun
 
 
 def _run_facets(
@@ -229,7 +245,7 @@ def _output(scoring: Scoring, run: Run | None) -> OutputDataset:
     from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics
 
     schema, _, table = scoring.table.rpartition(".")
-    columns = [(column.name, column.type) for column in scoring.output.columns]
+    columns = [(column.name, column.type) for column in scoring.output.all_columns]
     written: dict[str, Any] = {}
     if run is not None:
         written["outputStatistics"] = statistics.OutputStatisticsOutputDatasetFacet(rowCount=run.predictions)

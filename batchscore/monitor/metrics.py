@@ -24,12 +24,14 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 from batchscore.errors import UsageError
 from batchscore.job import Job
 from batchscore.ledger import Standing
 from batchscore.logs import Event, log
+from batchscore.monitor.channels import Undelivered, within
 from batchscore.watching import REFERENCES
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures", "metrics_of", "push", "require_client", "write"]
 
-# A gateway that does not answer may delay the end of a command by this, and a pod's grace period has room for it.
+# A gateway that does not answer may delay the end of a command by this, one that trickles by twice as much, and a pod's
+# grace period has room for it.
 TIMEOUT_SECONDS = 5.0
 # Not `job`, which is whoever is scraped.
 _JOB = "batchscore_job"
@@ -115,8 +118,12 @@ def push(url: str, job: str, registry: CollectorRegistry) -> None:
         )
         gateway = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         # Added to the group and not in its place: a failure leaves the last success as it was.
-        pushadd_to_gateway(gateway, "batchscore", registry, {_JOB: job}, timeout=TIMEOUT_SECONDS, handler=login)
-    except (OSError, HTTPException, ValueError) as error:
+        told = {_JOB: job}
+        push_it = partial(pushadd_to_gateway, gateway, "batchscore", registry, told, TIMEOUT_SECONDS, login)
+        within(2 * TIMEOUT_SECONDS, push_it)
+    except (OSError, HTTPException, ValueError, Undelivered) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         log.warning(Event.METRICS_UNPUSHED, gateway=url.rpartition("@")[2], error=str(error))
 
 

@@ -11,11 +11,11 @@ from functools import cached_property, reduce
 from time import monotonic
 from typing import Any
 
-import polars as pl
 import sqlalchemy as sa
 
 from batchscore import ledger
-from batchscore.drift import BANDS, Drift, Metric, Times, compare
+from batchscore.columns import Columns, Grid
+from batchscore.drift import BANDS, Drift, Metric, Times, compare, compare_columns
 from batchscore.interval import Calendar
 from batchscore.job import Job
 from batchscore.ledger import Run
@@ -23,6 +23,7 @@ from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.apart import Samples, told_apart
 from batchscore.monitor.estimate import Estimator
+from batchscore.monitor.kept import load
 from batchscore.profile import Profile
 from batchscore.warehouse import Transaction, Warehouse
 from batchscore.watching import REFERENCES, Reference
@@ -30,20 +31,24 @@ from batchscore.watching import REFERENCES, Reference
 __all__ = ["Comparison", "Watched", "Watcher"]
 
 _FOUR_WEEKS = 28
-# Parsing a profile costs a hundred times as much as merging it, and a backfill meets each run in four weeks of others.
+# A backfill meets each run in four weeks of others, and parsing what it saw costs more than all that comes after.
 _PROFILES_KEPT = 64
 # How long a run may wait for the samples of its rows and of others; then it does without.
 _SECONDS = 60.0
 
-Seen = Mapping[str, Profile]
 
-_TYPE_OF: Mapping[type, pl.DataType] = {
-    sa.String: pl.String(),
-    sa.Double: pl.Float64(),
-    sa.BigInteger: pl.Int64(),
-    sa.Boolean: pl.Boolean(),
-}
-_TYPES = {column.name: _TYPE_OF[type(column.type)] for column in ledger.DRIFT.columns}
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a run saw, by role.
+
+    Attributes:
+        profiles: All of it.
+        columns: What is compared of it: of the inputs all but the key; None where a column was private then that is not
+            by now, or the other way round.
+    """
+
+    profiles: Mapping[str, Profile]
+    columns: Mapping[str, Columns] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,39 +102,51 @@ class Watcher:
         bundle: What scored them.
         samples: Rows for a classifier to tell apart; None where none is asked to.
         kept: Profiles that were read, by run; the oldest goes first.
+        met: Runs that were looked at, by id, as they were published.
     """
 
     job: Job
     bundle: Bundle
     samples: Samples | None = None
     kept: dict[str, Seen] = field(default_factory=dict)
+    met: dict[str, Run] = field(default_factory=dict)
 
-    def record(self, tx: Transaction, run: Run) -> list[Watched]:
+    def record(self, tx: Transaction, run: Run, *, again: bool = False) -> list[Watched] | None:
         """Compare a published run with every reference, keep the result in the ledger, and log what is told.
 
         Of a classifier it also keeps how good its predictions are by the scores alone: see `Estimator`.
 
+        Args:
+            tx: An open transaction.
+            run: The run.
+            again: Whether it was left by a process that is gone, and may be another's by now.
+
         Returns:
-            What is told, against whichever reference.
+            What is told, against whichever reference; None, and nothing is done, where it is another's.
         """
+        ledger.lock_run(tx.connection, run.run_id)
+        if again and ledger.is_compared(tx.connection, run.run_id):
+            return None
+        self.met[run.run_id] = run
         moves = self._moves(tx.connection, run)
-        compared = [self.compare(tx.connection, [run], reference, moves) for reference in REFERENCES]
-        rows = [_row(run, each, one) for each in compared for one in each.found]
+        lately = self._lately(tx.connection, [run])
+        compared = [self._compare(tx.connection, [run], reference, moves, lately) for reference in REFERENCES]
         ledger.forget_drift(tx.connection, run.run_id)
-        tx.load(ledger.DRIFT, pl.DataFrame(rows, schema=_TYPES, orient="row"))
+        load(tx, ledger.DRIFT, _rows(run, compared))
         for each in compared:
             if each.found and each.reference in self.job.drift.against:
                 _log(run, each)
-        self._estimate(tx.connection, run)
+        self._estimate(tx, run)
         return [one for each in compared for one in each.found if one.told]
 
-    def _estimate(self, tx: sa.Connection, run: Run) -> None:
-        seen = self._profiles(tx, [run]).get(run.run_id)
+    def _estimate(self, tx: Transaction, run: Run) -> None:
+        seen = self._profiles(tx.connection, [run]).get(run.run_id)
         # A version that predicted this interval before is replaced, whether or not anything can be estimated.
-        ledger.forget_replaced(tx, self.job.name, run)
+        ledger.forget_replaced(tx.connection, self.job.name, run)
         if self._estimator is not None and seen is not None:
-            scores = [column for name, column in seen["output"].columns.items() if name.startswith("score")]
-            self._estimator.record(tx, run, scores, ledger.clock(tx))
+            outputs = seen.profiles["output"].columns
+            scores = [column for name, column in outputs.items() if name.startswith("score")]
+            self._estimator.record(tx, run, scores, ledger.clock(tx.connection))
 
     @cached_property
     def _estimator(self) -> Estimator | None:
@@ -159,30 +176,38 @@ class Watcher:
         Returns:
             The comparison, empty where the ledger holds no profile of either side.
         """
+        return self._compare(tx, runs, reference, moves)
+
+    def _compare(
+        self,
+        tx: sa.Connection,
+        runs: Sequence[Run],
+        reference: Reference,
+        moves: Mapping[tuple[str, str, str, str], int] | None,
+        lately: Sequence[Run] | None = None,
+    ) -> Comparison:
         seen = self._profiles(tx, runs)
         compared = [run for run in runs if run.run_id in seen]
-        others = self._others(tx, compared, reference) if compared else []
+        others = self._others(tx, compared, reference, lately) if compared else []
         before = self._profiles(tx, others)
         others = [run for run in others if run.run_id in before]
         if not compared or (reference != "training" and not others):
             return Comparison(reference, compared, others, [])
-        current = _merged(seen[run.run_id] for run in compared)
-        against = _merged(before[run.run_id] for run in others) if others else self._training()
+        current = [seen[run.run_id] for run in compared]
+        against = [before[run.run_id] for run in others] if others else [self._training]
         end = others[-1].interval.end if others else datetime.fromisoformat(self.bundle.manifest.training.end)
         last = compared[-1].interval
         times = Times(last.end, end, last.end - last.start)
-        drifts = [
-            (role, each)
-            for role in current
-            for each in compare(
-                _without(current[role], self.bundle.key),
-                against[role],
-                alpha=self.job.drift.alpha,
-                times=times,
-                bands=self._bands(),
-            )
-        ]
+        drifts = [(role, each) for role in self._grids for each in self._drifts(role, current, against, times)]
         return Comparison(reference, compared, others, [self._watched(reference, *each, moves) for each in drifts])
+
+    def _drifts(self, role: str, current: Sequence[Seen], against: Sequence[Seen], times: Times) -> list[Drift]:
+        judged: Any = {"alpha": self.job.drift.alpha, "times": times, "bands": self._bands()}
+        sides = [[each.columns[role] for each in side if each.columns] for side in (current, against)]
+        if (len(sides[0]), len(sides[1])) == (len(current), len(against)):
+            return compare_columns(*map(Columns.merged, sides), **judged)
+        names = self._grids[role].names
+        return compare(*(_merged(side, role, names) for side in (current, against)), **judged)
 
     def record_apart(self, warehouse: Warehouse, run: Run) -> list[Watched]:
         """Have a classifier tell a published run's rows from those of each reference that `[drift]` names, and keep it.
@@ -197,17 +222,19 @@ class Watcher:
             return []
         with warehouse.begin("the runs before a run") as tx:
             moves = self._moves(tx.connection, run)
-            others = {each: self._others(tx.connection, [run], each) for each in self.job.drift.against}
+            lately = self._lately(tx.connection, [run])
+            others = {each: self._others(tx.connection, [run], each, lately) for each in self.job.drift.against}
         until, compared = monotonic() + _SECONDS, []
         try:
             for each, some in others.items():
                 compared.append(self.tell_apart(Comparison(each, [run], some, []), moves, until))
         except TimeoutError as error:
             log.warning(Event.MONITORING_FAILED, run_id=run.run_id, error=str(error))
-        rows = [_row(run, done, one) for done in compared for one in done.found]
-        if rows:
+        if any(done.found for done in compared):
             with warehouse.begin("the drift of a run") as tx:
-                tx.load(ledger.DRIFT, pl.DataFrame(rows, schema=_TYPES, orient="row"))
+                ledger.lock_run(tx.connection, run.run_id)
+                ledger.forget_drift(tx.connection, run.run_id, "domain_auc")
+                load(tx, ledger.DRIFT, _rows(run, compared))
         for done in compared:
             if done.found:
                 _log(run, done)
@@ -275,47 +302,76 @@ class Watcher:
     def _moves(self, tx: sa.Connection, run: Run) -> Mapping[tuple[str, str, str, str], int]:
         """How often each metric has moved in the runs before this one that `[drift] persist` looks at."""
         count = self.job.drift.persist.of - 1
-        before = self._before(tx, run, count) if count else []
-        return ledger.moves_of(tx, [each.run_id for each in before])
+        return ledger.moves_of(tx, [each.run_id for each in self._before(tx, run, count)]) if count else {}
 
-    def _others(self, tx: sa.Connection, runs: Sequence[Run], reference: Reference) -> list[Run]:
+    def _lately(self, tx: sa.Connection, runs: Sequence[Run]) -> list[Run]:
+        """The published runs of the bundle from four weeks before the first to the last, by interval."""
+        first, last = runs[0].interval.start, runs[-1].interval.start
+        span = timedelta(days=_FOUR_WEEKS + 1)
+        found = ledger.published_ids(tx, self.job.name, self.bundle.digest, first - span, last)
+        if unmet := [run_id for run_id in found if run_id not in self.met]:
+            self.met |= {run.run_id: run for run in ledger.select_runs(tx, ledger.RUNS.c.run_id.in_(unmet))}
+        return [self.met[run_id] for run_id in found if run_id in self.met]
+
+    def _others(
+        self, tx: sa.Connection, runs: Sequence[Run], reference: Reference, lately: Sequence[Run] | None = None
+    ) -> list[Run]:
         """The published runs of the bundle that a reference is merged of, by interval; none for `training`."""
-        first = runs[0].interval.start
         if reference == "training":
             return []
+        lately = self._lately(tx, runs) if lately is None else lately
+        first = runs[0].interval.start
         if reference == "previous":
-            return self._before(tx, runs[0], len(runs))
+            before = [run for run in lately if run.interval.start < first][-len(runs) :]
+            return before if len(before) == len(runs) else self._before(tx, runs[0], len(runs))
         calendar = self.job.calendar
         if reference == "last_week":
             wanted = {_earlier(calendar, run.interval.start, 7) for run in runs}
         else:
             wanted = {_earlier(calendar, first, days) for days in range(1, _FOUR_WEEKS + 1)}
         taken = {run.interval.start for run in runs}
-        span = timedelta(days=_FOUR_WEEKS + 1)
-        last = runs[-1].interval.start
-        found = ledger.published_by(tx, self.job.name, self.bundle.digest, first - span, last)
-        return [run for run in found if run.interval.start in wanted - taken]
+        return [run for run in lately if run.interval.start in wanted - taken]
 
     def _before(self, tx: sa.Connection, run: Run, count: int) -> list[Run]:
         return ledger.published_before(tx, self.job.name, self.bundle.digest, run.interval.start, count)
 
-    def _training(self) -> dict[str, Profile]:
-        return {"input": self.bundle.input_reference, "output": self.bundle.output_reference}
+    @cached_property
+    def _grids(self) -> Mapping[str, Grid]:
+        layouts = {"input": self.bundle.input_reference.layouts, "output": self.bundle.output_reference.layouts}
+        key = {"input": self.bundle.key, "output": ()}
+        return {
+            role: Grid({name: layout for name, layout in named.items() if name not in key[role]})
+            for role, named in layouts.items()
+        }
+
+    @cached_property
+    def _training(self) -> Seen:
+        return self._seen({"input": self.bundle.input_reference, "output": self.bundle.output_reference})
+
+    def _seen(self, profiles: Mapping[str, Profile]) -> Seen:
+        columns = {}
+        for role, grid in self._grids.items():
+            some = [profiles[role].columns[name] for name in grid.names]
+            if [each.layout for each in some] != list(grid.layouts.values()):
+                return Seen(profiles, None)
+            columns[role] = Columns.of(some, grid)
+        return Seen(profiles, columns)
 
     def _profiles(self, tx: sa.Connection, runs: Sequence[Run]) -> dict[str, Seen]:
         """What each run saw, by role; without those of which the ledger no longer holds all."""
         unread = [run.run_id for run in runs if run.run_id not in self.kept]
         rows: dict[str, dict[tuple[str, str], str]] = {}
-        for row in ledger.profiles_of(tx, *unread) if unread else []:
-            rows.setdefault(row["run_id"], {})[row["role"], row["column_name"]] = row["profile"]
-        layouts = {role: profile.layouts for role, profile in self._training().items()}
+        for run_id, role, name, profile in ledger.texts_of(tx, *unread) if unread else []:
+            rows.setdefault(run_id, {})[role, name] = profile
+        layouts = {role: profile.layouts for role, profile in self._training.profiles.items()}
         found = {run.run_id: self.kept[run.run_id] for run in runs if run.run_id in self.kept}
         for run_id, columns in rows.items():
             if all((role, name) in columns for role, named in layouts.items() for name in named):
-                found[run_id] = {
+                read = {
                     role: Profile.from_dict({name: json.loads(columns[role, name]) for name in named}, named)
                     for role, named in layouts.items()
                 }
+                found[run_id] = self._seen(read)
         self.kept |= found
         for run_id in list(self.kept)[:-_PROFILES_KEPT]:
             del self.kept[run_id]
@@ -328,13 +384,8 @@ def _earlier(calendar: Calendar, start: datetime, days: int) -> datetime:
     return calendar.instant(local - timedelta(days=days))
 
 
-def _merged(profiles: Iterable[Seen]) -> Seen:
-    return reduce(lambda one, two: {role: one[role].merge(two[role]) for role in one}, profiles)
-
-
-def _without(profile: Profile, names: Sequence[str]) -> Profile:
-    columns = {name: column for name, column in profile.columns.items() if name not in names}
-    return Profile(columns, {name: profile.layouts[name] for name in columns})
+def _merged(seen: Sequence[Seen], role: str, names: Sequence[str]) -> Profile:
+    return reduce(Profile.merge, (each.profiles[role].only(names) for each in seen))
 
 
 def _log(run: Run, compared: Comparison) -> None:
@@ -356,22 +407,26 @@ def _move(each: Watched) -> dict[str, Any]:
     return {"role": each.role, "column": drift.column, "metric": drift.metric, **measured}
 
 
-def _row(run: Run, compared: Comparison, each: Watched) -> tuple[Any, ...]:
-    """A row of `batchscore_drift`."""
-    drift = each.drift
-    return (
-        run.run_id,
-        compared.reference,
-        each.role,
-        drift.column,
-        drift.metric,
-        drift.value,
-        drift.floor,
-        drift.p_value,
-        drift.band,
-        drift.verdict,
-        each.importance,
-        each.told,
-        drift.n,
-        drift.reference_n,
-    )
+def _rows(run: Run, compared: Iterable[Comparison]) -> list[tuple[Any, ...]]:
+    """Rows of `batchscore_drift`."""
+    return [
+        (
+            run.run_id,
+            each.reference,
+            one.role,
+            drift.column,
+            drift.metric,
+            drift.value,
+            drift.floor,
+            drift.p_value,
+            drift.band,
+            drift.verdict,
+            one.importance,
+            one.told,
+            drift.n,
+            drift.reference_n,
+        )
+        for each in compared
+        for one in each.found
+        for drift in [one.drift]
+    ]

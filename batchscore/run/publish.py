@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 from batchscore import ledger
@@ -218,12 +219,11 @@ def _stamp(run: Run) -> dict[str, str | int | datetime]:
 
 def _merge_chunks(chunks: Sequence[Mapping[str, Any]], bundle: Bundle) -> dict[str, Profile]:
     """The profiles of the whole run, by role, from those of its chunks."""
-    whole = {
-        "input": Profile.empty(bundle.input_reference.layouts),
-        "output": Profile.empty(bundle.output_reference.layouts),
-    }
-    for chunk in chunks:
-        whole = {role: so_far.merge(Profile.from_dict(chunk[role], so_far.layouts)) for role, so_far in whole.items()}
+    references = {"input": bundle.input_reference, "output": bundle.output_reference}
+    whole = {}
+    for role, reference in references.items():
+        read = (Profile.from_dict(chunk[role], reference.layouts) for chunk in chunks)
+        whole[role] = reduce(Profile.merge, read) if chunks else Profile.empty(reference.layouts)
     return whole
 
 
