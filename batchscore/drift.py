@@ -98,6 +98,8 @@ class Drift:
         n: What the metric is measured over in the current rows: values that are not NULL or NaN; for the shares and
             staleness, rows.
         reference_n: The same in the reference.
+        share: Of a metric that is the difference of two shares of rows, the current one; None for others.
+        reference_share: That of the reference.
     """
 
     column: str
@@ -109,6 +111,8 @@ class Drift:
     verdict: Verdict
     n: int
     reference_n: int
+    share: float | None = None
+    reference_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,8 @@ class _Value:
     value: float
     floor: float | None = None
     p_value: float | None = None
+    share: float | None = None
+    reference_share: float | None = None
 
 
 def compare(
@@ -263,7 +269,8 @@ def _judged(
     if found is None:
         return Drift(name, metric, None, None, None, band, verdict, n, reference_n)
     floor = found.floor if band is not None else None
-    return Drift(name, metric, found.value, floor, found.p_value, band, verdict, n, reference_n)
+    shares = found.share, found.reference_share
+    return Drift(name, metric, found.value, floor, found.p_value, band, verdict, n, reference_n, *shares)
 
 
 def _counts(side: ColumnProfile) -> Counts:
@@ -305,7 +312,7 @@ def _share(metric: Metric, current: ColumnProfile, reference: ColumnProfile, lev
     if metric == "unseen_share":
         q = _unseen(_left_one_out(reference), reference) / reference.n
     sides = (p, current.n, q, reference.n)
-    return _Value(p - q, distances.share_floor(*sides, level), distances.share_p_value(*sides))
+    return _Value(p - q, distances.share_floor(*sides, level), distances.share_p_value(*sides), p, q)
 
 
 def _shape(metric: Metric, current: Counts, reference: Counts, level: float) -> _Value:

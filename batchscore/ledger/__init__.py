@@ -6,7 +6,7 @@ together or not at all.
 
 from __future__ import annotations
 
-from batchscore.ledger.alerts import alerts_of, claim_alerts, observe, settle_claim
+from batchscore.ledger.alerts import Firing, alerts_of, claim_alerts, observe, settle_claim
 from batchscore.ledger.chunks import (
     Progress,
     Totals,
@@ -33,6 +33,7 @@ from batchscore.ledger.labelled import (
     tallied_from,
     tallies_known,
     tallies_of,
+    worse_since,
 )
 from batchscore.ledger.leases import Lease, Owner, acquire, check, clock, is_free, keep_others_out, release, renew
 from batchscore.ledger.retention import abandoned, forget_old, forget_work, stages_in_use
@@ -63,6 +64,7 @@ from batchscore.ledger.seen import (
     moves_of,
     profiles_of,
     runs_without_drift,
+    told_since,
     values_of,
 )
 from batchscore.ledger.standing import Standing, standing
@@ -92,6 +94,7 @@ __all__ = [
     "RETRAINS",
     "RUNS",
     "TALLIES",
+    "Firing",
     "Lease",
     "Owner",
     "Progress",
@@ -158,7 +161,9 @@ __all__ = [
     "tallied_from",
     "tallies_known",
     "tallies_of",
+    "told_since",
     "totals_of",
     "users_of_table",
     "values_of",
+    "worse_since",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -147,6 +148,15 @@ class Command:
     arguments: Sequence[str]
     seconds: float = COMMAND_SECONDS
     name: str = "command"
+
+    def obstacle(self) -> str:
+        """Why the program cannot be run here, in words; empty where it can."""
+        program = self.arguments[0]
+        if shutil.which(program):
+            return ""
+        if os.path.exists(program) and os.sep in program:
+            return f"{program} may not be executed by this user: a program wants chmod +x, and a script its interpreter"
+        return f"{program} is not there{'' if os.sep in program else ', in no folder of PATH'}"
 
     def send(self, notice: bytes) -> None:
         program = self.arguments[0]

@@ -27,7 +27,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import metrics_of
 from batchscore.model.tally import Tally
-from batchscore.monitor.verdict import FEWEST_ROWS, State, verdict
+from batchscore.monitor.verdict import FEWEST_ROWS, State, tested, verdict
 from batchscore.profile import ColumnProfile
 
 __all__ = ["Estimator"]
@@ -76,6 +76,7 @@ class Estimator:
                 "value": measured.value,
                 "low": measured.low,
                 "high": measured.high,
+                **tested(self.bundle, metric),
                 "predictions": scores.finite,
                 "labelled": 0,
                 "coverage": 0.0,

@@ -21,7 +21,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.model.tally import Tally
 from batchscore.monitor.performance import published_rows
-from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, verdict
+from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, tested, verdict
 from batchscore.schema import Column, Schema
 from batchscore.sources import Source, read_frame
 from batchscore.warehouse import Output, Warehouse
@@ -249,6 +249,7 @@ class Evaluator:
     def _rows(self, each: Performance, now: datetime) -> Iterator[dict[str, object]]:
         for metric, measured in each.metrics.items():
             yield {
+                **tested(self.bundle, None if each.slice.column else metric),
                 "slice_column": each.slice.column,
                 "slice_value": each.slice.value,
                 "metric": metric,

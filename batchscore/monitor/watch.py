@@ -365,6 +365,8 @@ def _row(run: Run, compared: Comparison, each: Watched) -> tuple[Any, ...]:
         drift.column,
         drift.metric,
         drift.value,
+        drift.share,
+        drift.reference_share,
         drift.floor,
         drift.p_value,
         drift.band,
