@@ -308,9 +308,9 @@ class TestWatching:
         ("line", "wanted"),
         [
             ("persist = { runs = 3, of = 2 }", "drift.persist: 3 of 2 runs is more than all of them"),
-            ('against = ["yesterday"]', "drift.against.0: "),
+            ('against = ["yesterday"]', "drift.against: "),
             ("bands = { psi = 0.0 }", "drift: bands: psi must be above 0"),
-            ("bands = { js = 0.1 }", "drift.bands.js"),
+            ("bands = { js = 0.1 }", "drift.bands: unknown key js"),
             ("alpha = 1.0", "drift.alpha: "),
         ],
     )

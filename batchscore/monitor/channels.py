@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage
+from pathlib import Path
 from typing import IO, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -154,7 +155,7 @@ class Command:
         program = self.arguments[0]
         if shutil.which(program):
             return ""
-        if os.path.exists(program) and os.sep in program:
+        if os.sep in program and Path(program).exists():
             return f"{program} may not be executed by this user: a program wants chmod +x, and a script its interpreter"
         return f"{program} is not there{'' if os.sep in program else ', in no folder of PATH'}"
 

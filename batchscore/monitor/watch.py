@@ -27,7 +27,7 @@ from batchscore.profile import Profile
 from batchscore.warehouse import Transaction, Warehouse
 from batchscore.watching import REFERENCES, Reference
 
-__all__ = ["Comparison", "Watched", "Watcher"]
+__all__ = ["Comparison", "Watched", "Watcher", "starts_of"]
 
 _FOUR_WEEKS = 28
 # Parsing a profile costs a hundred times as much as merging it, and a backfill meets each run in four weeks of others.
@@ -284,11 +284,8 @@ class Watcher:
             return []
         if reference == "previous":
             return self._before(tx, runs[0], len(runs))
-        calendar = self.job.calendar
-        if reference == "last_week":
-            wanted = {_earlier(calendar, run.interval.start, 7) for run in runs}
-        else:
-            wanted = {_earlier(calendar, first, days) for days in range(1, _FOUR_WEEKS + 1)}
+        starts = [run.interval.start for run in runs]
+        wanted = starts_of(self.job.calendar, starts[:1] if reference == "four_weeks" else starts, reference)
         taken = {run.interval.start for run in runs}
         span = timedelta(days=_FOUR_WEEKS + 1)
         last = runs[-1].interval.start
@@ -319,6 +316,12 @@ class Watcher:
         for run_id in list(self.kept)[:-_PROFILES_KEPT]:
             del self.kept[run_id]
         return found
+
+
+def starts_of(calendar: Calendar, starts: Iterable[datetime], reference: Reference) -> set[datetime]:
+    """When the intervals start that `last_week` or `four_weeks` means of intervals that start then."""
+    days = (7,) if reference == "last_week" else range(1, _FOUR_WEEKS + 1)
+    return {_earlier(calendar, start, each) for start in starts for each in days}
 
 
 def _earlier(calendar: Calendar, start: datetime, days: int) -> datetime:
