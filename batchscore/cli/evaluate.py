@@ -20,6 +20,7 @@ from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import redacted
 from batchscore.monitor.labelled import Evaluator, Performance
+from batchscore.monitor.pooled import worst_slices
 from batchscore.run.execute import output_of
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
@@ -28,6 +29,9 @@ __all__ = ["evaluate"]
 
 # Labels come late, and those of earlier intervals have come.
 _LAST = 31
+_WORST = 8
+# What a narrow terminal does without first.
+_SPARE = ("slice", "predictions", "estimated_low", "estimated_high", "version", "labelled", "estimated", "metric")
 _ESTIMATED = {"": "value", "_low": "low", "_high": "high"}
 
 Estimates = Mapping[str, Mapping[str, Any]]
@@ -75,8 +79,35 @@ def evaluate(
                 for each in found or ():
                     rows += _rows(evaluator, run, each, estimates, everything=everything)
                 more_rows(run.predictions or 0)
+        worst = _worst_slices(warehouse, chosen, job) if format_ is Format.table and not everything else []
     empty = "nothing published in this window" if first or last else "nothing published"
-    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels")
+    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_SPARE)
+    if worst:
+        print()
+        show(worst, format_, title=f"The slices of them all by which {job.problem.metric} is worst")
+
+
+def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:
+    """Of the runs of the version that scored last, as rows to show."""
+    if not chosen or not job.performance.slices:
+        return []
+    bundle = chosen[-1][1].bundle
+    ids = [run.run_id for run, evaluator in chosen if evaluator.bundle.digest == bundle.digest]
+    with warehouse.begin("the tallies of slices") as tx:
+        tallies = ledger.slice_tallies_of(tx.connection, ids)
+    return [
+        {
+            "version": bundle.version,
+            "slice": f"{each.column} = {each.value}",
+            "predictions": each.predictions,
+            "labelled": each.labelled,
+            "metric": job.problem.metric,
+            "value": each.measured.value,
+            "low": each.measured.low,
+            "high": each.measured.high,
+        }
+        for each in worst_slices(bundle, tallies, job.problem.metric, _WORST)
+    ]
 
 
 def _lately(published: Sequence[Run], calendar: Calendar) -> list[Run]:
@@ -150,7 +181,7 @@ def _rows(
             "value": measured.value if measured else None,
             "low": measured.low if measured else None,
             "high": measured.high if measured else None,
-            "verdict": evaluator.verdict(found, name) if measured else found.state,
+            "verdict": evaluator.verdict(found, name) if measured and found.state == "mature" else None,
         }
         if job.problem.task == "binary":
             estimate = {} if found.slice.column else estimates.get(name, {})

@@ -19,6 +19,7 @@ __all__ = [
     "performance_of",
     "runs_with_tallies",
     "save_performance",
+    "slice_tallies_of",
     "tallied_from",
     "tallies_known",
     "tallies_of",
@@ -62,6 +63,13 @@ def tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str,
     """Rows of `batchscore_tallies` of these runs, of all their rows and not by slice, by run and arrival."""
     c = TALLIES.c
     query = sa.select(TALLIES).where(c.run_id.in_(run_ids), c.slice_column == "").order_by(c.run_id, c.known_from)
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def slice_tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
+    """Rows of `batchscore_tallies` of these runs by slice, without those of all their rows."""
+    c = TALLIES.c
+    query = sa.select(TALLIES).where(c.run_id.in_(run_ids), c.slice_column != "", c.labelled > 0)
     return [dict(row) for row in tx.execute(query).mappings()]
 
 

@@ -279,8 +279,7 @@ def _before(cell: Cell | None) -> dict[str, float] | None:
     """The reference's shares of those metrics that differ from them, by the metric's place."""
     if cell is None:
         return None
-    places = ((METRICS.index(metric), metric) for metric in METRICS if cell.values.get(metric))
-    return {str(i): float(f"{cell.before[metric]:.4g}") for i, metric in places if metric in cell.before} or None
+    return {str(METRICS.index(metric)): float(f"{share:.4g}") for metric, share in cell.before.items()} or None
 
 
 def _figures(summary: Summary | None) -> list[float] | None:

@@ -84,7 +84,7 @@
       // The difference of two shares says little without them.
       const was = (before || {})[k];
       const told = was === undefined ? String(value) : `${percent(value + was)}, was ${percent(was)}`;
-      const counts = was === undefined ? String(data.bands[k]) : `${percent(data.bands[k])} more or less`;
+      const counts = was === undefined ? String(data.bands[k]) : `± ${percent(data.bands[k])}`;
       line(made, name, element("td", told, "n"), element("td", counts, "n"));
     });
     return made;
@@ -119,7 +119,11 @@
       line(made, name, ...shares.map((value) => element("td", percent(value), "n")), bars);
     });
     const key = element("p", "", "note key");
-    key.append(element("i", "", "training"), `${other.name}, ${before.toLocaleString("en")} rows`, element("i", "", "run"), `${data.times[j]}, ${now.toLocaleString("en")} rows`);
+    for (const [name, rows, kind] of [[other.name, before, "training"], [data.times[j], now, "run"]]) {
+      const item = element("span", "", "t");
+      item.append(element("i", "", kind), `${name}, ${rows.toLocaleString("en")} rows`);
+      key.append(item, " ");
+    }
     const both = document.createDocumentFragment();
     both.append(key, made);
     return both;
