@@ -24,6 +24,7 @@ from batchscore.ledger.chunks import (
 )
 from batchscore.ledger.labelled import (
     estimates_of,
+    forget_performance,
     forget_replaced,
     forget_tallies,
     judged_last,
@@ -119,6 +120,7 @@ __all__ = [
     "forget_chunks",
     "forget_drift",
     "forget_old",
+    "forget_performance",
     "forget_rejects",
     "forget_replaced",
     "forget_tallies",

@@ -13,6 +13,7 @@ from batchscore.ledger.tables import PERFORMANCE, RUNS, TALLIES
 
 __all__ = [
     "estimates_of",
+    "forget_performance",
     "forget_replaced",
     "forget_tallies",
     "judged_last",
@@ -73,6 +74,11 @@ def slice_tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mappin
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
+def forget_performance(tx: sa.Connection, which: Mapping[str, Any]) -> None:
+    """Forget what is there with these values; what takes its place is some hundred rows, loaded in bulk."""
+    tx.execute(sa.delete(PERFORMANCE).where(*(PERFORMANCE.c[name] == value for name, value in which.items())))
+
+
 def save_performance(tx: sa.Connection, which: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Put rows, none too, in place of all that are there of a job, cohort, window, version and kind.
 
@@ -81,7 +87,7 @@ def save_performance(tx: sa.Connection, which: Mapping[str, Any], rows: Sequence
         which: The values of these columns.
         rows: The other columns' values.
     """
-    tx.execute(sa.delete(PERFORMANCE).where(*(PERFORMANCE.c[name] == value for name, value in which.items())))
+    forget_performance(tx, which)
     if rows:
         tx.execute(sa.insert(PERFORMANCE), [{**which, **row} for row in rows])
 

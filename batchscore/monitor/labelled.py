@@ -24,7 +24,8 @@ from batchscore.monitor.performance import published_rows
 from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, tested, verdict
 from batchscore.schema import Column, Schema
 from batchscore.sources import Source, read_frame
-from batchscore.warehouse import Output, Warehouse
+from batchscore.sqltypes import Instant
+from batchscore.warehouse import Output, Transaction, Warehouse
 
 __all__ = ["Cohort", "Evaluator", "Performance", "Slice", "check_labels"]
 
@@ -33,6 +34,15 @@ Cohort = Literal["scored", "labelled"]
 _LONGEST = 128
 # A slice by the key would be a slice for each row.
 _MOST_VALUES = 50
+
+
+_TYPE_OF: Mapping[object, pl.DataType] = {
+    sa.String: pl.String(),
+    sa.Double: pl.Float64(),
+    sa.BigInteger: pl.Int64(),
+    Instant: pl.Datetime("us", "UTC"),
+}
+_TYPES = {column.name: _TYPE_OF[type(column.type)] for column in ledger.PERFORMANCE.columns}
 
 
 class Slice(NamedTuple):
@@ -124,9 +134,9 @@ class Evaluator:
             now = ledger.clock(tx.connection)
             ledger.forget_tallies(tx.connection, run.run_id)
             tx.load(ledger.TALLIES, _as_rows(run, counted))
-            self._keep(tx.connection, "scored", run.interval, found, now)
+            self._keep(tx, "scored", run.interval, found, now)
             ledger.forget_replaced(tx.connection, self.job.name, run)
-            self._keep_arrived(tx.connection, arrived, now)
+            self._keep_arrived(tx, arrived, now)
         return found
 
     def withdraw(self, warehouse: Warehouse, run: Run) -> None:
@@ -138,7 +148,7 @@ class Evaluator:
         with warehouse.begin("the tallies of a replaced run") as tx:
             if not _is_published(tx.connection, run):
                 ledger.forget_tallies(tx.connection, run.run_id)
-                self._keep_arrived(tx.connection, arrived, ledger.clock(tx.connection))
+                self._keep_arrived(tx, arrived, ledger.clock(tx.connection))
 
     def verdict(self, found: Performance, metric: str) -> Verdict:
         """How a metric that was found compares with the bundle's test rows; a slice is compared with nothing."""
@@ -213,14 +223,12 @@ class Evaluator:
             found[window] = [self._measured("labelled", window, each, some) for each, some in there]
         return found
 
-    def _keep_arrived(
-        self, tx: sa.Connection, arrived: Mapping[Interval, Iterable[Performance]], now: datetime
-    ) -> None:
+    def _keep_arrived(self, tx: Transaction, arrived: Mapping[Interval, Iterable[Performance]], now: datetime) -> None:
         for window, found in arrived.items():
             self._keep(tx, "labelled", window, found, now)
 
     def _keep(
-        self, tx: sa.Connection, cohort: Cohort, window: Interval, found: Iterable[Performance], now: datetime
+        self, tx: Transaction, cohort: Cohort, window: Interval, found: Iterable[Performance], now: datetime
     ) -> None:
         which = {
             "job": self.job.name,
@@ -230,7 +238,10 @@ class Evaluator:
             "model_version": self.bundle.version,
             "kind": "measured",
         }
-        ledger.save_performance(tx, which, [row for each in found for row in self._rows(each, now)])
+        ledger.forget_performance(tx.connection, which)
+        rows = [which | row for each in found for row in self._rows(each, now)]
+        if rows:
+            tx.load(ledger.PERFORMANCE, pl.DataFrame(rows, schema=_TYPES))
 
     def _tally(self, text: str) -> Tally:
         predictor = self.bundle.predictor
