@@ -145,22 +145,23 @@ def compare(
 
     | metric        | kinds                           | value                                          | band |
     |---------------|---------------------------------|------------------------------------------------|------|
-    | psi           | all but datetime                | `distances.psi` over at most 10 bins, 20       | 0.2  |
-    |               |                                 | categories or 16 groups of hashes              |      |
-    | ks            | numeric, integer, text (length) | `distances.ks` over all bins                   | 0.1  |
+    | psi           | all but datetime                | population stability index over at most 10     | 0.2  |
+    |               |                                 | bins, 20 categories or 16 groups of hashes     |      |
+    | ks            | numeric, integer, text (length) | Kolmogorov-Smirnov distance over all bins      | 0.1  |
     | null_share    | all                             | difference of the shares of rows, NULL or NaN  | 0.02 |
     | unseen_share  | categorical, integer            | difference of the shares of rows               | 0.01 |
     | outside_share | numeric                         | the same, beyond the range of training         | 0.01 |
-    | staleness     | datetime, with `times`          | intervals between the newest and the end, less | 1    |
+    | staleness     | datetime                        | intervals between the newest and the end, less | 1    |
     |               |                                 | the same of the reference                      |      |
-    | wasserstein   | numeric, integer                | `distances.wasserstein`, in standard deviations | none |
-    |               |                                 | of the reference; none that is not finite      |      |
-    | js, hellinger | as psi                          | `distances.js`, `distances.hellinger` over its | none |
-    |               |                                 | bins                                           |      |
-    | cramers_v     | categorical, boolean            | `distances.cramers_v` over the bins of psi     | none |
+    | wasserstein   | numeric, integer                | first Wasserstein distance, in standard        | none |
+    |               |                                 | deviations of the reference; none that is not  |      |
+    |               |                                 | finite                                         |      |
+    | js, hellinger | as psi                          | Jensen-Shannon and Hellinger distance over the | none |
+    |               |                                 | bins of psi                                    |      |
+    | cramers_v     | categorical, boolean            | Cramér's V over the bins of psi                | none |
 
     A private column with fewer than 256 distinct values at training has null_share alone. `domain_auc` is of rows, and
-    so none of these: see `monitor.apart`.
+    so none of these: see `[drift] sample`.
 
     NULL and NaN are no part of psi and ks: a surge of them is null_share's to report, and would otherwise be reported
     twice. An infinity counts in the outermost bin. Unseen values are a bin of psi. Where the reference is the training
