@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from batchscore import ledger
 from batchscore.cli.render import Cell, Format, show
 from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, TransientError, UsageError
+from batchscore.interval import Calendar
 from batchscore.job import Job
 from batchscore.logs import Event, log
 from batchscore.monitor.alerts import notice, tell
@@ -78,13 +80,14 @@ def list_(session: Session, name: str | None, everything: bool, format_: Format)
     with session.warehouse(read_only=True) as warehouse, warehouse.begin("the alerts") as tx:
         known = tx.has_table(ledger.ALERTS.name)
         found = ledger.alerts_of(tx.connection, name) if known else []
+    label = _labels(session)
     rows: list[dict[str, Cell]] = [
         {
             "job": row["job"],
             "alert": row["alert"],
             "state": row["state"],
             "since": row["first_at"],
-            "first_interval": row["first_interval"],
+            "first_interval": label(row),
             "last_at": row["last_at"],
             "times": row["times"],
             "notified_at": row["notified_at"],
@@ -95,6 +98,22 @@ def list_(session: Session, name: str | None, everything: bool, format_: Format)
         if everything or row["state"] == "firing"
     ]
     show(rows, format_, empty="no alert" if everything else "nothing fires")
+
+
+def _labels(session: Session) -> Callable[[Mapping[str, Any]], Cell]:
+    """What an alert's first interval is called by its job; the instant where the job's file is gone or wrong."""
+    calendars: dict[str, Calendar | None] = {}
+
+    def label(row: Mapping[str, Any]) -> Cell:
+        name, start = row["job"], row["first_interval"]
+        if name not in calendars:
+            calendars[name] = None
+            with suppress(BatchscoreError):
+                calendars[name] = session.job(name).calendar
+        calendar = calendars[name]
+        return start if calendar is None or start is None else calendar.label(calendar.containing(start))
+
+    return label
 
 
 def send_test(session: Session, name: str) -> str:

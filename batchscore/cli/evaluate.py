@@ -86,6 +86,9 @@ def evaluate(
         days = intervals_told([run.interval for run in also], job.calendar)
         print(f"evaluated again too, for they were scored again since: {days}", file=sys.stderr)
     empty = "nothing published in this window" if first or last else "nothing published"
+    if format_ is Format.table:
+        # What only says the state again.
+        rows = [row | {"verdict": None if row["verdict"] == row["state"] else row["verdict"]} for row in rows]
     show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_SPARE)
     if worst:
         print()
@@ -209,7 +212,7 @@ def _rows(
             "value": measured.value if measured else None,
             "low": measured.low if measured else None,
             "high": measured.high if measured else None,
-            "verdict": evaluator.verdict(found, name) if measured and found.state == "mature" else None,
+            "verdict": evaluator.verdict(found, name) if measured else found.state,
         }
         if job.problem.task == "binary":
             estimate = {} if found.slice.column else estimates.get(name, {})
