@@ -652,7 +652,7 @@ def test_slices_and_arrivals(project: Project) -> None:
         set(toy.query(project.url, "SELECT DISTINCT c FROM toy WHERE day >= '2024-02-01' AND c IS NOT NULL"))
     ) + ("c = NULL" in told)
     assert re.search(r"The slices of them all by which roc_auc is worst\n.*\n +1  c = x ", printed)
-    assert "roc_auc by when labels became known" in html
+    assert "roc_auc over time, by when labels became known" in html
 
 
 def test_a_quarter(history: History, browser: Browser, tmp_path: Path) -> None:
