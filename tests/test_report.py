@@ -607,9 +607,11 @@ def test_a_month_that_is_not_judged(history: History) -> None:
 def test_what_is_worse(history: History) -> None:
     """The tile of a metric is marked where it is worse in the last month, or in a day of it, and the month says so."""
     (month,) = history.months
-    auc = month.metrics["roc_auc"]
+    auc = Measured(value=0.97, low=0.96, high=0.98)
+    month = replace(month, metrics={**month.metrics, "roc_auc": auc})
     lower = replace(month, metrics={**month.metrics, "roc_auc": Measured(value=0.5, low=0.45, high=0.55)})
-    history = replace(history, performance=[{**row, "verdict": "as good"} for row in history.performance])
+    as_good = [{**row, "verdict": "as good"} for row in history.performance]
+    history = replace(history, months=[month], performance=as_good)
     performance = [
         {**row, "verdict": "worse"} if row["metric"] == "roc_auc" and row["kind"] == "measured" else row
         for row in history.performance
