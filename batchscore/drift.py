@@ -100,6 +100,8 @@ class Drift:
         n: What the metric is measured over in the current rows: values that are not NULL or NaN; for the shares and
             staleness, rows.
         reference_n: The same in the reference.
+        share: Of a metric that is the difference of two shares of rows, the current one; None for others.
+        reference_share: That of the reference.
     """
 
     column: str
@@ -111,6 +113,8 @@ class Drift:
     verdict: Verdict
     n: int
     reference_n: int
+    share: float | None = None
+    reference_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,8 @@ class _Values:
     value: Floats
     floor: Floats | None = None
     p_value: Floats | None = None
+    share: Floats | None = None
+    reference_share: Floats | None = None
 
 
 def compare(
@@ -143,22 +149,23 @@ def compare(
 
     | metric        | kinds                           | value                                          | band |
     |---------------|---------------------------------|------------------------------------------------|------|
-    | psi           | all but datetime                | `distances.psi` over at most 10 bins, 20       | 0.2  |
-    |               |                                 | categories or 16 groups of hashes              |      |
-    | ks            | numeric, integer, text (length) | `distances.ks` over all bins                   | 0.1  |
+    | psi           | all but datetime                | population stability index over at most 10     | 0.2  |
+    |               |                                 | bins, 20 categories or 16 groups of hashes     |      |
+    | ks            | numeric, integer, text (length) | Kolmogorov-Smirnov distance over all bins      | 0.1  |
     | null_share    | all                             | difference of the shares of rows, NULL or NaN  | 0.02 |
     | unseen_share  | categorical, integer            | difference of the shares of rows               | 0.01 |
     | outside_share | numeric                         | the same, beyond the range of training         | 0.01 |
-    | staleness     | datetime, with `times`          | intervals between the newest and the end, less | 1    |
+    | staleness     | datetime                        | intervals between the newest and the end, less | 1    |
     |               |                                 | the same of the reference                      |      |
-    | wasserstein   | numeric, integer                | `distances.wasserstein`, in standard deviations | none |
-    |               |                                 | of the reference; none that is not finite      |      |
-    | js, hellinger | as psi                          | `distances.js`, `distances.hellinger` over its | none |
-    |               |                                 | bins                                           |      |
-    | cramers_v     | categorical, boolean            | `distances.cramers_v` over the bins of psi     | none |
+    | wasserstein   | numeric, integer                | first Wasserstein distance, in standard        | none |
+    |               |                                 | deviations of the reference; none that is not  |      |
+    |               |                                 | finite                                         |      |
+    | js, hellinger | as psi                          | Jensen-Shannon and Hellinger distance over the | none |
+    |               |                                 | bins of psi                                    |      |
+    | cramers_v     | categorical, boolean            | Cramér's V over the bins of psi                | none |
 
     A private column with fewer than 256 distinct values at training has null_share alone, as has one that was made
-    private since, on either side. `domain_auc` is of rows, and so none of these: see `monitor.apart`.
+    private since, on either side. `domain_auc` is of rows, and so none of these: see `[drift] sample`.
 
     NULL and NaN are no part of psi and ks: a surge of them is null_share's to report, and would otherwise be reported
     twice. An infinity counts in the outermost bin. Unseen values are a bin of psi. Where the reference is the training
@@ -305,6 +312,11 @@ class _Pair:
         floors = found.floor.tolist() if found.floor is not None and band is not None else None
         p_values = found.p_value.tolist() if found.p_value is not None else None
 
+        def shares(place: int) -> tuple[float | None, float | None]:
+            if found.share is None or found.reference_share is None:
+                return None, None
+            return float(found.share[place]), float(found.reference_share[place])
+
         def drift(place: int, name: str) -> Drift:
             rows, reference_rows, value = n[place], reference_n[place], values[place]
             there = rows and reference_rows and math.isfinite(value)
@@ -320,7 +332,7 @@ class _Pair:
             if not there:
                 return Drift(name, metric, None, None, None, band, verdict, rows, reference_rows)
             p_value = p_values[place] if p_values else None
-            return Drift(name, metric, value, floor, p_value, band, verdict, rows, reference_rows)
+            return Drift(name, metric, value, floor, p_value, band, verdict, rows, reference_rows, *shares(place))
 
         return drift
 
@@ -372,7 +384,8 @@ class _Pair:
                 q = self.left_one_out[1]
         one, two = p / current.n, q / reference.n
         sides = (one, current.n, two, reference.n)
-        return _Values(one - two, distances.share_floor(*sides, self.level), distances.share_p_value(*sides))
+        floor, p_value = distances.share_floor(*sides, self.level), distances.share_p_value(*sides)
+        return _Values(one - two, floor, p_value, one, two)
 
     def _staleness(self) -> _Values:
         if self.times is None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
     Field,
     StringConstraints,
     ValidationError,
@@ -22,6 +20,7 @@ from pydantic import (
 
 from batchscore.errors import UsageError, nearest
 from batchscore.interval import Calendar, Every, Interval
+from batchscore.mistakes import mistakes
 from batchscore.problem import OF_SEVERAL, REASON, Number, Problem, Table, Whole, better
 from batchscore.recipe import Moment, Retrain, Training
 from batchscore.watching import Alerting, Evaluating, Watching
@@ -38,9 +37,6 @@ _IN_WORDS = {
     _TABLE_NAME: "want table or schema.table, each of letters, digits and underscores, no digit first, 63 at most",
 }
 
-
-# A word of a literal, in pydantic's list of them.
-_QUOTED = re.compile("'([^']*)'")
 
 Value = str | int | float | bool | date | datetime
 
@@ -384,7 +380,7 @@ def read_job(name: str, jobs_dir: Path) -> Job:
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
-        faults = "\n".join(f"  {_fault(item)}" for item in error.errors())
+        faults = "\n".join(f"  {each}" for each in mistakes(error.errors(), Job, _IN_WORDS))
         raise UsageError(f"{path} is not a job:\n{faults}") from None
     if job.name != path.stem:
         raise UsageError(
@@ -398,37 +394,3 @@ def _no_job(name: str, jobs_dir: Path) -> str:
     guess = f" Did you mean {near}?" if (near := nearest(name, known)) else ""
     listed = f"It holds: {', '.join(known)}." if known else "It holds no job; set BATCHSCORE_JOBS_DIR or --jobs-dir."
     return f"there is no job {name!r} in {jobs_dir}/.{guess} {listed}"
-
-
-def _fault(item: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key. {_known_keys(item['loc'])}"
-    if item["type"] == "missing":
-        return f"{place}: missing. Add it."
-    if item["type"] == "tuple_type" and isinstance(item["input"], str):
-        return f'{place}: want a list. Write {item["loc"][-1]} = ["{item["input"]}"].'
-    context = item.get("ctx", {})
-    message = _IN_WORDS.get(context.get("pattern"), item["msg"].removeprefix("Value error, "))
-    said = f" (it says {item['input']!r})" if _plain(item["input"]) else ""
-    known = _QUOTED.findall(context["expected"]) if item["type"] == "literal_error" else []
-    guess = f". Did you mean {near}?" if (near := nearest(str(item["input"]), known)) else ""
-    return f"{place or 'the file'}: {message}{said}{guess}"
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, (str, int, float, date))
-
-
-def _known_keys(loc: tuple[str | int, ...]) -> str:
-    table: type[BaseModel] = Job
-    for part in loc[:-1]:
-        field = next(f for n, f in table.model_fields.items() if part in (n, f.alias))
-        table = next(t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_table(t))
-    known = [field.alias or name for name, field in table.model_fields.items()]
-    near = nearest(str(loc[-1]), known)
-    return (f"Did you mean {near}? " if near else "") + f"Known here: {', '.join(known)}."
-
-
-def _is_table(candidate: object) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from batchscore.rounding import rounded
 
 __all__ = ["instant", "source_hash", "style", "template"]
 
+# A date, with the time and the zone behind it where there are some.
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?: ?UTC|Z)?)?)")
+_COMMAND = re.compile(r"(.*?)(\bbatchscore [a-z].*?)(\.?)", re.DOTALL)
+_WHOLE = Markup('<span class="t">{}</span>')
+
 
 def style() -> Markup:
     """The style sheet of every page, with that of the charts."""
@@ -25,7 +31,7 @@ def style() -> Markup:
 def template(path: Path) -> Template:
     """The template in a file; what it is given is escaped, and what it is not given raises."""
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(fixed=rounded, share=_share, instant=instant, folding=_folding)
+    page.filters.update(fixed=rounded, share=_share, instant=instant, folding=_folding, dated=_dated, told=_told)
     return page.from_string(path.read_text("utf-8"))
 
 
@@ -42,6 +48,23 @@ def instant(value: datetime | str) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
+
+
+def _dated(text: str) -> Markup:
+    """A text whose dates and instants stay on one line each."""
+    parts = _DATE.split(text)
+    # Every other part is a date.
+    return Markup().join(_WHOLE.format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def _told(text: str) -> Markup:
+    """The same, with a command at its end as code of which each word stays on one line."""
+    found = _COMMAND.fullmatch(text)
+    if not found:
+        return _dated(text)
+    words, command, end = found.groups()
+    code = Markup(" ").join(_WHOLE.format(word) for word in command.split())
+    return _dated(words) + Markup("<code>{}</code>").format(code) + end
 
 
 def _folding(name: str) -> Markup:

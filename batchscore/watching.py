@@ -100,7 +100,7 @@ class Alerting(Table):
     """Of what somebody is told, and how.
 
     Each alert is told once when it begins to fire, again after `repeat` while it goes on, and once when it has
-    recovered: in the log, to the webhook that `BATCHSCORE_ALERT_WEBHOOK_URL` names, and by `command`.
+    recovered, and by what: in the log, to the webhook that `BATCHSCORE_ALERT_WEBHOOK_URL` names, and by `command`.
 
     Attributes:
         on: What makes an alert fire. `failed`: a run failed, or a gate holds it, for each interval until that is

@@ -394,8 +394,12 @@ def _drift() -> Iterator[str]:
     yield from (" ".join(paragraph.split()) for paragraph in inspect.cleandoc(drift.__doc__ or "").split("\n\n"))
     described = inspect.cleandoc(drift.compare.__doc__ or "").split("\n\nArgs:")[0].split("\n\n")[1:]
     yield from (_unfolded(each) if each.startswith("|") else " ".join(each.split()) for each in described)
-    yield f"`BANDS`: {strings['BANDS']} " + ", ".join(f"{name} {band:g}" for name, band in drift.BANDS.items()) + "."
-    yield f"`MINIMUM_ROWS` = {drift.MINIMUM_ROWS}: {strings['MINIMUM_ROWS']}"
+    yield (
+        f"`[drift] bands`: {strings['BANDS']} Unless the job says otherwise: "
+        + ", ".join(f"{name} {band:g}" for name, band in drift.BANDS.items())
+        + "."
+    )
+    yield f"{drift.MINIMUM_ROWS} rows on each side are the fewest that are judged. {strings['MINIMUM_ROWS']}"
     for function in (distances.psi, distances.ks, distances.wasserstein, distances.js, distances.hellinger):
         told = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
         yield f"`{function.__name__}`: " + " ".join(told.split())

@@ -263,8 +263,100 @@ class TestFires:
         ]
         detail = hook.got[0]["firing"][0]["detail"]
         assert re.match(
-            r"2024-02-02: toy 1 is worse than on its test rows: .*roc_auc 0\.\d+ \(0\.\d+ to 0\.\d+\)", detail
+            r"2024-02-02: toy 1 is worse than on its test rows: .*roc_auc 0\.\d+ \(0\.\d+ to 0\.\d+\), "
+            r"0\.\d+ on test rows and worse beyond 0\.\d+;? .*first interval 2024-02-02$",
+            detail,
         )
+        assert hook.got[1]["recovered"][0]["recovered_by"] == "data"
+
+    def test_what_a_metric_is_judged_by(self, project: Project, hook: Hook) -> None:
+        """A metric is told with its value on the test rows, its bound, and the first interval since which it is worse.
+
+        A day between with too few labels is no day on which it was as good.
+        """
+        toy.load(project.url, toy.rows(a_day=300))
+        project.edit("jobs/toy.toml", ("[output]", '[alerts]\non = ["performance"]\n\n[output]'))
+        assert project.call(*days(1, 4)).code == 0
+        toy.execute(
+            project.url,
+            "UPDATE toy SET y = NOT y WHERE day IN ('2024-02-02', '2024-02-04')",
+            "UPDATE toy SET y = NULL WHERE day = '2024-02-03'",
+        )
+
+        assert project.call("evaluate", "toy", BATCHSCORE_ALERT_WEBHOOK_URL=hook.url).code == 0
+
+        (alert,) = hook.got[0]["firing"]
+        shown = json.loads(project.call("models", "show", "toy", "--format", "json").out)
+        (auc,) = [each for each in alert["metrics"] if each["metric"] == "roc_auc"]
+        assert alert["detail"].startswith("2024-02-04: ")
+        assert (alert["first_interval"], auc["first_interval"]) == ("2024-02-02", "2024-02-02")
+        assert auc["test_value"] == shown["metrics"]["roc_auc"]
+        assert auc["low"] < auc["value"] < auc["high"] < auc["bound"] < auc["test_value"]
+        assert [row["first_interval"][:10] for row in listed(project)] == ["2024-02-02"]
+
+    def test_the_shares_of_nulls(self, project: Project, hook: Hook) -> None:
+        """Of more NULLs both shares are told, and the difference that matters; and since when it is so."""
+        toy.load(project.url, toy.rows(a_day=300))
+        toy.execute(project.url, "UPDATE toy SET b = NULL WHERE day >= '2024-02-02' AND id % 2 = 0")
+
+        assert project.call(*days(1, 3), BATCHSCORE_ALERT_WEBHOOK_URL=hook.url).code == 0
+
+        (alert,) = [each for each in hook.got[0]["firing"] if each["alert"] == "drift input b"]
+        (nulls,) = [each for each in alert["metrics"] if each["metric"] == "null_share"]
+        assert nulls["value"] == pytest.approx(nulls["share"] - nulls["reference_share"])
+        words = f"NULL or NaN in {nulls['share']:.1%} of rows, {nulls['reference_share']:.1%} in training"
+        assert f"{words}, where a difference of 2.0% matters" in alert["detail"]
+        assert nulls["share"] > 0.5 > nulls["reference_share"] > 0
+        assert alert["detail"].endswith("; first interval 2024-02-02")
+        assert alert["first_interval"] == "2024-02-02"
+
+    @pytest.mark.parametrize(
+        ("change", "drifts", "by"),
+        [
+            # The column is as far off as it was.
+            (
+                "[drift]\nbands = { psi = 100, ks = 2, outside_share = 2, null_share = 2 }\n\n[output]",
+                True,
+                "configuration",
+            ),
+            ('[drift]\nagainst = ["previous"]\n\n[output]', True, "configuration"),
+            # It is back, whatever else has changed.
+            ("[drift]\nbands = { psi = 100 }\n\n[output]", False, "data"),
+            ("[output]", False, "data"),
+        ],
+    )
+    def test_what_it_recovered_by(self, project: Project, hook: Hook, change: str, drifts: bool, by: str) -> None:
+        """A notice tells what is over because the job file changed from what is over because the data did."""
+        toy.load(project.url, toy.rows(a_day=300))
+        days_off = "('2024-02-02', '2024-02-03')" if drifts else "('2024-02-02')"
+        toy.execute(project.url, f"UPDATE toy SET a = a + 10 WHERE day IN {days_off}")
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        assert project.call(*days(2, 2), **url).code == 0
+
+        project.edit("jobs/toy.toml", ("[output]", change))
+        result = project.call(*days(3, 3), **url)
+
+        (over,) = [each for each in hook.got[1]["recovered"] if each["alert"] == "drift input a"]
+        (logged,) = [event for event in result.named("alert.recovered") if event["alert"] == "drift input a"]
+        assert (over["recovered_by"], logged["recovered_by"]) == (by, by)
+        words = "recovered by a change of the job file: drift input a" in hook.got[1]["text"]
+        assert words == (by == "configuration")
+
+    def test_a_gate_that_was_moved(self, project: Project, hook: Hook) -> None:
+        """A held run that is published behind another gate, or past it, has not recovered by its data."""
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        project.edit("jobs/toy.toml", ("[limits]", "[publish]\nscore_range = [2, 3]\n\n[limits]"))
+        assert project.call(*days(1, 2), **url).code == 31
+        (held, *_) = [row for row in rows_of_alerts(project) if row["alert"] == "failed 2024-02-01"]
+        held_runs = "SELECT run_id FROM batchscore_runs WHERE status = 'held' ORDER BY interval_start"
+        ((run_id,), *_) = toy.query(project.url, held_runs)
+        assert project.call("runs", "publish", run_id, "--override", "--reason", "seen", **url).code == 0
+        project.edit("jobs/toy.toml", ("[2, 3]", "[0, 1]"))
+        assert project.call(*days(2, 2), **url).code == 0
+
+        by = {each["alert"]: each["recovered_by"] for got in hook.got for each in got["recovered"]}
+        assert held["state"] == "firing"
+        assert by == {"failed 2024-02-01": "override", "failed 2024-02-02": "configuration"}
 
     def test_a_command_that_logs_nothing(self, project: Project) -> None:
         """`evaluate` logs nothing, so where there is only the log the next `score` tells it."""
@@ -287,16 +379,21 @@ class TestFires:
         assert hook.got[0]["firing"][0]["detail"].startswith("held by a gate: ")
 
     def test_only_what_is_wanted(self, project: Project, hook: Hook) -> None:
-        """`on` chooses, and what it no longer names is forgotten and not told to have recovered."""
+        """`on` chooses; what it no longer names is told to be over by the job file, once, and is not looked at again."""
         toy.execute(project.url, SPOILT)
         url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
         project.call(*days(1, 1), **url)
         project.edit("jobs/toy.toml", ("[output]", '[alerts]\non = ["drift"]\n\n[output]'))
 
-        project.call(*days(1, 1), **url)
+        for _ in range(2):
+            project.call(*days(1, 1), **url)
 
-        assert told(hook) == [{"firing": ["failed 2024-02-01"], "recovered": []}]
-        assert rows_of_alerts(project) == []
+        assert told(hook) == [
+            {"firing": ["failed 2024-02-01"], "recovered": []},
+            {"firing": [], "recovered": ["failed 2024-02-01"]},
+        ]
+        assert hook.got[1]["recovered"][0]["recovered_by"] == "configuration"
+        assert listed(project) == []
 
     def test_again_after_a_while(self, project: Project, hook: Hook) -> None:
         """What goes on firing is told again when the last notice is older than `repeat`, and not before."""
@@ -348,7 +445,7 @@ class TestFires:
     def test_an_interval_that_is_the_jobs_no_longer(
         self, project: Project, hook: Hook, change: tuple[str, str]
     ) -> None:
-        """With another table, or time cut otherwise, a failure is not told to have recovered, for nothing has."""
+        """With another table, or time cut otherwise, a failure is not told to be over by the data, for nothing is."""
         toy.execute(project.url, SPOILT)
         url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
         project.call(*days(1, 1), **url)
@@ -356,9 +453,8 @@ class TestFires:
 
         project.call("backfill", "toy", "--from", "2024-02-02", "--to", "2024-02-03", **url)
 
-        assert [each for each in told(hook) if each["recovered"]] == []
-        if "table" in change[0]:
-            assert rows_of_alerts(project) == []
+        (row,) = [row for row in rows_of_alerts(project) if row["alert"] == "failed 2024-02-01"]
+        assert (row["state"], row["recovered_by"]) == ("recovered", "configuration")
 
     def test_a_command_that_could_do_nothing(self, project: Project, hook: Hook) -> None:
         """A command that is refused before it scores tells what was left to tell, and ends as it would have."""
@@ -605,10 +701,10 @@ def observed(
     warehouse: Warehouse, at: datetime, *firing: str, unknown: tuple[str, ...] = (), passed: tuple[str, ...] = ()
 ) -> None:
     """Enter what fires."""
-    alarms = ledger.Alarms(dict.fromkeys(firing, "why"), set(unknown), set(passed))
+    alarms = ledger.Alarms(dict.fromkeys(firing, ledger.Firing("why")), set(unknown), set(passed))
     with warehouse.begin() as tx:
         week, weeks = at - timedelta(days=7), at - timedelta(days=28)
-        ledger.observe(tx.connection, "toy", alarms, ("failed", "drift"), at, week, weeks)
+        ledger.observe(tx.connection, "toy", alarms, lambda _: "data", at, week, weeks)
 
 
 def claimed(warehouse: Warehouse, owner: str, at: datetime) -> list[dict[str, Any]]:
@@ -702,17 +798,6 @@ class TestLedger:
         assert due == [["failed 1", "failed 2"]] * 3 + [["failed 2"]] * 2
         assert set(states(warehouse).values()) == {("firing", False)}
 
-    def test_dropped(self, warehouse: Warehouse) -> None:
-        """What the job asks for no longer is forgotten, and nobody is told."""
-        observed(warehouse, NOW, "failed 1")
-        settled(warehouse, claimed(warehouse, "one", NOW), NOW, "log", complete=True)
-
-        with warehouse.begin() as tx:
-            alarms = ledger.Alarms(dropped={"failed 1"})
-            ledger.observe(tx.connection, "toy", alarms, ("failed",), NOW, NOW, NOW)
-
-        assert states(warehouse) == {}
-
     def test_pruned_when_it_is_over(self, warehouse: Warehouse) -> None:
         """What recovered long ago and was told is removed; what fires, or is still to be told, stays."""
         observed(warehouse, NOW, "failed 1", "failed 2", "failed 3")
@@ -735,11 +820,11 @@ class TestNotice:
     def row(self, number: int, **changes: Any) -> dict[str, Any]:
         """A row of the ledger."""
         row = {"alert": f"failed {number}", "state": "firing", "detail": "why", "first_at": NOW, "last_at": NOW}
-        return row | {"times": 1} | changes
+        return row | {"times": 1, "first_interval": None, "found": "{}", "recovered_by": None} | changes
 
-    def test_of_many(self) -> None:
+    def test_of_many(self, trained: Project) -> None:
         """The text names ten and how many more there are; the fields hold all."""
-        content = json.loads(notice("toy", [self.row(number) for number in range(90)]))
+        content = json.loads(notice(read_job("toy", trained.root / "jobs"), [self.row(number) for number in range(90)]))
 
         lines = content["text"].splitlines()
         assert (len(lines), lines[0], lines[-1]) == (
@@ -748,9 +833,11 @@ class TestNotice:
         assert len(content["firing"]) == 90
         assert content["firing"][0]["first_at"] == "2024-03-01T00:00:00+00:00"
 
-    def test_calls_nobody(self) -> None:
+    def test_calls_nobody(self, trained: Project) -> None:
         """What a value holds is no markup in the text, and as it was in the fields."""
-        content = json.loads(notice("toy", [self.row(1, detail="<!channel> & <https://a|b>")]))
+        content = json.loads(
+            notice(read_job("toy", trained.root / "jobs"), [self.row(1, detail="<!channel> & <https://a|b>")])
+        )
 
         assert "&lt;!channel&gt; &amp; &lt;https://a|b&gt;" in content["text"]
         assert content["firing"][0]["detail"] == "<!channel> & <https://a|b>"

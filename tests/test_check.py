@@ -248,3 +248,46 @@ class TestTouchesNothing:
 
         assert (code, failed(rows)) == (0, {})
         assert not (project.root / "new").exists()
+
+
+class TestAlerts:
+    """Whoever would be told, and cannot be, is found before the night in which it matters; it stops no run."""
+
+    def row(self, project: Project, **environment: str) -> tuple[str, str]:
+        """What is told of the alerts, of a job that is well otherwise."""
+        code, rows = checked(project, **environment)
+        assert code == 0
+        return rows["alerts"]
+
+    def test_nobody(self, project: Project) -> None:
+        """Without a command and a webhook it is said that the log alone is told, and what would have to be set."""
+        status, detail = self.row(project)
+
+        assert status == "none"
+        assert "BATCHSCORE_ALERT_WEBHOOK_URL is not set, and [alerts] has no command" in detail
+
+    def test_a_webhook(self, project: Project) -> None:
+        """A webhook that is set is told, and its URL is not."""
+        status, detail = self.row(project, BATCHSCORE_ALERT_WEBHOOK_URL="https://hooks.example/s3cret")
+
+        assert (status, detail) == ("ok", "told are the log, the webhook")
+
+    @pytest.mark.parametrize(
+        ("command", "status", "words"),
+        [
+            ("sh", "ok", "told are the log, the command sh; no webhook: BATCHSCORE_ALERT_WEBHOOK_URL is not set"),
+            ("no-such-program", "off", "no-such-program is not there, in no folder of PATH; the log alone is told"),
+            ("./gone.sh", "off", "./gone.sh is not there; the log alone is told"),
+            ("./plain.sh", "off", "./plain.sh may not be executed by this user"),
+            ("./jobs", "off", "./jobs may not be executed"),
+        ],
+    )
+    def test_a_command(self, project: Project, command: str, status: str, words: str) -> None:
+        """A command that can be run is told; one that is not there, or no program, is off, and why."""
+        (project.root / "plain.sh").write_text("#!/bin/sh\n")
+        project.edit("jobs/toy.toml", ("[output]", f'[alerts]\ncommand = ["{command}"]\n\n[output]'))
+
+        told, detail = self.row(project)
+
+        assert told == status
+        assert words in detail

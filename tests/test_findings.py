@@ -292,7 +292,7 @@ class TestPerformance:
         bundle: Any = SimpleNamespace(digest="d", evaluation=evaluation)
         (told,) = findings.of_performance([month(0, 0.2, 0.2, (0.71, 0.73))], "roc_auc", bundle, DAYS, worse)
 
-        assert told.words == "roc_auc is worse than on test rows in 2024-02-03, 2024-02-04, each by itself."
+        assert told.words == "roc_auc is worse than on test rows in 2024-02-03 to 2024-02-04, each by itself."
         assert "labels and how they are joined" in told.advice
         assert told.advice.endswith("batchscore retrain toy --if degraded")
 

@@ -318,16 +318,20 @@ WRONG = [
         "problem: ",
         "not measured for regression. Known here: mae, rmse, r2, median_error.",
     ),
-    (("at_least = 0.65", "at_least = true"), "problem.success.at_least", "valid number (it says True)"),
-    (("at_least = 0.65", "at_most = nan"), "problem.success.at_most", "finite number"),
-    (("test = 0.2", 'test = "0.2"'), "training.split.test", "valid number (it says '0.2')"),
-    (('by = "time", column = "scheduled_at"', 'by = "random", seed = true'), "training.split.seed", "valid integer"),
-    (('every = "day"', 'every = "day"\ncatch_up = true'), "interval.catch_up", "valid integer (it says True)"),
+    (("at_least = 0.65", "at_least = true"), "problem.success.at_least", "want a number (it says True)"),
+    (("at_least = 0.65", "at_most = nan"), "problem.success.at_most", "want a number that is not nan or inf"),
+    (("test = 0.2", 'test = "0.2"'), "training.split.test", "want a number (it says '0.2')"),
+    (
+        ('by = "time", column = "scheduled_at"', 'by = "random", seed = true'),
+        "training.split.seed",
+        "want a whole number",
+    ),
+    (('every = "day"', 'every = "day"\ncatch_up = true'), "interval.catch_up", "want a whole number (it says True)"),
     (('use = "champion"', "use = true"), "model.use", "(it says True)"),
     ((", at_least = 0.65", ""), "problem.success", "exactly one of at_least and at_most"),
     ((', column = "scheduled_at"', ""), "training.split", "column goes with by = 'time'"),
     (('by = "time"', 'by = "random"'), "training.split", "column goes with by = 'time'"),
-    (("test = 0.2", "test = 0.0"), "training.split.test", "greater than 0 (it says 0.0)"),
+    (("test = 0.2", "test = 0.0"), "training.split.test", "want more than 0 (it says 0.0)"),
     (("test = 0.2", "test = 1.0"), "training.split.test", "less than 1 (it says 1.0)"),
     (("America/New_York", "America/New_Yrok"), "interval.timezone", "'America/New_Yrok' is no IANA time zone"),
     (("America/New_York", "../etc/passwd"), "interval.timezone", "no IANA time zone"),
@@ -338,7 +342,7 @@ WRONG = [
     (("flight_delay_predictions", "1st"), "output.table", "(it says '1st')"),
     (("flight_delay_predictions", "t" * 64), "output.table", "want table or schema.table, each of letters, digits"),
     (("flight_delay_predictions", ""), "output.table", "no digit first, 63 at most (it says '')"),
-    (('["flight_id"]', "[]"), "source.key", "at least 1 item"),
+    (('["flight_id"]', "[]"), "source.key", "the list is empty. Name 1 or more."),
     (('["flight_id"]', '"flight_id"'), "source.key", 'want a list. Write key = ["flight_id"].'),
     (('["flight_date"]', '"flight_date"'), "output.carry", 'want a list. Write carry = ["flight_date"].'),
     (('["flight_id"]', "7"), "source.key", "(it says 7)"),
@@ -356,12 +360,12 @@ WRONG = [
     (('task = "binary"', 'task = "binry"'), "problem.task", "(it says 'binry'). Did you mean binary?"),
     (
         ("[model]\n", '[training.audit]\nrefuse = ["leek"]\n\n[model]\n'),
-        "training.audit.refuse.0",
+        "training.audit.refuse",
         "Did you mean leak?",
     ),
     (("start = 2013-10-01", "start = 9999-12-31"), "interval", "9999-12-31 is outside the years 2 to 9998"),
-    (('every = "day"', 'every = "day"\nlookback = -1'), "interval.lookback", "greater than or equal to 0 (it says -1)"),
-    (('every = "day"', 'every = "day"\nlookback = true'), "interval.lookback", "valid integer (it says True)"),
+    (('every = "day"', 'every = "day"\nlookback = -1'), "interval.lookback", "want 0 or more (it says -1)"),
+    (('every = "day"', 'every = "day"\nlookback = true'), "interval.lookback", "want a whole number (it says True)"),
     (
         ('key = ["flight_id"]', 'key = ["flight_id"]\nprivate = ["x", "flight_id"]'),
         "source: ",
@@ -371,33 +375,33 @@ WRONG = [
     (("to = 2013-10-01", "to = 2013"), "training.to", "write a date"),
     (("from = 2013-01-01", "from = 0001-01-01"), "the file", "0001-01-01 is outside the years"),
     (("to = 2013-10-01", "to = 2013-01-01"), "the file", "training.from must be before training.to"),
-    (('every = "day"', 'every = "day"\ncatch_up = 0'), "interval.catch_up", "greater than or equal to 1 (it says 0)"),
+    (('every = "day"', 'every = "day"\ncatch_up = 0'), "interval.catch_up", "want 1 or more (it says 0)"),
     (('name = "flight_delay"\n\n', 'name = "Flight-Delay"\n\n'), "job.name", "(it says 'Flight-Delay')"),
     (('name = "flight_delay"\nuse', 'name = "no/model"\nuse'), "model.name", "(it says 'no/model')"),
 ]
 OUT_OF_RANGE = [
-    ("rejects = 1.01", "limits.rejects", "less than or equal to 1 (it says 1.01)"),
-    ("rejects = -0.1", "limits.rejects", "greater than or equal to 0"),
-    ("rejects = nan", "limits.rejects", "finite number"),
-    ("reject_rows = -1", "limits.reject_rows", "greater than or equal to 0 (it says -1)"),
-    ("reject_rows = 0.5", "limits.reject_rows", "integer"),
-    ("rejects = true", "limits.rejects", "valid number (it says True)"),
-    ('rejects = "0.5"', "limits.rejects", "valid number (it says '0.5')"),
-    ('chunk_rows = "1000"', "limits.chunk_rows", "valid integer (it says '1000')"),
-    ("chunk_rows = true", "limits.chunk_rows", "valid integer (it says True)"),
-    ("chunk_rows = 0", "limits.chunk_rows", "greater than or equal to 1 (it says 0)"),
-    ("chunk_rows = 1.5", "limits.chunk_rows", "integer"),
+    ("rejects = 1.01", "limits.rejects", "want 1 or less (it says 1.01)"),
+    ("rejects = -0.1", "limits.rejects", "want 0 or more"),
+    ("rejects = nan", "limits.rejects", "want a number that is not nan or inf"),
+    ("reject_rows = -1", "limits.reject_rows", "want 0 or more (it says -1)"),
+    ("reject_rows = 0.5", "limits.reject_rows", "want a whole number"),
+    ("rejects = true", "limits.rejects", "want a number (it says True)"),
+    ('rejects = "0.5"', "limits.rejects", "want a number (it says '0.5')"),
+    ('chunk_rows = "1000"', "limits.chunk_rows", "want a whole number (it says '1000')"),
+    ("chunk_rows = true", "limits.chunk_rows", "want a whole number (it says True)"),
+    ("chunk_rows = 0", "limits.chunk_rows", "want 1 or more (it says 0)"),
+    ("chunk_rows = 1.5", "limits.chunk_rows", "want a whole number"),
 ]
 BAD_GATES = [
-    ("least_rows = -1", "publish.least_rows", "greater than or equal to 0 (it says -1)"),
-    ("most_rows = 0", "publish.most_rows", "greater than 0 (it says 0)"),
+    ("least_rows = -1", "publish.least_rows", "want 0 or more (it says -1)"),
+    ("most_rows = 0", "publish.most_rows", "want more than 0 (it says 0)"),
     ("least_rows = 2\nmost_rows = 1.5", "publish", "least_rows 2.0 is more than most_rows 1.5"),
-    ("over = 2", "publish.over", "greater than or equal to 3 (it says 2)"),
-    ("rejects = 1.1", "publish.rejects", "less than or equal to 1 (it says 1.1)"),
+    ("over = 2", "publish.over", "want 3 or more (it says 2)"),
+    ("rejects = 1.1", "publish.rejects", "want 1 or less (it says 1.1)"),
     ("score_range = [1, 0]", "publish", "score_range goes from 1.0 down to 0.0"),
-    ("score_range = [0, inf]", "publish.score_range.1", "finite number"),
-    ("score_range = [0]", "publish.score_range.1", "missing"),
-    ("score_psi = 0", "publish.score_psi", "greater than 0 (it says 0)"),
+    ("score_range = [0, inf]", "publish.score_range", "want a number that is not nan or inf"),
+    ("score_range = [0]", "publish.score_range", "1 value(s) where more are wanted"),
+    ("score_psi = 0", "publish.score_psi", "want more than 0 (it says 0)"),
     ("least_row = 1", "publish.least_row", "unknown key. Did you mean least_rows?"),
 ]
 NEEDED = [
@@ -446,6 +450,38 @@ class TestFaults:
         rest = "use" if line.endswith("use") else ""
 
         assert f"{place}: missing. Add it." in faults(jobs, (line, rest))
+
+    @pytest.mark.parametrize(
+        ("more", "line"),
+        [
+            (
+                "[drift]\nagainst = []\n",
+                "drift.against: the list is empty. Name 1 or more of training, previous, last_week, four_weeks.",
+            ),
+            (
+                '[drift]\nagainst = ["trainig"]\n',
+                (
+                    "drift.against: want 'training', 'previous', 'last_week' or 'four_weeks' (it says 'trainig'). "
+                    "Did you mean training?"
+                ),
+            ),
+            (
+                "[drift]\nbands = { pis = 0.1 }\n",
+                (
+                    "drift.bands: unknown key pis. Did you mean psi? Known here: psi, ks, null_share, unseen_share, "
+                    "outside_share, staleness, domain_auc."
+                ),
+            ),
+            ("[drift]\nbands = [1]\n", "drift.bands: want a table"),
+            ("[drift]\npersist = 3\n", "drift.persist: want a table with runs, of (it says 3)"),
+            ("[publish]\nscore_range = [1]\n", "publish.score_range: 1 value(s) where more are wanted."),
+            ("[publish]\nscore_range = [1, 2, 3]\n", "publish.score_range: 3 values, and 2 at most are wanted."),
+            ("[alerts]\nrepeat = 7\n", "alerts.repeat: want text in quotes (it says 7)"),
+        ],
+    )
+    def test_in_plain_words(self, jobs, more, line):
+        """A fault names table, key and what may stand there, once, in words that know nothing of Python."""
+        assert faults(jobs, more=more) == [line]
 
     def test_slices_of_a_private_column(self, jobs):
         """A slice has a value of its column for a name, so a private column has none; another column may."""

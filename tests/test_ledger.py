@@ -828,6 +828,8 @@ class TestDrift:
         "column_name": "x",
         "metric": "psi",
         "value": 0.1 + 0.2,
+        "share": None,
+        "reference_share": None,
         "floor": None,
         "p_value": None,
         "band": 0.2,

@@ -424,6 +424,20 @@ class TestReplaced:
         where = f"window_start = '{day(2)}' AND cohort = 'scored' AND slice_column = ''"
         assert_measured(kept(rescored, where), *joined(rescored, f"p.interval_start = '{day(2)}'"))
 
+    def test_evaluating_another_day(self, rescored: Project) -> None:
+        """`evaluate` of another day evaluates what was scored again since too, and says so: no label is lost by arrival.
+
+        It is not among what is printed, and once is enough.
+        """
+        window = ("--from", "2024-02-03", "--to", "2024-02-04", "--format", "json")
+        first, second = (rescored.call("evaluate", "toy", *window) for _ in range(2))
+        arrived = kept(rescored, "cohort = 'labelled' AND metric = 'accuracy' AND slice_column = ''", "labelled")
+
+        assert ["2024-02-03"] == [row["interval"] for row in json.loads(first.out)]
+        assert "evaluated again too, for they were scored again since: 2024-02-02\n" in first.err
+        assert sum(KNOWN.values()) == sum(row["labelled"] for row in arrived)
+        assert "evaluated again" not in second.err
+
     def test_pruned(self, rescored: Project) -> None:
         """The tallies of a replaced run go with it, and those of published runs stay."""
         assert 0 == rescored.call("runs", "prune", "--older-than", "0h").code

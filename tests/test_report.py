@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page
 from toy import Project
 
 from batchscore.cli.session import Session, runs_of
+from batchscore.model.evaluation import Measured
 from batchscore.monitor.drawn import over_time
 from batchscore.monitor.history import History
 from batchscore.monitor.report import report
@@ -78,6 +79,8 @@ def text(page_file: Path) -> str:
 def said(html: str) -> str:
     """The words of a page, with single spaces."""
     body = re.sub(r"<(script|style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    # What holds a date or a command together parts no words.
+    body = re.sub(r"</?(?:span|code)\b[^>]*>", "", body)
     return " ".join(re.sub("<[^>]+>", " ", body).split())
 
 
@@ -185,7 +188,7 @@ def test_anywhere(anywhere: Project) -> None:
 
     assert "2024-02-01 to 2024-02-03: 3 published runs of one day each." in said(html)
     assert {"a", "b", "c", "score"} <= {line["name"] for line in data_of(html)["lines"]}
-    assert re.search(r"2024-02-01 to 2024-02-03 300 300 mature 0\.\d+", said(html))
+    assert re.search(r"2024-02-01 to 2024-02-03 300 300 (?:as good|worse) 0\.\d+", said(html))
 
 
 class TestFile:
@@ -303,6 +306,34 @@ def test_distributions(scored: Project, text: str) -> None:
     assert sum(c["shapes"][0]["training"]) == 31 * 250
 
 
+def test_figures(scored: Project, text: str) -> None:
+    """Mean, smallest and largest of a number are the rows' own, of a run and of training; others have none."""
+    data = data_of(text)
+    lines = {line["name"]: line for line in data["lines"]}
+    place = data["times"].index("2024-02-19")
+    sql = "SELECT count(a), avg(a), min(a), max(a) FROM toy WHERE day {} '2024-02-{}'"
+    (day,), (training,) = (toy.query(scored.url, sql.format(*at)) for at in (("=", "19"), ("<", "01")))
+
+    assert lines["a"]["summaries"][place] == pytest.approx(day, rel=1e-5)
+    assert lines["a"]["trained"][0] == pytest.approx(training, rel=1e-5)
+    for name in ("secret", "c", "ts"):
+        assert not any(lines[name]["summaries"]), name
+        assert not any(lines[name]["trained"]), name
+
+
+def test_the_runs_of_a_reference(text: str) -> None:
+    """Behind a cell are the very runs it was compared with: by day, of the week before, of four weeks, on this page."""
+    data = data_of(text)
+    times, others = data["times"], data["others"]
+    place = times.index("2024-02-15")
+
+    assert [times[i] for i in others["previous"][place]] == ["2024-02-14"]
+    # A week before there is no run.
+    assert others["last_week"][place] == []
+    assert [times[i] for i in others["last_week"][place + 1]] == ["2024-02-09"]
+    assert others["four_weeks"][place] == list(range(place))
+
+
 @pytest.fixture
 def opened(browser: Browser, page_file: Path) -> Iterator[Page]:
     """The report in a tab; whatever the browser complains of, or asks the network for, fails the test."""
@@ -365,6 +396,57 @@ class TestBrowser:
         assert cell(opened, "a", "2024-02-19").inner_text() == "·"
         assert cell(opened, "a", "2024-02-12").inner_text() == "●"
         assert cell(opened, "a", "2024-02-01").get_attribute("aria-label") == "not compared"
+
+    def test_both_sides(self, opened: Page) -> None:
+        """A cell shows figures and distribution of what it is compared with, by its name, and both shares of NULLs."""
+        cell(opened, "b", "2024-02-20").click()
+        metrics = opened.locator("#detail table").first.inner_text()
+        assert re.search(r"null_share\s+100\.0 %, was \d+\.\d %\s+± 2\.0 %", metrics)
+        cell(opened, "a", "2024-02-19").click()
+        training = opened.locator("#detail").inner_text()
+        opened.get_by_label("last week").check()
+        week = opened.locator("#detail").inner_text()
+
+        assert opened.locator("#detail h3").inner_text().startswith("a, 2024-02-19, against last week: ")
+        figures = r"\s+{}\s+2024-02-19\s+mean\s+([\d.]+)\s+([\d.]+)\s+smallest\s+[\d.]+\s+[\d.]+\s+largest"
+        ((before, now),) = re.findall(figures.format("training"), training)
+        ((week_before, same),) = re.findall(figures.format("last week"), week)
+        assert float(week_before) == pytest.approx(float(now), abs=0.5)
+        assert float(before) < float(now) - 1
+        assert same == now
+        assert "last week, 250 rows" in week
+        assert "training" not in week
+        assert "training, 7,750 rows" in training
+
+    def test_runs_on_a_phone(self, opened: Page) -> None:
+        """On a phone no column of the runs is cut off, and no date, instant or word of a command is broken anywhere."""
+        opened.set_viewport_size({"width": 390, "height": 800})
+
+        box = opened.get_by_role("region", name="Runs")
+        assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
+        assert (
+            opened.evaluate("[...document.querySelectorAll('.t')].filter(e => e.getClientRects().length > 1).length")
+            == 0
+        )
+        assert opened.locator("code .t", has_text="--only").count() >= 1
+        dates = opened.evaluate(
+            """() => {
+                const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+                const found = [];
+                for (let node; (node = walk.nextNode());) {
+                    if (/\\d{4}-\\d{2}-\\d{2}/.test(node.textContent) && !node.parentElement.closest('svg, .heat, script')) {
+                        const range = document.createRange();
+                        const at = node.textContent.search(/\\d{4}-/);
+                        range.setStart(node, at);
+                        range.setEnd(node, at + 10);
+                        found.push(range.getClientRects().length);
+                    }
+                }
+                return found;
+            }"""
+        )
+        assert len(dates) > 20
+        assert set(dates) <= {0, 1}
 
     def test_private(self, opened: Page) -> None:
         """Of a private column no distribution is shown, and that is said."""
@@ -520,6 +602,60 @@ def test_a_month_that_is_not_judged(history: History) -> None:
     value = f"{month.metrics['roc_auc'].value:.4g}"
     assert f"roc_auc, last month {value} rejects" in judged
     assert f"roc_auc, last month {value}, immature rejects" in early
+
+
+def test_what_is_worse(history: History) -> None:
+    """The tile of a metric is marked where it is worse in the last month, or in a day of it, and the month says so."""
+    (month,) = history.months
+    auc = Measured(value=0.97, low=0.96, high=0.98)
+    month = replace(month, metrics={**month.metrics, "roc_auc": auc})
+    lower = replace(month, metrics={**month.metrics, "roc_auc": Measured(value=0.5, low=0.45, high=0.55)})
+    as_good = [{**row, "verdict": "as good"} for row in history.performance]
+    history = replace(history, months=[month], performance=as_good)
+    performance = [
+        {**row, "verdict": "worse"} if row["metric"] == "roc_auc" and row["kind"] == "measured" else row
+        for row in history.performance
+    ]
+
+    good, bad, a_day = (
+        report(changed, datetime.now(UTC))
+        for changed in (history, replace(history, months=[lower]), replace(history, performance=performance))
+    )
+
+    assert f"<dd>{auc.value:.4g}</dd>" in good
+    assert '<dd class="bad">0.5</dd>' in bad
+    assert f'<dd class="bad">{auc.value:.4g}</dd>' in a_day
+    assert '<td class="bad">worse</td>' in bad
+    assert "<td>as good</td>" in good
+
+
+def test_slices_and_arrivals(project: Project) -> None:
+    """The slices by which the metric is worst are in the report, the worst first, and at the terminal of `evaluate`.
+
+    With `known_at` there is a chart of the metric by when labels became known.
+    """
+    toy.load(project.url, toy.rows(a_day=600))
+    toy.execute(project.url, "UPDATE toy SET y = NOT y WHERE c = 'x' AND id % 3 = 0")
+    project.edit(
+        "jobs/toy.toml",
+        ('carry = ["day"]', 'carry = ["day", "c"]'),
+        ("[output]", '[performance]\nslices = ["c"]\nknown_at = "known_at"\n\n[output]'),
+    )
+    project.edit("sql/toy/labels.sql", ("SELECT id, y", "SELECT id, y, ts + INTERVAL 1 DAY AS known_at"))
+    assert project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-04").code == 0
+
+    printed = project.call("evaluate", "toy").out
+    html = report_of(project, "--to", "2024-02-04")
+
+    (told,) = re.findall(r"Slices by which roc_auc is worst slice (.*?) Of the last 28 runs", said(html))
+    values = [float(value) for value in re.findall(r"c = \S+ [\d,]+ [\d,]+ (0\.\d+)", told)]
+    assert "c = x" in told
+    assert values == sorted(values)
+    assert len(values) == len(
+        set(toy.query(project.url, "SELECT DISTINCT c FROM toy WHERE day >= '2024-02-01' AND c IS NOT NULL"))
+    ) + ("c = NULL" in told)
+    assert re.search(r"The slices of them all by which roc_auc is worst\n.*\n +1  c = x ", printed)
+    assert "roc_auc over time, by when labels became known" in html
 
 
 def test_a_quarter(history: History, browser: Browser, tmp_path: Path) -> None:

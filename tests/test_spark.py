@@ -111,3 +111,31 @@ class TestCommands:
         assert "moved" in plain
         assert "\x1b[33m" not in plain
         assert not set(BLOCKS) & set(plain)
+
+    def test_at_a_narrow_terminal(self, drifting: Project) -> None:
+        """In 60 columns each metric still has one line, and what was left out for it is named, the columns told least by."""
+        wide = at_terminal(drifting, "drift", "toy", *WINDOW, COLUMNS="200")[1]
+        narrow = at_terminal(drifting, "drift", "toy", *WINDOW, COLUMNS="60")[1]
+        everything = at_terminal(drifting, "drift", "toy", *WINDOW, "--all", COLUMNS="60")[1]
+
+        lines = [re.split(" {2,}", line.strip()) for line in narrow.splitlines() if re.search(r"\ba +psi\b", line)]
+        assert "Left out" not in wide
+        assert "importance" in wide
+        assert [line[:2] for line in lines] == [["a", "psi"]]
+        assert narrow.splitlines()[-1] == "Left out for want of room: verdict, floor, importance, role."
+        assert "verdict" not in everything.splitlines()[-1]
+        assert "steady" in everything
+
+    def test_both_shares(self, project: Project) -> None:
+        """A difference of shares is shown as both, and kept as a difference beside them in JSON."""
+        toy.load(project.url, toy.rows(a_day=300))
+        toy.execute(project.url, "UPDATE toy SET b = NULL WHERE day = '2024-02-05' AND id % 2 = 0")
+        day = ("--from", "2024-02-05", "--to", "2024-02-06")
+        assert project.call("backfill", "toy", *day).code == 0
+
+        (found,) = json.loads(project.call("drift", "toy", *day, "--format", "json").out)
+        (row,) = [row for row in found["metrics"] if (row["column"], row["metric"]) == ("b", "null_share")]
+        printed = project.call("drift", "toy", *day).out
+
+        assert row["value"] == pytest.approx(row["share"] - row["reference_share"])
+        assert f" {row['share']:.1%}, was {row['reference_share']:.1%} " in printed

@@ -63,7 +63,7 @@ def scored(
         "WHERE id = (SELECT min(id) FROM toy_predictions)",
         *(
             "INSERT INTO batchscore_performance VALUES ('toy', 'scored', '2024-02-01 05:00:00', 'toy', 1, '', '', "
-            f"'roc_auc', '{kind}', '2024-02-02 05:00:00', {value}, {value} - 0.1, NULL, 300, {labelled}, "
+            f"'roc_auc', '{kind}', '2024-02-02 05:00:00', {value}, {value} - 0.1, NULL, NULL, NULL, 300, {labelled}, "
             f"{labelled} / 300.0, 'mature', '{verdict}', '2024-03-01 00:00:00')"
             for kind, value, labelled, verdict in (("measured", 0.75, 270, "as good"), ("estimated", 0.5, 0, "worse"))
         ),

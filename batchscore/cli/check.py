@@ -13,6 +13,7 @@ import typer
 
 from batchscore import ledger
 from batchscore import settings as settings_module
+from batchscore.cli.alerts import told_to
 from batchscore.cli.render import Format, show
 from batchscore.cli.session import Session, runs_of, told_lacking
 from batchscore.database import Database
@@ -99,6 +100,7 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         _features(session, job, bundle, findings)
         if sampled and job.training:
             findings.look("training", lambda: _training(session, job, sample), str)
+        findings.tell("alerts", *told_to(session, job))
         if job.labels is None:
             findings.tell("labels", "ok", "the job has none, so it can score and cannot be trained")
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from batchscore.cli import score as scoring
-from batchscore.cli.drift import drift_rows
+from batchscore.cli.drift import drift_rows, with_shares
 from batchscore.cli.flights import flight_tables
 from batchscore.cli.load import load
 from batchscore.cli.render import Cell, Format, show
@@ -139,4 +139,5 @@ def _tell_drift(job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run])
 
 
 def _brief(rows: list[dict[str, Cell]]) -> list[dict[str, Cell]]:
-    return [{name: row[name] for name in ("role", "column", "metric", "value", "band", "n")} for row in rows]
+    shown = ("role", "column", "metric", "value", "band", "n")
+    return [{name: with_shares(row)[name] for name in shown} for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,11 +21,15 @@ from batchscore.ledger import Run
 from batchscore.logs import about
 from batchscore.monitor.findings import span_of
 from batchscore.monitor.harmless import harmless
+from batchscore.monitor.shares import both_shares
 from batchscore.monitor.watch import Comparison, Watched, Watcher
 from batchscore.warehouse import Warehouse
 from batchscore.watching import Reference
 
-__all__ = ["drift", "drift_rows", "watch"]
+__all__ = ["SPARE", "drift", "drift_rows", "watch", "with_shares"]
+
+# What a narrow terminal does without first; of what moved alone the verdict says nothing.
+SPARE = ("verdict", "floor", "importance")
 
 _AGAINST: dict[Reference, str] = {
     "training": "its training rows",
@@ -125,7 +129,7 @@ def drift(
         told = f"{each.outcome()}: {each.detail()}".removesuffix(": ")
         print("\n" * bool(number) + f"{_span(job, each)}, against {_AGAINST[each.made.reference]}: {told}")
         if rows := [_drawn(row) for row in _with_past(each, everything=everything)]:
-            show(rows, format_)
+            show(rows, format_, spare=(*SPARE[everything:], "role"))
 
 
 def _compared(
@@ -192,8 +196,16 @@ def _with_past(comparison: _Comparison, *, everything: bool) -> list[dict[str, A
 
 def _drawn(row: dict[str, Any]) -> dict[str, Cell]:
     """A row as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
-    drawn = {**row, "history": spark(row["history"], row["band"])}
+    drawn = with_shares({**row, "history": spark(row["history"], row["band"])})
     return {name: value for name, value in drawn.items() if not (on_terminal() and name in _LEFT_OUT)}
+
+
+def with_shares(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row as a table has it: in the place of a difference of two shares, both of them."""
+    drawn = {name: value for name, value in row.items() if name not in ("share", "reference_share")}
+    if row["share"] is None or row["reference_share"] is None:
+        return drawn
+    return drawn | {"value": both_shares(row["share"], row["reference_share"])}
 
 
 def watch(warehouse: Warehouse, watcher: Watcher, run: Run, *, again: bool = False) -> int:
@@ -237,6 +249,8 @@ def _row(each: Watched) -> dict[str, Cell]:
         "column": drift.column,
         "metric": drift.metric,
         "value": drift.value,
+        "share": drift.share,
+        "reference_share": drift.reference_share,
         "band": drift.band,
         "floor": drift.floor,
         "p_value": drift.p_value,

@@ -19,7 +19,9 @@ from batchscore.interval import Calendar
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import redacted
+from batchscore.monitor.findings import intervals_told
 from batchscore.monitor.labelled import Evaluator, Performance
+from batchscore.monitor.pooled import worst_slices
 from batchscore.run.execute import output_of
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
@@ -28,6 +30,9 @@ __all__ = ["evaluate"]
 
 # Labels come late, and those of earlier intervals have come.
 _LAST = 31
+_WORST = 8
+# What a narrow terminal does without first.
+_SPARE = ("slice", "predictions", "estimated_low", "estimated_high", "version", "labelled", "estimated", "metric")
 _ESTIMATED = {"": "value", "_low": "low", "_high": "high"}
 
 Estimates = Mapping[str, Mapping[str, Any]]
@@ -52,31 +57,65 @@ def evaluate(
             runs = [run for run in runs if (start or run.interval.start) <= run.interval.start < (end or session.now)]
         else:
             runs = _lately(runs, job.calendar)
+        replaced = _replaced(warehouse, job, history)
+        again = {run.interval for run in replaced} - {run.interval for run in runs}
+        also = [run for run in history if run.status == "published" and run.interval in again]
         rows: list[dict[str, Cell]] = []
         # What the module inside a bundle prints is not the answer.
         with (
-            intervals_progress(len(runs), job.name) as (next_interval, more_rows),
+            intervals_progress(len(runs) + len(also), job.name) as (next_interval, more_rows),
             redirect_stdout(sys.stderr) if not on_terminal() else nullcontext(),
         ):
             evaluators = _Evaluators(session, job, labels)
-            chosen = [(run, evaluator) for run in runs if (evaluator := evaluators.of(run))]
+            chosen = [(run, evaluator) for run in (*runs, *also) if (evaluator := evaluators.of(run))]
             for output in {evaluator.output for _, evaluator in chosen}:
                 warehouse.check(output)
             if chosen:
                 session.patience().persist(lambda: warehouse.create(ledger.METADATA))
-                _withdraw(warehouse, evaluators, history)
             for run, evaluator in chosen:
-                label = job.calendar.label(run.interval)
-                next_interval(label)
-                found, estimates = session.patience().persist(partial(_evaluated, warehouse, evaluator, run))
-                if found is None:
-                    told = f"left out is {label}: another run has replaced it meanwhile. Evaluate again."
-                    print(redacted(told), file=sys.stderr)
-                for each in found or ():
-                    rows += _rows(evaluator, run, each, estimates, everything=everything)
+                next_interval(job.calendar.label(run.interval))
+                told = _evaluated(session, warehouse, evaluator, run, everything=everything)
+                rows += told if run.interval not in again else []
                 more_rows(run.predictions or 0)
+            if chosen:
+                # Behind what takes their place: whoever stops between finds them again.
+                _withdraw(warehouse, evaluators, replaced)
+        chosen = [(run, evaluator) for run, evaluator in chosen if run.interval not in again]
+        worst = _worst_slices(warehouse, chosen, job) if format_ is Format.table and not everything else []
+    if also:
+        days = intervals_told([run.interval for run in also], job.calendar)
+        print(f"evaluated again too, for they were scored again since: {days}", file=sys.stderr)
     empty = "nothing published in this window" if first or last else "nothing published"
-    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels")
+    if format_ is Format.table:
+        # What only says the state again.
+        rows = [row | {"verdict": None if row["verdict"] == row["state"] else row["verdict"]} for row in rows]
+    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_SPARE)
+    if worst:
+        print()
+        show(worst, format_, title=f"The slices of them all by which {job.problem.metric} is worst")
+
+
+def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:
+    """Of the runs of the version that scored last, as rows to show."""
+    if not chosen or not job.performance.slices:
+        return []
+    bundle = chosen[-1][1].bundle
+    ids = [run.run_id for run, evaluator in chosen if evaluator.bundle.digest == bundle.digest]
+    with warehouse.begin("the tallies of slices") as tx:
+        tallies = ledger.slice_tallies_of(tx.connection, ids)
+    return [
+        {
+            "version": bundle.version,
+            "slice": f"{each.column} = {each.value}",
+            "predictions": each.predictions,
+            "labelled": each.labelled,
+            "metric": job.problem.metric,
+            "value": each.measured.value,
+            "low": each.measured.low,
+            "high": each.measured.high,
+        }
+        for each in worst_slices(bundle, tallies, job.problem.metric, _WORST)
+    ]
 
 
 def _lately(published: Sequence[Run], calendar: Calendar) -> list[Run]:
@@ -88,18 +127,41 @@ def _lately(published: Sequence[Run], calendar: Calendar) -> list[Run]:
     return [run for run in published if run.interval.start >= since]
 
 
-def _evaluated(warehouse: Warehouse, evaluator: Evaluator, run: Run) -> tuple[list[Performance] | None, Estimates]:
+def _evaluated(
+    session: Session, warehouse: Warehouse, evaluator: Evaluator, run: Run, *, everything: bool
+) -> list[dict[str, Cell]]:
+    """Evaluate a run, and give what is to be shown of it; of one that was replaced meanwhile it is told."""
+    found, estimates = session.patience().persist(partial(_measured, warehouse, evaluator, run))
+    if found is None:
+        label = evaluator.job.calendar.label(run.interval)
+        told = f"left out is {label}: another run has replaced it meanwhile. Evaluate again."
+        print(redacted(told), file=sys.stderr)
+    return [row for each in found or () for row in _rows(evaluator, run, each, estimates, everything=everything)]
+
+
+def _measured(warehouse: Warehouse, evaluator: Evaluator, run: Run) -> tuple[list[Performance] | None, Estimates]:
     found = evaluator.evaluate(warehouse, run)
     with warehouse.begin("the estimate of a run") as tx:
         return found, ledger.estimates_of(tx.connection, evaluator.job.name, run)
 
 
-def _withdraw(warehouse: Warehouse, evaluators: _Evaluators, history: Sequence[Run]) -> None:
-    """Take out of the metrics by arrival the runs that others have replaced since."""
+def _replaced(warehouse: Warehouse, job: Job, history: Sequence[Run]) -> list[Run]:
+    """The runs that were evaluated, and that others have replaced since.
+
+    Their labels go out of the metrics by arrival, and those of what replaced them have to come in, or the metrics of
+    every interval in which some of them became known would be of fewer rows than before.
+    """
     with warehouse.begin("the tallies of replaced runs") as tx:
-        tallied = ledger.runs_with_tallies(tx.connection, evaluators.job.name)
-    for run in history:
-        if run.run_id in tallied and run.status != "published" and (evaluator := evaluators.of(run)):
+        if not tx.has_table(ledger.TALLIES.name):
+            return []
+        tallied = ledger.runs_with_tallies(tx.connection, job.name)
+    return [run for run in history if run.run_id in tallied and run.status != "published"]
+
+
+def _withdraw(warehouse: Warehouse, evaluators: _Evaluators, replaced: Sequence[Run]) -> None:
+    """Take replaced runs out of the metrics by arrival."""
+    for run in replaced:
+        if evaluator := evaluators.of(run):
             evaluators.session.patience().persist(partial(evaluator.withdraw, warehouse, run))
 
 

@@ -104,6 +104,7 @@ def show(
     title: str = "",
     empty: str = "nothing",
     columns: bool = False,
+    spare: Sequence[str] = (),
 ) -> None:
     """Print rows: a table, or JSON with the very same names.
 
@@ -116,6 +117,7 @@ def show(
         title: Above the table.
         empty: What to say when there is no row.
         columns: Whether the names are a table's columns, and so stay as they are.
+        spare: Names that a terminal does without where it is too narrow for all, the first of them first.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -126,12 +128,29 @@ def show(
     if title:
         print(title)
     if on_terminal():
-        _show_at(Console(), rows, columns)
+        kept, gone = _fitting(Console(), rows, columns, spare)
+        _show_at(Console(), kept, columns)
+        if gone:
+            say(f"Left out for want of room: {', '.join(_header(name, columns) for name in gone)}.")
         return
     # Off a terminal rich would guess 80 columns and fold; the reader of a pipe wants whole lines.
     text = io.StringIO()
     Console(file=text, width=240).print(_table(rows, columns))
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def _fitting(
+    console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool, spare: Sequence[str]
+) -> tuple[Sequence[Mapping[str, Cell]], Sequence[str]]:
+    """The rows without so many of the spare columns that no cell of theirs is folded, and what was left out."""
+    gone: list[str] = []
+    for name in (name for name in spare if name in rows[0]):
+        widths = [_range(console, column)[1] for column in _table(rows, columns).columns]
+        if sum(widths) + _GAP * (len(widths) - 1) <= console.width:
+            break
+        gone.append(name)
+        rows = [{other: value for other, value in row.items() if other != name} for row in rows]
+    return rows, gone
 
 
 def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscore import ledger
-from batchscore.cli.drift import watch
+from batchscore.cli.drift import SPARE, watch, with_shares
 from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, show
 from batchscore.cli.session import Session, history_of, runs_of
 from batchscore.cli.spark import Past, spark
@@ -105,7 +105,7 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         show([_told_column(row) for row in profiles], Format.table, title="what it saw", empty="its profile is gone")
         print()
         drawn = [_drawn(row) for row in moved]
-        show(drawn, Format.table, title="what moved", empty=_told_steady(drift))
+        show(drawn, Format.table, title="what moved", empty=_told_steady(drift), spare=(*SPARE, "told", "role"))
 
 
 def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:
@@ -349,7 +349,7 @@ def _told_column(row: Mapping[str, Any]) -> dict[str, Cell]:
 
 def _drawn(row: Mapping[str, Any]) -> dict[str, Cell]:
     """What moved as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
-    drawn = dict(row) | {"history": spark(row["history"], row["band"])}
+    drawn = with_shares({**row, "history": spark(row["history"], row["band"])})
     return _without(drawn, *_LEFT_OUT) if on_terminal() else drawn
 
 

@@ -6,7 +6,7 @@ together or not at all.
 
 from __future__ import annotations
 
-from batchscore.ledger.alerts import Alarms, alerts_of, claim_alerts, observe, settle_claim
+from batchscore.ledger.alerts import Alarms, Firing, alerts_of, claim_alerts, observe, settle_claim
 from batchscore.ledger.chunks import (
     Progress,
     Totals,
@@ -30,9 +30,11 @@ from batchscore.ledger.labelled import (
     judged_last,
     performance_of,
     runs_with_tallies,
+    slice_tallies_of,
     tallied_from,
     tallies_known,
     tallies_of,
+    worse_since,
 )
 from batchscore.ledger.leases import Lease, Owner, acquire, check, clock, is_free, keep_others_out, release, renew
 from batchscore.ledger.retention import abandoned, forget_old, forget_work, stages_in_use
@@ -66,6 +68,7 @@ from batchscore.ledger.seen import (
     profiles_of,
     runs_without_drift,
     texts_of,
+    told_since,
     values_of,
 )
 from batchscore.ledger.standing import Standing, standing
@@ -96,6 +99,7 @@ __all__ = [
     "RUNS",
     "TALLIES",
     "Alarms",
+    "Firing",
     "Lease",
     "Owner",
     "Progress",
@@ -159,13 +163,16 @@ __all__ = [
     "select_runs",
     "settle_claim",
     "shadowers_of_table",
+    "slice_tallies_of",
     "stages_in_use",
     "standing",
     "tallied_from",
     "tallies_known",
     "tallies_of",
     "texts_of",
+    "told_since",
     "totals_of",
     "users_of_table",
     "values_of",
+    "worse_since",
 ]

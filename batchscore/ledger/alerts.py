@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,28 @@ import sqlalchemy as sa
 
 from batchscore.ledger.tables import ALERTS
 
-__all__ = ["Alarms", "alerts_of", "claim_alerts", "observe", "settle_claim"]
+__all__ = ["Alarms", "Firing", "alerts_of", "claim_alerts", "observe", "settle_claim"]
 
 _Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What an alert has found.
+
+    Attributes:
+        detail: In words.
+        first_interval: The start of the first interval in which it was so; None where none is known.
+        found: The metrics behind it and what they were judged by, JSON-ready.
+    """
+
+    detail: str
+    first_interval: datetime | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """Those of `batchscore_alerts`."""
+        return {"detail": self.detail, "first_interval": self.first_interval, "found": json.dumps(self.found)}
 
 
 @dataclass(slots=True)
@@ -21,16 +41,14 @@ class Alarms:
     """What is wrong now.
 
     Attributes:
-        firing: What fires, in words, by alert.
+        firing: What fires, by alert.
         unknown: Alerts of which nothing is known now, which stay as they are.
         passed: Those that fire of an interval behind which a later one is published.
-        dropped: Alerts that neither fire nor have recovered: what they are of is the job's affair no longer.
     """
 
-    firing: dict[str, str] = field(default_factory=dict)
+    firing: dict[str, Firing] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
-    dropped: set[str] = field(default_factory=set)
 
 
 def alerts_of(tx: sa.Connection, job: str | None = None) -> list[_Row]:
@@ -44,7 +62,7 @@ def observe(
     tx: sa.Connection,
     job: str,
     alarms: Alarms,
-    on: Collection[str],
+    why: Callable[[_Row], str],
     at: datetime,
     told_before: datetime,
     passed_before: datetime,
@@ -55,32 +73,32 @@ def observe(
         tx: A transaction that keeps other observers out.
         job: The job's name.
         alarms: What is wrong.
-        on: The kinds of alert that are wanted, the first word of each; others are forgotten.
+        why: By what an alert that fired has recovered: `recovered_by` of its row.
         at: Now.
         told_before: Of what still fires, a notice is due again where the last one is older,
         passed_before: and of what has passed only where it has begun after this.
     """
     c = ALERTS.c
-    states: dict[str, str] = {row["alert"]: row["state"] for row in alerts_of(tx, job)}
-    for alert, detail in alarms.firing.items():
-        begun = {"state": "firing", "detail": detail, "first_at": at, "last_at": at, "times": 1, "due": True}
-        if alert not in states:
+    rows = {row["alert"]: row for row in alerts_of(tx, job)}
+    for alert, found in alarms.firing.items():
+        now = found.columns()
+        begun = now | {"state": "firing", "recovered_by": None, "first_at": at, "last_at": at, "times": 1, "due": True}
+        if alert not in rows:
             tx.execute(sa.insert(ALERTS).values(job=job, alert=alert, told_to="", **begun))
-        elif states[alert] == "recovered":
+        elif rows[alert]["state"] == "recovered":
             tx.execute(_update(job, alert).values(notified_at=None, told_to="", **begun))
         else:
-            tx.execute(_update(job, alert).values(detail=detail, last_at=at, times=c.times + 1))
+            tx.execute(_update(job, alert).values(last_at=at, times=c.times + 1, **now))
             again = sa.and_(sa.not_(c.due), c.notified_at < told_before)
             if alert in alarms.passed:
                 again = sa.and_(again, c.first_at > passed_before)
             tx.execute(_update(job, alert).where(again).values(due=True, told_to=""))
-    for alert, state in states.items():
-        if alert.partition(" ")[0] not in on or alert in alarms.dropped:
-            tx.execute(sa.delete(ALERTS).where(c.job == job, c.alert == alert))
-        elif state == "firing" and alert not in alarms.firing and alert not in alarms.unknown:
+    for alert, row in rows.items():
+        if row["state"] == "firing" and alert not in alarms.firing and alert not in alarms.unknown:
             # Of what nobody was told, nobody wants to hear that it is over.
             was_told = sa.case((sa.or_(c.notified_at.is_not(None), c.told_to != ""), True), else_=False)
-            tx.execute(_update(job, alert).values(state="recovered", last_at=at, due=was_told, told_to=""))
+            over = {"state": "recovered", "recovered_by": why(row), "last_at": at, "due": was_told, "told_to": ""}
+            tx.execute(_update(job, alert).values(over))
 
 
 def claim_alerts(tx: sa.Connection, job: str, owner: str, at: datetime, until: datetime) -> list[_Row]:

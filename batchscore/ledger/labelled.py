@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,9 +19,11 @@ __all__ = [
     "judged_last",
     "performance_of",
     "runs_with_tallies",
+    "slice_tallies_of",
     "tallied_from",
     "tallies_known",
     "tallies_of",
+    "worse_since",
 ]
 
 
@@ -64,8 +66,15 @@ def tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str,
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
+def slice_tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
+    """Rows of `batchscore_tallies` of these runs by slice, without those of all their rows."""
+    c = TALLIES.c
+    query = sa.select(TALLIES).where(c.run_id.in_(run_ids), c.slice_column != "", c.labelled > 0)
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
 def forget_performance(tx: sa.Connection, which: Mapping[str, Any]) -> None:
-    """Forget all that is kept of a job, cohort, window, version and kind: the columns and their values."""
+    """Forget what is there with these values; what takes its place is some hundred rows, loaded in bulk."""
     tx.execute(sa.delete(PERFORMANCE).where(*(PERFORMANCE.c[name] == value for name, value in which.items())))
 
 
@@ -98,6 +107,28 @@ def judged_last(tx: sa.Connection, job: str, kind: str) -> list[Mapping[str, Any
     last = sa.select(sa.func.max(c.window_start)).where(judged).scalar_subquery()
     query = sa.select(PERFORMANCE).where(judged, c.window_start == last).order_by(c.model_version, c.metric)
     return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def worse_since(tx: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
+    """Since which interval each metric is worse in every interval with a verdict, by metric.
+
+    Args:
+        tx: An open transaction.
+        rows: Rows of `batchscore_performance` of one job, window, version and kind, each `worse`.
+    """
+    c, last = PERFORMANCE.c, rows[0]
+    of_it = (c[name] == last[name] for name in ("job", "cohort", "kind", "model_name", "model_version"))
+    judged = (c.slice_column == "", c.verdict.in_(("worse", "as good")), c.window_start <= last["window_start"])
+    metrics = c.metric.in_([row["metric"] for row in rows])
+    query = sa.select(c.metric, c.window_start, c.verdict).where(*of_it, *judged, metrics)
+    found: dict[str, datetime] = {}
+    over: set[str] = set()
+    for metric, start, verdict in tx.execute(query.order_by(c.window_start.desc())):
+        if verdict == "worse" and metric not in over:
+            found[metric] = start
+        else:
+            over.add(metric)
+    return found
 
 
 def performance_of(tx: sa.Connection, job: str, start: datetime, end: datetime) -> list[Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ __all__ = [
     "profiles_of",
     "runs_without_drift",
     "texts_of",
+    "told_since",
     "values_of",
 ]
 
@@ -87,6 +89,36 @@ def moves_of(tx: sa.Connection, run_ids: Collection[str]) -> Counter[tuple[str, 
     c = DRIFT.c
     moved = sa.select(c.reference, c.role, c.column_name, c.metric).where(c.run_id.in_(run_ids), c.verdict == "moved")
     return Counter((reference, role, column, metric) for reference, role, column, metric in tx.execute(moved))
+
+
+def told_since(tx: sa.Connection, run: Run, told: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+    """Since which interval each column is told in every published run of a job and table that could be judged.
+
+    Args:
+        tx: An open transaction.
+        run: The run up to which.
+        told: Role and name of columns that are told of it.
+    """
+    c = DRIFT.c
+    if not told:
+        return {}
+    published = sa.and_(RUNS.c.job == run.job, RUNS.c.output_table == run.output_table, RUNS.c.status == "published")
+    query = (
+        sa.select(RUNS.c.interval_start, c.role, c.column_name, sa.func.max(sa.case((c.told, 1), else_=0)))
+        .join(RUNS, RUNS.c.run_id == c.run_id)
+        .where(published, RUNS.c.interval_start <= run.interval.start, c.verdict.in_(("moved", "steady")))
+        .where(c.column_name.in_({name for _, name in told}))
+        .group_by(RUNS.c.interval_start, c.role, c.column_name)
+        .order_by(RUNS.c.interval_start.desc())
+    )
+    found: dict[tuple[str, str], datetime] = {}
+    over: set[tuple[str, str]] = set()
+    for start, role, name, was_told in tx.execute(query):
+        if was_told and (role, name) not in over:
+            found[role, name] = start
+        else:
+            over.add((role, name))
+    return {which: found[which] for which in told}
 
 
 def runs_without_drift(tx: sa.Connection, job: str, bundle_digest: str) -> list[Run]:

@@ -225,6 +225,8 @@ DRIFT = sa.Table(
     sa.Column("column_name", sa.String(128), primary_key=True),
     sa.Column("metric", sa.String(32), primary_key=True),
     sa.Column("value", sa.Double),
+    sa.Column("share", sa.Double),
+    sa.Column("reference_share", sa.Double),
     sa.Column("floor", sa.Double),
     sa.Column("p_value", sa.Double),
     sa.Column("band", sa.Double),
@@ -244,6 +246,9 @@ Attributes:
     column_name: The column.
     metric: The drift metric.
     value: Its value; NULL where either side has nothing to measure.
+    share: Of `null_share`, `unseen_share` and `outside_share`, whose value is a difference, the share of the run's
+        rows; NULL for other metrics.
+    reference_share: That of the reference's rows.
     floor: What chance explains at these row counts; NULL for a metric that is not judged.
     p_value: The chance of a value at least as large without drift; NULL where there is no law for it.
     band: The value at which it matters; NULL for a metric that is not judged.
@@ -297,6 +302,8 @@ PERFORMANCE = sa.Table(
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("low", sa.Double),
     sa.Column("high", sa.Double),
+    sa.Column("test_value", sa.Double),
+    sa.Column("bound", sa.Double),
     sa.Column("predictions", sa.BigInteger, nullable=False),
     sa.Column("labelled", sa.BigInteger, nullable=False),
     sa.Column("coverage", sa.Double),
@@ -322,6 +329,9 @@ Attributes:
     low: Where the 95 % interval begins: by the bootstrap, and of an estimate by draws of labels; NULL where there is
         not enough data, or too few samples define the metric.
     high: Where it ends.
+    test_value: Its value on the version's test rows; NULL for a slice, and where it has none there.
+    bound: Beyond which the whole interval lies where it is worse, of a `bias` on either side of 0; NULL for a slice,
+        and for a metric that is compared with nothing.
     predictions: Rows predicted.
     labelled: Those whose label is known.
     coverage: Their share; NULL for the cohort `labelled`, of which nobody knows how many are to come.
@@ -381,6 +391,9 @@ ALERTS = sa.Table(
     sa.Column("alert", sa.String(192), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("detail", TEXT, nullable=False),
+    sa.Column("first_interval", Instant),
+    sa.Column("found", TEXT, nullable=False),
+    sa.Column("recovered_by", sa.String(16)),
     sa.Column("first_at", Instant, nullable=False),
     sa.Column("last_at", Instant, nullable=False),
     sa.Column("times", sa.BigInteger, nullable=False),
@@ -399,6 +412,10 @@ Attributes:
         and `measured` or `estimated`.
     state: `firing` or `recovered`.
     detail: The interval and what was found there, in words; of a recovered one what it was.
+    first_interval: The start of the first interval in which it was so, and in each since that could be judged.
+    found: The metrics behind it, and the settings that they were judged by, as JSON.
+    recovered_by: `data`: it is so no longer; `configuration`: the job file no longer asks for it, or asks for more;
+        `model`: another version scores; `override`: a run was published past a gate. NULL while it fires.
     first_at: When it began to fire.
     last_at: When a command last found it firing, or found that it has recovered.
     times: How many commands have found it firing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -105,9 +106,14 @@ class Tally:
 
     def merge(self, other: Self) -> Self:
         """The tally of both sets of rows."""
-        joined = max(self.joined, other.joined)
-        cells = [_joined(each.cells, each.joined, joined) for each in (self, other)]
-        return self._bounded(self.task, self.classes, pl.concat(cells), joined)
+        return self.merged([self, other])
+
+    @classmethod
+    def merged(cls, tallies: Sequence[Self]) -> Self:
+        """The tally of the rows of one or more, at once."""
+        joined = max(each.joined for each in tallies)
+        cells = [_joined(each.cells, each.joined, joined) for each in tallies]
+        return cls._bounded(tallies[0].task, tallies[0].classes, pl.concat(cells), joined)
 
     @classmethod
     def _bounded(cls, task: Task, classes: tuple[Label, ...], rows: pl.DataFrame, joined: int) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage
+from pathlib import Path
 from typing import IO, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -151,6 +153,15 @@ class Command:
     arguments: Sequence[str]
     seconds: float = COMMAND_SECONDS
     name: str = "command"
+
+    def obstacle(self) -> str:
+        """Why the program cannot be run here, in words; empty where it can."""
+        program = self.arguments[0]
+        if shutil.which(program):
+            return ""
+        if os.sep in program and Path(program).exists():
+            return f"{program} may not be executed by this user: a program wants chmod +x, and a script its interpreter"
+        return f"{program} is not there{'' if os.sep in program else ', in no folder of PATH'}"
 
     def send(self, notice: bytes) -> None:
         program = self.arguments[0]

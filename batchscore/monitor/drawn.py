@@ -24,12 +24,14 @@ def over_time(history: History) -> Iterator[str]:
     for name in dict.fromkeys((metric, "brier", "log_loss")):
         rows = [row for row in history.performance if row["metric"] == name]
         if rows:
-            yield _metric(history, name, rows)
+            yield _metric(history, name, rows, f"{name} over time")
+    if rows := [row for row in history.arrivals if row["metric"] == metric]:
+        yield _metric(history, metric, rows, f"{metric} over time, by when labels became known")
     if came := [row for row in history.performance if row["metric"] == "base_rate" and row["kind"] == "measured"]:
         yield _rates(history, came)
 
 
-def _metric(history: History, metric: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _metric(history: History, metric: str, rows: Sequence[Mapping[str, Any]], title: str) -> str:
     names, place = _times(history)
     measured = [row for row in rows if row["kind"] == "measured" and row["window_start"] in place]
     estimated = [row for row in rows if row["kind"] == "estimated" and row["window_start"] in place]
@@ -51,7 +53,8 @@ def _metric(history: History, metric: str, rows: Sequence[Mapping[str, Any]]) ->
     values = [row["value"] for row in mature] or [row["value"] for row in rows]
     told = f"From {rounded(min(values))} to {rounded(max(values))} over {len(values)} intervals."
     arrow = {"lower": ", lower is better", "higher": "", None: ""}[better(metric)]
-    return charts.plot(f"{metric} over time", told, _across(names), Axis(f"{metric}{arrow}"), series)
+    by = title.partition(" over time")[2]
+    return charts.plot(title, told, _across(names), Axis(f"{metric}{by}{arrow}"), series)
 
 
 def _rates(history: History, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from batchscore.model.evaluation import Measured
 from batchscore.model.metrics import metrics_of, of_counts
 from batchscore.model.tally import Tally
 from batchscore.monitor.kept import keep_performance
-from batchscore.monitor.verdict import FEWEST_ROWS, State, verdict
+from batchscore.monitor.verdict import FEWEST_ROWS, State, tested, verdict
 from batchscore.profile import ColumnProfile, Counts
 from batchscore.warehouse import Transaction
 
@@ -86,6 +86,7 @@ class Estimator:
                 "value": measured.value,
                 "low": measured.low,
                 "high": measured.high,
+                **tested(self.bundle, metric),
                 "predictions": rows_scored,
                 "labelled": 0,
                 "coverage": 0.0,

@@ -269,10 +269,14 @@ def window_of(intervals: Sequence[Interval], calendar: Calendar) -> str:
 
 
 def intervals_told(intervals: Collection[Interval], calendar: Calendar) -> str:
-    """The intervals by their labels; of many the first, the last and how many."""
-    labels = [calendar.label(each) for each in intervals]
-    return (
-        listed(labels, _LISTED)
-        if len(labels) <= _LISTED
-        else f"{len(labels)} intervals from {labels[0]} to {labels[-1]}"
-    )
+    """The intervals by their labels, those that follow one another as a span; of many spans how many intervals."""
+    spans: list[tuple[Interval, Interval]] = []
+    for each in intervals:
+        if spans and spans[-1][1].end == each.start:
+            spans[-1] = (spans[-1][0], each)
+        else:
+            spans.append((each, each))
+    told = [calendar.label(a) if a == b else f"{calendar.label(a)} to {calendar.label(b)}" for a, b in spans]
+    if len(told) <= _LISTED:
+        return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return f"{len(intervals)} intervals between {calendar.label(spans[0][0])} and {calendar.label(spans[-1][1])}"

@@ -15,9 +15,11 @@ from batchscore.layout import PRIVATE
 from batchscore.ledger import Run
 from batchscore.monitor.history import History
 from batchscore.monitor.shapes import Shape
-from batchscore.watching import REFERENCES, Judged
+from batchscore.monitor.watch import starts_of
+from batchscore.profile import ColumnProfile
+from batchscore.watching import REFERENCES, Judged, Reference
 
-__all__ = ["METRICS", "STATES", "Cell", "Heat", "Line", "heat"]
+__all__ = ["METRICS", "STATES", "Cell", "Heat", "Line", "Summary", "heat"]
 
 METRICS: tuple[Judged, ...] = get_args(Judged)
 State = Literal["few", "steady", "moved", "far"]
@@ -42,15 +44,27 @@ class Cell:
     Attributes:
         state: The worst of its metrics in any of the runs.
         values: By metric, of the run in which each was the largest.
+        before: Of those that are the difference of two shares of rows, the reference's.
     """
 
     state: State
     values: Mapping[str, float]
+    before: Mapping[str, float]
 
     @property
     def sign(self) -> str:
         """The state for those who do not see its colour."""
         return STATES[self.state][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of the numbers of a column: how many there are, their mean, and the smallest and the largest."""
+
+    count: int
+    mean: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,8 @@ class Line:
             column that has none.
         counts: Rows by bar at each time; None where there are none.
         digests: The bundle whose bars those are, at each time.
+        trained: What the column was in training, by digest, as `shapes`; empty for what is not a number.
+        summaries: What it was at each time; None where it is not known.
     """
 
     role: str
@@ -75,6 +91,8 @@ class Line:
     shapes: Mapping[str, Shape]
     counts: Sequence[Sequence[int] | None]
     digests: Sequence[str]
+    trained: Mapping[str, Summary]
+    summaries: Sequence[Summary | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +104,15 @@ class Heat:
         times: Their labels.
         lines: Outputs first, then inputs by importance.
         bands: The value at which each metric counts.
+        others: By reference, the places of the times that each time was compared with, as far as they are on the map;
+            empty where a time is several runs, of which each was compared with others.
     """
 
     every: Every
     times: Sequence[str]
     lines: Sequence[Line]
     bands: Mapping[str, float]
+    others: Mapping[str, Sequence[Sequence[int]]]
 
     def data(self) -> dict[str, Any]:
         """What the page's script draws from, JSON-ready."""
@@ -100,6 +121,7 @@ class Heat:
             "metrics": METRICS,
             "bands": [self.bands.get(metric) for metric in METRICS],
             "states": {state: [sign, told] for state, (sign, told) in STATES.items()},
+            "others": self.others,
             "lines": [_line(line) for line in self.lines],
         }
 
@@ -115,13 +137,33 @@ def heat(history: History) -> Heat:
         times = by_reference.setdefault(row["reference"], [[] for _ in buckets])
         times[place[row["run_id"]]].append(row)
         bands[row["metric"]] = row["band"]
-    seen: dict[tuple[str, str], dict[str, str]] = {}
+    seen: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in history.seen:
-        seen.setdefault((row["role"], row["column_name"]), {})[row["run_id"]] = row["profile"]
+        seen.setdefault((row["role"], row["column_name"]), {})[row["run_id"]] = row
     runs = [runs for _, runs in buckets]
     lines = [_drawn(history, runs, which, some, seen.get(which, {})) for which, some in rows.items()]
     lines.sort(key=lambda line: (line.role != "output", -(-1.0 if line.importance is None else line.importance)))
-    return Heat(every, [label for label, _ in buckets], lines, bands)
+    others = _others(history.published, history.job.calendar) if all(len(some) == 1 for some in runs) else {}
+    return Heat(every, [label for label, _ in buckets], lines, bands, others)
+
+
+def _others(runs: Sequence[Run], calendar: Calendar) -> dict[str, list[list[int]]]:
+    """By reference, the places of the runs that each was compared with, as far as they are among these."""
+    place = {(run.bundle_digest, run.interval.start): i for i, run in enumerate(runs)}
+    before: list[list[int]] = []
+    last: dict[str, int] = {}
+    for i, run in enumerate(runs):
+        before.append([last[run.bundle_digest]] if run.bundle_digest in last else [])
+        last[run.bundle_digest] = i
+    earlier: tuple[Reference, ...] = ("last_week", "four_weeks")
+    wanted = {
+        each: [(run.bundle_digest, starts_of(calendar, [run.interval.start], each)) for run in runs] for each in earlier
+    }
+    found = {
+        each: [[place[digest, at] for at in sorted(starts) if (digest, at) in place] for digest, starts in some]
+        for each, some in wanted.items()
+    }
+    return {"previous": before} | {str(each): places for each, places in found.items()}
 
 
 def _buckets(runs: Sequence[Run], calendar: Calendar) -> tuple[Every, list[tuple[str, list[Run]]]]:
@@ -146,14 +188,16 @@ def _drawn(
     times: Sequence[Sequence[Run]],
     which: tuple[str, str],
     rows: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
-    seen: Mapping[str, str],
+    seen: Mapping[str, Mapping[str, Any]],
 ) -> Line:
     role, name = which
-    shapes = {}
+    shapes, trained = {}, {}
     for digest, bundle in history.bundles.items():
         reference = bundle.input_reference if role == "input" else bundle.output_reference
         if name in reference.columns and (shape := Shape.of(reference.columns[name])):
             shapes[digest] = shape
+            if summary := _summary_of(reference.columns[name]):
+                trained[digest] = summary
     cells: dict[str, Sequence[Cell | None]] = {
         reference: [_cell(some) for some in rows[reference]] for reference in REFERENCES if reference in rows
     }
@@ -164,27 +208,55 @@ def _drawn(
         for digest, some in zip(digests, times, strict=True)
     ]
     known = [row["importance"] for times_ in rows.values() for some in times_ for row in some]
-    return Line(role, name, known[-1], cells, shapes, counts, digests)
+    summaries = [
+        _summary([seen[run.run_id] for run in some if run.bundle_digest == digest and run.run_id in seen])
+        if digest in trained
+        else None
+        for digest, some in zip(digests, times, strict=True)
+    ]
+    return Line(role, name, known[-1], cells, shapes, counts, digests, trained, summaries)
+
+
+def _summary_of(column: ColumnProfile) -> Summary | None:
+    """Of a column of numbers in training; never of a private one, nor of an instant or the length of a text."""
+    if column.layout.kind not in ("numeric", "integer"):
+        return None
+    if column.mean is None or column.minimum is None or column.maximum is None:
+        return None
+    return Summary(column.finite, column.mean, column.minimum, column.maximum)
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> Summary | None:
+    """Of rows of `batchscore_profiles` together."""
+    known = [row for row in rows if None not in (row["mean"], row["minimum"], row["maximum"], row["null_share"])]
+    counts = [round(row["row_count"] * (1 - row["null_share"])) for row in known]
+    if not sum(counts):
+        return None
+    mean = sum(row["mean"] * count for row, count in zip(known, counts, strict=True)) / sum(counts)
+    return Summary(sum(counts), mean, min(row["minimum"] for row in known), max(row["maximum"] for row in known))
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell | None:
     if not rows:
         return None
     values: dict[str, float] = {}
+    before: dict[str, float] = {}
     for row in rows:
         value = row["value"]
         if value is not None and abs(value) >= abs(values.get(row["metric"], 0.0)):
             values[row["metric"]] = value
+            if row["reference_share"] is not None:
+                before[row["metric"]] = row["reference_share"]
     moved = [abs(row["value"]) / row["band"] for row in rows if row["verdict"] == "moved"]
     if moved:
-        return Cell("far" if max(moved) >= _FAR else "moved", values)
-    return Cell("steady" if any(row["verdict"] == "steady" for row in rows) else "few", values)
+        return Cell("far" if max(moved) >= _FAR else "moved", values, before)
+    return Cell("steady" if any(row["verdict"] == "steady" for row in rows) else "few", values, before)
 
 
-def _counts(shape: Shape | None, runs: Sequence[Run], seen: Mapping[str, str]) -> list[int] | None:
+def _counts(shape: Shape | None, runs: Sequence[Run], seen: Mapping[str, Mapping[str, Any]]) -> list[int] | None:
     if shape is None:
         return None
-    profiles = [json.loads(seen[run.run_id]) for run in runs if run.run_id in seen]
+    profiles = [json.loads(seen[run.run_id]["profile"]) for run in runs if run.run_id in seen]
     # The column was private for a while.
     counted = [shape.counted(profile) for profile in profiles if profile["layout"] != PRIVATE.digest]
     return [int(total) for total in np.sum(counted, axis=0)] if counted else None
@@ -200,7 +272,23 @@ def _line(line: Line) -> dict[str, Any]:
         "shapes": [{"names": shape.names, "training": shape.training} for shape in line.shapes.values()],
         "shape": [digests.index(digest) if digest in digests else None for digest in line.digests],
         "counts": line.counts,
+        "before": {reference: list(map(_before, cells)) for reference, cells in line.cells.items()},
+        "trained": [_figures(line.trained.get(digest)) for digest in digests],
+        "summaries": list(map(_figures, line.summaries)),
     }
+
+
+def _before(cell: Cell | None) -> dict[str, float] | None:
+    """The reference's shares of those metrics that differ from them, by the metric's place."""
+    if cell is None:
+        return None
+    return {str(METRICS.index(metric)): float(f"{share:.4g}") for metric, share in cell.before.items()} or None
+
+
+def _figures(summary: Summary | None) -> list[float] | None:
+    if summary is None:
+        return None
+    return [summary.count, *(float(f"{each:.6g}") for each in (summary.mean, summary.minimum, summary.maximum))]
 
 
 def _plain(cell: Cell | None) -> list[Any] | None:

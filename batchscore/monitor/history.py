@@ -19,13 +19,16 @@ from batchscore.model.bundle import Bundle
 from batchscore.monitor import findings, moves
 from batchscore.monitor.apart import ALL_COLUMNS
 from batchscore.monitor.findings import Finding
-from batchscore.monitor.pooled import Pooled, pooled
+from batchscore.monitor.pooled import Pooled, Sliced, pooled, worst_slices
 from batchscore.monitor.watch import Watcher
 
-__all__ = ["History"]
+__all__ = ["RECENT", "History"]
 
 # So many of the last runs are compared as one: a single day is often unlike others, four weeks hold each weekday alike.
-_RECENT = 28
+RECENT = 28
+"""How many of the last runs are taken together."""
+# So many slices are shown.
+_WORST = 8
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -42,6 +45,8 @@ class History:
         drift: Rows of `batchscore_drift` of the published ones, by the metrics that are judged.
         seen: Rows of `batchscore_profiles` of the published ones.
         performance: Rows of `batchscore_performance` of their intervals, of all rows, for the cohort `scored`.
+        arrivals: The same for the cohort `labelled`.
+        slices: The slices of the last runs by which the metric of the problem is worst.
         months: Labelled predictions by version and month.
         rejects: How many rows of the published ones were rejected, by run, stage, reason and detail.
         findings: What changed and what to do, the most urgent first.
@@ -54,6 +59,8 @@ class History:
     drift: Rows
     seen: Rows
     performance: Rows
+    arrivals: Rows
+    slices: Sequence[Sliced]
     months: Sequence[Pooled]
     rejects: Rows
     findings: Sequence[Finding]
@@ -76,9 +83,12 @@ class History:
         if not ids:
             # There may be no ledger yet.
             told = findings.in_order(findings.of_runs(runs, job.calendar, until))
-            return cls(job, runs, until, bundles, [], [], [], [], [], told)
+            return cls(job, runs, until, bundles, [], [], [], [], [], [], [], told)
         drift, seen = ledger.judged_of(tx, ids), ledger.profiles_of(tx, *ids)
-        performance = _performance(tx, job, published)
+        of_all = ledger.performance_of(tx, job.name, published[0].interval.start, published[-1].interval.end)
+        whole = [row for row in of_all if not row["slice_column"]]
+        performance = [row for row in whole if row["cohort"] == "scored"]
+        arrivals = [row for row in whole if row["cohort"] == "labelled"]
         tallies = ledger.tallies_of(tx, ids)
         months = list(_months(job, published, bundles, tallies))
         rejects = ledger.reject_counts(tx, ids)
@@ -90,7 +100,8 @@ class History:
             *findings.of_rejects(published, rejects, job.calendar),
         ]
         told = findings.in_order(found)
-        return cls(job, runs, until, bundles, drift, seen, performance, months, rejects, told)
+        slices = _slices(tx, job, published, bundles)
+        return cls(job, runs, until, bundles, drift, seen, performance, arrivals, slices, months, rejects, told)
 
     @property
     def published(self) -> list[Run]:
@@ -98,9 +109,13 @@ class History:
         return [run for run in self.runs if run.status == "published"]
 
 
-def _performance(tx: sa.Connection, job: Job, published: Sequence[Run]) -> Rows:
-    rows = ledger.performance_of(tx, job.name, published[0].interval.start, published[-1].interval.end)
-    return [row for row in rows if row["cohort"] == "scored" and not row["slice_column"]]
+def _slices(tx: sa.Connection, job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle]) -> Sequence[Sliced]:
+    """The worst slices of the last runs of the version that scored last."""
+    bundle = bundles.get(published[-1].bundle_digest)
+    if bundle is None:
+        return []
+    ids = [run.run_id for run in published if run.bundle_digest == bundle.digest][-RECENT:]
+    return worst_slices(bundle, ledger.slice_tallies_of(tx, ids), job.problem.metric, _WORST)
 
 
 def _months(job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], tallies: Rows) -> Iterator[Pooled]:
@@ -132,12 +147,12 @@ def _of_columns(
     gone = moves.gone_from(runs, seen, usual)
     yield from moves.of_nulls(runs, gone, job.calendar)
     watcher = Watcher(job, bundle)
-    recent = runs[-_RECENT:]
+    recent = runs[-RECENT:]
     training, before = (watcher.compare(tx, recent, against) for against in ("training", "previous"))
     # What was missing for a day long ago says nothing of more NULLs now.
     lately = moves.gone_lately(gone, len(runs) - len(recent))
     since = moves.moved_since(runs, drift)
-    known = runs[-2 * _RECENT :][0].interval.start
+    known = runs[-2 * RECENT :][0].interval.start
     late = {which: start for which, start in since.items() if start > known and which[1] != ALL_COLUMNS}
     steps = list(_steps(tx, watcher, runs, late, seen))
     means = _means(bundle, recent, seen)

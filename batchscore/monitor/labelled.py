@@ -22,7 +22,7 @@ from batchscore.model.metrics import evaluate
 from batchscore.model.tally import Tally
 from batchscore.monitor.kept import keep_performance
 from batchscore.monitor.truth import with_labels
-from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, verdict
+from batchscore.monitor.verdict import FEWEST_ROWS, State, Verdict, state_of, tested, verdict
 from batchscore.sources import Source
 from batchscore.warehouse import Output, Transaction, Warehouse
 
@@ -260,6 +260,7 @@ class Evaluator:
     def _rows(self, each: Performance, now: datetime) -> Iterator[dict[str, object]]:
         for metric, measured in each.metrics.items():
             yield {
+                **tested(self.bundle, None if each.slice.column else metric),
                 "slice_column": each.slice.column,
                 "slice_value": each.slice.value,
                 "metric": metric,

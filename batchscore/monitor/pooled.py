@@ -16,9 +16,10 @@ from batchscore.model.bootstrap import intervals
 from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Bin, Measured
 from batchscore.model.tally import Tally
-from batchscore.monitor.verdict import State, state_of
+from batchscore.monitor.verdict import FEWEST_ROWS, State, state_of
+from batchscore.problem import better
 
-__all__ = ["Pooled", "pooled"]
+__all__ = ["Pooled", "Sliced", "pooled", "worst_slices"]
 
 _BINS = 10
 # From the spread of fewer runs nothing follows for their mean.
@@ -87,6 +88,59 @@ def pooled(bundle: Bundle, runs: Sequence[Run], rows: Iterable[Mapping[str, Any]
         _error(whole, gaps),
         _bins(whole),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """Labelled predictions of several runs of one version, of the rows with one value in a column.
+
+    Attributes:
+        column: The column.
+        value: Its value.
+        predictions: Rows predicted, in those runs in which some of them have a label.
+        labelled: Those whose label is known.
+        measured: The metric of them, with its 95 % interval.
+    """
+
+    column: str
+    value: str
+    predictions: int
+    labelled: int
+    measured: Measured
+
+
+def worst_slices(bundle: Bundle, rows: Iterable[Mapping[str, Any]], metric: str, most: int) -> list[Sliced]:
+    """The slices by which a metric is worst, the worst first, of those with 200 labelled rows or more.
+
+    Args:
+        bundle: What scored the runs.
+        rows: Rows of `batchscore_tallies` by slice, of runs of that bundle.
+        metric: Its name; of one that is good neither way there is no worst.
+        most: So many at most.
+    """
+    if better(metric) is None:
+        return []
+    predictor = bundle.predictor
+    label = predictor.output_types["prediction"]
+    by_slice: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_slice.setdefault((row["slice_column"], row["slice_value"]), []).append(row)
+    found = []
+    for which, some in by_slice.items():
+        if sum(row["labelled"] for row in some) < FEWEST_ROWS:
+            continue
+        each = [Tally.from_json(row["tally"], predictor.task, predictor.classes, label) for row in some]
+        tally = Tally.merged(each)
+        value = tally.metrics().get(metric)
+        if value is not None:
+            # A run's parts by arrival have all its predictions each.
+            predictions = sum({row["run_id"]: row["predictions"] for row in some}.values())
+            found.append((value if better(metric) == "higher" else -value, which, predictions, tally))
+    found.sort(key=lambda one: (one[0], one[1]))
+    return [
+        Sliced(*which, predictions, tally.rows, intervals(tally.metrics(), tally.resampled())[metric])
+        for _, which, predictions, tally in found[:most]
+    ]
 
 
 def _means(tally: Tally) -> tuple[float | None, float | None]:

@@ -45,25 +45,71 @@
     if (chosen) show(...chosen);
   };
 
-  const metricsOf = (cell) => {
+  const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
+  // Dates do not break.
+  const heading = (...parts) => {
+    const made = element("h3");
+    parts.forEach((part) => made.append(/^\d{4}-/.test(part) ? element("span", part, "t") : part));
+    return made;
+  };
+
+  // What a cell is compared with: its name, and the counts and figures of the training rows or of the runs that are on
+  // this page; without counts where none of them is.
+  const otherOf = (one, j) => {
+    const version = one.shape[j];
+    if (reference === "training") {
+      const none = version === null;
+      return { name: "training", counts: none ? null : one.shapes[version].training, figures: none ? null : one.trained[version] };
+    }
+    const places = ((data.others[reference] || [])[j] || []).filter((k) => one.shape[k] === version);
+    const counted = places.map((k) => one.counts[k]).filter((counts) => counts);
+    const known = places.map((k) => one.summaries[k]).filter((figures) => figures);
+    const name = `${reference.replace("_", " ")}${places.length > 1 ? `, ${places.length} runs` : ""}`;
+    const total = known.reduce((sum, figures) => sum + figures[0], 0);
+    return {
+      name,
+      counts: counted.length ? counted[0].map((_, bar) => counted.reduce((sum, counts) => sum + counts[bar], 0)) : null,
+      figures: total
+        ? [total, known.reduce((sum, [count, mean]) => sum + count * mean, 0) / total,
+          Math.min(...known.map((figures) => figures[2])), Math.max(...known.map((figures) => figures[3]))]
+        : null,
+    };
+  };
+
+  const metricsOf = (cell, before) => {
     const made = table(["metric", "value", "counts from"]);
     data.metrics.forEach((name, k) => {
       const value = cell[k + 1];
       if (value === undefined || value === null) return;
-      line(made, name, element("td", String(value), "n"), element("td", String(data.bands[k]), "n"));
+      // The difference of two shares says little without them.
+      const was = (before || {})[k];
+      const told = was === undefined ? String(value) : `${percent(value + was)}, was ${percent(was)}`;
+      const counts = was === undefined ? String(data.bands[k]) : `± ${percent(data.bands[k])}`;
+      line(made, name, element("td", told, "n"), element("td", counts, "n"));
     });
     return made;
   };
 
-  const barsOf = (one, j) => {
+  const figuresOf = (one, j, other) => {
+    if (!one.summaries[j]) return "";
+    const made = table(["", other.name, data.times[j]]);
+    ["mean", "smallest", "largest"].forEach((name, k) => {
+      const pair = [other.figures, one.summaries[j]];
+      line(made, name, ...pair.map((figures) => element("td", figures ? number(figures[k + 1]) : "", "n")));
+    });
+    return made;
+  };
+
+  const barsOf = (one, j, other) => {
     const shape = one.shape[j] === null ? null : one.shapes[one.shape[j]];
     if (!shape || !one.counts[j]) return element("p", "No distribution is shown: the column is private or a calendar, or its profile or its version is gone.", "note");
     const counts = one.counts[j];
-    const [before, now] = [shape.training, counts].map((list) => list.reduce((a, b) => a + b, 0));
-    const most = Math.max(...shape.names.map((_, k) => Math.max(share(shape.training[k], before), share(counts[k], now))));
-    const made = table(["value", "training", data.times[j], "share of rows"], "bars");
+    if (!other.counts) return element("p", `No distribution is shown: what ${other.name} means of it is not on this page.`, "note");
+    const [before, now] = [other.counts, counts].map((list) => list.reduce((a, b) => a + b, 0));
+    const most = Math.max(...shape.names.map((_, k) => Math.max(share(other.counts[k], before), share(counts[k], now))));
+    const made = table(["value", other.name, data.times[j], "share of rows"], "bars");
     shape.names.forEach((name, k) => {
-      const shares = [share(shape.training[k], before), share(counts[k], now)];
+      const shares = [share(other.counts[k], before), share(counts[k], now)];
       const bars = element("td");
       for (const value of shares) {
         const bar = element("i");
@@ -73,7 +119,11 @@
       line(made, name, ...shares.map((value) => element("td", percent(value), "n")), bars);
     });
     const key = element("p", "", "note key");
-    key.append(element("i", "", "training"), `training, ${before.toLocaleString("en")} rows`, element("i", "", "run"), `${data.times[j]}, ${now.toLocaleString("en")} rows`);
+    for (const [name, rows, kind] of [[other.name, before, "training"], [data.times[j], now, "run"]]) {
+      const item = element("span", "", "t");
+      item.append(element("i", "", kind), `${name}, ${rows.toLocaleString("en")} rows`);
+      key.append(item, " ");
+    }
     const both = document.createDocumentFragment();
     both.append(key, made);
     return both;
@@ -90,11 +140,13 @@
     const columns = element("div", "", "columns");
     const left = element("div", "", "wide");
     const right = element("div", "", "wide");
-    if (cell) left.append(metricsOf(cell));
+    const other = otherOf(one, j);
+    if (cell) left.append(metricsOf(cell, (one.before[reference] || [])[j]));
+    left.append(figuresOf(one, j, other));
     if (one.importance !== null) left.append(element("p", `Importance: ${percent(one.importance)} of the most important column's.`, "note"));
-    right.append(barsOf(one, j));
+    right.append(barsOf(one, j, other));
     columns.append(left, right);
-    detail.replaceChildren(element("h3", `${one.name}, ${data.times[j]}, against ${against}: ${state}`), columns);
+    detail.replaceChildren(heading(`${one.name}, `, data.times[j], `, against ${against}: ${state}`), columns);
   };
 
   const focus = (i, j) => {

@@ -16,7 +16,9 @@ from batchscore.ledger import Run
 from batchscore.monitor.drawn import calibration, over_time
 from batchscore.monitor.findings import span_of
 from batchscore.monitor.heat import METRICS, STATES, heat
-from batchscore.monitor.history import History
+from batchscore.monitor.history import RECENT, History
+from batchscore.monitor.pooled import Pooled
+from batchscore.monitor.verdict import verdict
 from batchscore.watching import REFERENCES
 
 __all__ = ["report"]
@@ -62,6 +64,8 @@ def report(history: History, made: datetime) -> str:
         charts=[Markup(svg) for svg in over_time(history)],  # noqa: S704 - escaped there
         calibration=[Markup(svg) for svg in calibration(history)],  # noqa: S704 - escaped there
         months=history.months,
+        verdict=lambda month: _verdict(history, month),
+        recent=RECENT,
         span=lambda runs: span_of(runs, history.job.calendar),
         rejects=_rejects(history)[:_REJECTS],
         versions=list(_versions(history, published)),
@@ -95,10 +99,31 @@ def _glance(history: History) -> Iterable[tuple[str, str, bool]]:
     yield "drift told of the last run", f"{len(told)} column(s)" if told else "none", bool(told)
     metric = job.problem.metric
     if history.months and (measured := history.months[-1].metrics.get(metric)):
-        state = history.months[-1].state
-        yield f"{metric}, last month", f"{measured.value:.4g}{'' if state == 'mature' else f', {state}'}", False
+        month = history.months[-1]
+        not_mature = "" if month.state == "mature" else f", {month.state}"
+        yield f"{metric}, last month", f"{measured.value:.4g}{not_mature}", _worse(history, month)
     rejects, read = (sum(getattr(run, name) or 0 for run in published) for name in ("rejects", "rows_read"))
     yield "rejects", f"{rejects:,} of {read:,} rows", False
+
+
+def _verdict(history: History, month: Pooled) -> str:
+    """How the metric of a month compares with the test rows of its version; empty where it has none."""
+    metric, bundle = history.job.problem.metric, history.bundles.get(month.runs[0].bundle_digest)
+    if bundle is None or metric not in month.metrics:
+        return ""
+    return verdict(bundle, metric, month.metrics[metric], month.state)
+
+
+def _worse(history: History, month: Pooled) -> bool:
+    """Whether the metric is worse in the month, or in an interval of it by itself."""
+    metric = history.job.problem.metric
+    starts = {run.interval.start for run in month.runs}
+    alone = (
+        row["verdict"] == "worse" and row["kind"] == "measured" and row["window_start"] in starts
+        for row in history.performance
+        if row["metric"] == metric
+    )
+    return _verdict(history, month) == "worse" or any(alone)
 
 
 def _done(run: Run, published: Sequence[Run]) -> bool:

@@ -8,7 +8,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.problem import better
 
-__all__ = ["FEWEST_ROWS", "State", "Verdict", "bound_of", "state_of", "verdict", "worse"]
+__all__ = ["FEWEST_ROWS", "State", "Verdict", "bound_of", "state_of", "tested", "verdict", "worse"]
 
 State = Literal["mature", "immature", "not enough data"]
 Verdict = Literal["worse", "as good", "not compared", "immature", "not enough data"]
@@ -36,6 +36,14 @@ def state_of(labelled: int, predictions: int, mature: float) -> State:
     return "mature" if labelled >= mature * predictions else "immature"
 
 
+def tested(bundle: Bundle, metric: str | None) -> dict[str, float | None]:
+    """What a metric is judged by: `test_value` and `bound` of `batchscore_performance`; both None without one."""
+    then = bundle.evaluation.test.get(metric) if metric else None
+    if metric is None or then is None:
+        return {"test_value": None, "bound": None}
+    return {"test_value": then.value, "bound": bound_of(metric, then, bundle.evaluation.scatter.get(metric, 0.0))}
+
+
 def verdict(bundle: Bundle, metric: str, measured: Measured, state: State) -> Verdict:
     """How a metric of all rows of a window compares with that of the bundle's test rows.
 
@@ -47,8 +55,8 @@ def verdict(bundle: Bundle, metric: str, measured: Measured, state: State) -> Ve
     """
     if state != "mature":
         return state
-    tested = bundle.evaluation.test.get(metric)
-    fell = None if tested is None else worse(metric, measured, tested, bundle.evaluation.scatter.get(metric, 0.0))
+    then = bundle.evaluation.test.get(metric)
+    fell = None if then is None else worse(metric, measured, then, bundle.evaluation.scatter.get(metric, 0.0))
     return "not compared" if fell is None else "worse" if fell else "as good"
 
 

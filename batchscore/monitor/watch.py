@@ -28,7 +28,7 @@ from batchscore.profile import Profile
 from batchscore.warehouse import Transaction, Warehouse
 from batchscore.watching import REFERENCES, Reference
 
-__all__ = ["Comparison", "Watched", "Watcher"]
+__all__ = ["Comparison", "Watched", "Watcher", "starts_of"]
 
 _FOUR_WEEKS = 28
 # A backfill meets each run in four weeks of others, and parsing what it saw costs more than all that comes after.
@@ -324,11 +324,8 @@ class Watcher:
         if reference == "previous":
             before = [run for run in lately if run.interval.start < first][-len(runs) :]
             return before if len(before) == len(runs) else self._before(tx, runs[0], len(runs))
-        calendar = self.job.calendar
-        if reference == "last_week":
-            wanted = {_earlier(calendar, run.interval.start, 7) for run in runs}
-        else:
-            wanted = {_earlier(calendar, first, days) for days in range(1, _FOUR_WEEKS + 1)}
+        starts = [run.interval.start for run in runs]
+        wanted = starts_of(self.job.calendar, starts[:1] if reference == "four_weeks" else starts, reference)
         taken = {run.interval.start for run in runs}
         return [run for run in lately if run.interval.start in wanted - taken]
 
@@ -378,6 +375,12 @@ class Watcher:
         return found
 
 
+def starts_of(calendar: Calendar, starts: Iterable[datetime], reference: Reference) -> set[datetime]:
+    """When the intervals start that `last_week` or `four_weeks` means of intervals that start then."""
+    days = (7,) if reference == "last_week" else range(1, _FOUR_WEEKS + 1)
+    return {_earlier(calendar, start, each) for start in starts for each in days}
+
+
 def _earlier(calendar: Calendar, start: datetime, days: int) -> datetime:
     """The instant so many days before, at the same time of the local day."""
     local = start.astimezone(calendar.zone).replace(tzinfo=None)
@@ -417,6 +420,8 @@ def _rows(run: Run, compared: Iterable[Comparison]) -> list[tuple[Any, ...]]:
             drift.column,
             drift.metric,
             drift.value,
+            drift.share,
+            drift.reference_share,
             drift.floor,
             drift.p_value,
             drift.band,

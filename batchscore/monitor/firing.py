@@ -1,0 +1,220 @@
+"""Which alerts fire, from the ledger alone, and by what one that fired has recovered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from batchscore import ledger
+from batchscore.job import Job
+from batchscore.ledger import Alarms, Firing, Run
+from batchscore.logs import redacted
+from batchscore.monitor.shares import shares_told
+
+__all__ = ["RecoveredBy", "look", "metrics_of", "recovered_by"]
+
+RecoveredBy = Literal["data", "configuration", "model", "override"]
+
+_LONGEST = 300
+_MEASURED = ("reference", "metric", "value", "share", "reference_share", "band")
+_JUDGED = ("metric", "value", "low", "high", "test_value", "bound")
+
+_Row = Mapping[str, Any]
+
+
+def look(tx: sa.Connection, job: Job, table: str) -> Alarms:
+    """What fires by the ledger, and of what it says nothing now: the rows were too few, or a run is not at its end.
+
+    Args:
+        tx: An open transaction.
+        job: The job.
+        table: Its output table's full name.
+    """
+    alarms = Alarms()
+    last = ledger.published_last(tx, job.name, table)
+    if "failed" in job.alerts.on:
+        _unpublished(tx, job, table, last, alarms)
+    if "performance" in job.alerts.on:
+        _worse(tx, job, alarms)
+    if "drift" in job.alerts.on and last is not None:
+        _moved(tx, job, last, alarms)
+    return alarms
+
+
+def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> RecoveredBy:
+    """By what an alert that fired, and by `look` does so no longer, has recovered.
+
+    Args:
+        tx: An open transaction.
+        job: The job, as it is now.
+        table: Its output table's full name.
+        row: Of `batchscore_alerts`.
+    """
+    kind, found = row["alert"].partition(" ")[0], json.loads(row["found"])
+    if kind not in job.alerts.on:
+        return "configuration"
+    if kind == "failed":
+        return _published_by(tx, job, table, row["first_interval"], found)
+    if kind == "drift":
+        return _steadied_by(tx, job, table, row["alert"], found)
+    return _bettered_by(tx, job, row["alert"].partition(" ")[2], found)
+
+
+def _moved(tx: sa.Connection, job: Job, last: Run, alarms: Alarms) -> None:
+    """The columns that moved in the run of the latest published interval; and those not judged."""
+    columns: dict[tuple[str, str], list[_Row]] = {}
+    for row in ledger.drift_of(tx, last.run_id):
+        columns.setdefault((row["role"], row["column_name"]), []).append(row)
+    told = {which: some for which, rows in columns.items() if (some := [row for row in rows if row["told"]])}
+    since = ledger.told_since(tx, last, told)
+    for which, rows in columns.items():
+        alert = f"drift {' '.join(which)}"
+        if which in told:
+            first = since[which]
+            words = f"{_label(job, last.interval.start)}: moved: {'; '.join(map(_measured, told[which]))}"
+            found = {
+                "model": _model(last),
+                "settings": job.drift.model_dump(mode="json"),
+                "metrics": [{name: row[name] for name in _MEASURED} for row in told[which]],
+            }
+            alarms.firing[alert] = Firing(f"{words}; first interval {_label(job, first)}", first, found)
+        elif not any(row["verdict"] in ("moved", "steady") for row in rows):
+            alarms.unknown.add(alert)
+    if not columns:
+        # The comparison failed, so that nothing is known of any.
+        alarms.unknown |= {row["alert"] for row in ledger.alerts_of(tx, job.name) if row["alert"].startswith("drift ")}
+
+
+def _steadied_by(tx: sa.Connection, job: Job, table: str, alert: str, found: _Row) -> RecoveredBy:
+    """Configuration where what was measured last would still be told by the settings of then."""
+    last = ledger.published_last(tx, job.name, table)
+    if last is None or found["settings"] == job.drift.model_dump(mode="json"):
+        return "data" if last is None or found["model"] == _model(last) else "model"
+    if found["model"] != _model(last):
+        return "model"
+    now = {
+        (row["reference"], row["metric"]): row
+        for row in ledger.drift_of(tx, last.run_id)
+        if alert == f"drift {row['role']} {row['column_name']}"
+    }
+    same_alpha = found["settings"]["alpha"] == job.drift.alpha
+    for metric in found["metrics"]:
+        row = now.get((metric["reference"], metric["metric"]))
+        if row is None:
+            return "configuration"
+        if row["value"] is None or abs(row["value"]) < metric["band"]:
+            continue
+        if not same_alpha or abs(row["value"]) > (row["floor"] or 0.0):
+            return "configuration"
+    return "data"
+
+
+def _unpublished(tx: sa.Connection, job: Job, table: str, last: Run | None, alarms: Alarms) -> None:
+    """The runs that failed or are held; and the alerts of those that are not at their end."""
+    c = ledger.RUNS.c
+    unfinished = ("running", "failed", "held")
+    runs = ledger.select_runs(tx, c.job == job.name, c.output_table == table, c.status.in_(unfinished))
+    for run in sorted(runs, key=lambda run: (run.interval.start, run.scored_at)):
+        start = run.interval.start
+        alert = f"failed {_label(job, start)}"
+        found = {"status": run.status, "settings": _barred_by(job)}
+        if last is not None and start < last.interval.start:
+            alarms.passed.add(alert)
+        if run.status == "running":
+            if ledger.is_free(tx, job.name, run.interval):
+                alarms.firing[alert] = Firing("a process was stopped or killed over it: score it again", start, found)
+            else:
+                alarms.unknown.add(alert)
+            continue
+        why = " ".join(redacted(run.error or "").split())
+        why = f"{why[:_LONGEST]} …" if len(why) > _LONGEST else why
+        words = f"{'held by a gate' if run.status == 'held' else 'failed'}: {why}"
+        alarms.firing[alert] = Firing(words, start, found)
+
+
+def _published_by(tx: sa.Connection, job: Job, table: str, start: datetime, found: _Row) -> RecoveredBy:
+    """Configuration where the bars of then would still have kept the run back, or the job has another table now."""
+    c = ledger.RUNS.c
+    there = (c.job == job.name, c.output_table == table, c.interval_start == start, c.status == "published")
+    runs = ledger.select_runs(tx, *there)
+    if not runs:
+        return "configuration"
+    run, bars, now = runs[0], found["settings"], _barred_by(job)
+    if run.override_reason is not None:
+        return "override"
+    if found["status"] == "held" and bars["publish"] != now["publish"]:
+        return "configuration"
+    return "configuration" if (run.rejects or 0) > bars["rejects"] * (run.rows_read or 0) else "data"
+
+
+def _barred_by(job: Job) -> dict[str, Any]:
+    return {"publish": job.publish.model_dump(mode="json"), "rejects": job.limits.rejects}
+
+
+def _worse(tx: sa.Connection, job: Job, alarms: Alarms) -> None:
+    """The metrics that are worse than on the test rows, and what is not judged."""
+    for kind in ("measured", "estimated"):
+        judged = ledger.judged_last(tx, job.name, kind)
+        if not judged:
+            alarms.unknown.add(f"performance {kind}")
+        if worse := [row for row in judged if row["verdict"] == "worse"]:
+            since = ledger.worse_since(tx, worse)
+            start, first = worse[0]["window_start"], min(since.values())
+            model = f"{worse[0]['model_name']} {worse[0]['model_version']}"
+            words = f"{_label(job, start)}: {model} is worse than on its test rows"
+            found = {
+                "model": [worse[0]["model_name"], worse[0]["model_version"]],
+                "mature": job.performance.mature,
+                "interval": start.isoformat(),
+                "metrics": [
+                    {name: row[name] for name in _JUDGED} | {"first_interval": _label(job, since[row["metric"]])}
+                    for row in worse
+                ],
+            }
+            told = f"{words}: {'; '.join(map(_judged, worse))}; first interval {_label(job, first)}"
+            alarms.firing[f"performance {kind}"] = Firing(told, first, found)
+
+
+def _bettered_by(tx: sa.Connection, job: Job, kind: str, found: _Row) -> RecoveredBy:
+    """Configuration where `mature` of then would judge another interval."""
+    judged = ledger.judged_last(tx, job.name, kind)
+    if [judged[0]["model_name"], judged[0]["model_version"]] != found["model"]:
+        return "model"
+    if found["mature"] == job.performance.mature:
+        return "data"
+    earlier = judged[0]["window_start"] < datetime.fromisoformat(found["interval"])
+    too_few = kind == "measured" and judged[0]["labelled"] < found["mature"] * judged[0]["predictions"]
+    return "configuration" if earlier or too_few else "data"
+
+
+def _model(run: Run) -> list[Any]:
+    return [run.model_name, run.model_version]
+
+
+def _label(job: Job, start: datetime) -> str:
+    return job.calendar.label(job.calendar.containing(start))
+
+
+def _judged(row: _Row) -> str:
+    told = f"{row['metric']} {row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+    if row["test_value"] is None or row["bound"] is None:
+        return told
+    return f"{told}, {row['test_value']:.4g} on test rows and worse beyond {row['bound']:.4g}"
+
+
+def _measured(row: _Row) -> str:
+    if row["share"] is not None and row["reference_share"] is not None:
+        shares = shares_told(row["metric"], row["share"], row["reference_share"], row["reference"])
+        return f"{shares}, where a difference of {row['band']:.1%} matters"
+    against = row["reference"].replace("_", " ")
+    return f"{row['metric']} {row['value']:.4g} against {against}, where {row['band']:.4g} matters"
+
+
+def metrics_of(row: _Row) -> Sequence[_Row]:
+    """The metrics behind an alert, a row of `batchscore_alerts`; none of a failed run."""
+    found: Sequence[_Row] = json.loads(row["found"]).get("metrics", [])
+    return found
