@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -26,7 +26,7 @@ from batchscore.monitor.watch import Comparison, Watched, Watcher
 from batchscore.warehouse import Warehouse
 from batchscore.watching import Reference
 
-__all__ = ["SPARE", "drift", "drift_rows", "watch", "with_shares"]
+__all__ = ["SPARE", "drawn", "drift", "drift_rows", "watch", "with_shares"]
 
 # What a narrow terminal does without first; of what moved alone the verdict says nothing.
 SPARE = ("verdict", "floor", "importance")
@@ -128,7 +128,7 @@ def drift(
     for number, each in enumerate(comparisons):
         told = f"{each.outcome()}: {each.detail()}".removesuffix(": ")
         print("\n" * bool(number) + f"{_span(job, each)}, against {_AGAINST[each.made.reference]}: {told}")
-        if rows := [_drawn(row) for row in _with_past(each, everything=everything)]:
+        if rows := [drawn(row, _LEFT_OUT) for row in _with_past(each, everything=everything)]:
             show(rows, format_, spare=(*SPARE[everything:], "role"))
 
 
@@ -194,10 +194,10 @@ def _with_past(comparison: _Comparison, *, everything: bool) -> list[dict[str, A
     ]
 
 
-def _drawn(row: dict[str, Any]) -> dict[str, Cell]:
+def drawn(row: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Cell]:
     """A row as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
-    drawn = with_shares({**row, "history": spark(row["history"], row["band"])})
-    return {name: value for name, value in drawn.items() if not (on_terminal() and name in _LEFT_OUT)}
+    told = with_shares({**row, "history": spark(row["history"], row["band"])})
+    return {name: value for name, value in told.items() if not (on_terminal() and name in left_out)}
 
 
 def with_shares(row: Mapping[str, Any]) -> dict[str, Cell]:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscore import ledger
-from batchscore.cli.drift import SPARE, watch, with_shares
-from batchscore.cli.render import Cell, Format, instant, on_terminal, print_json, show
+from batchscore.cli.drift import SPARE, drawn, watch
+from batchscore.cli.render import Cell, Format, instant, print_json, show
 from batchscore.cli.session import Session, history_of, runs_of
-from batchscore.cli.spark import Past, spark
+from batchscore.cli.spark import Past
 from batchscore.database import Database
 from batchscore.errors import BatchscoreError, BundleCorrupt, UsageError
 from batchscore.interval import Calendar, Interval, age_of
@@ -104,8 +104,8 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         print()
         show([_told_column(row) for row in profiles], Format.table, title="what it saw", empty="its profile is gone")
         print()
-        drawn = [_drawn(row) for row in moved]
-        show(drawn, Format.table, title="what moved", empty=_told_steady(drift), spare=(*SPARE, "told", "role"))
+        told = [drawn(row, _LEFT_OUT) for row in moved]
+        show(told, Format.table, title="what moved", empty=_told_steady(drift), spare=(*SPARE, "told", "role"))
 
 
 def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:
@@ -345,12 +345,6 @@ def _told_column(row: Mapping[str, Any]) -> dict[str, Cell]:
             length = timedelta(microseconds=value)
             told[name] = _length(length) if name == "std" else datetime(1970, 1, 1, tzinfo=UTC) + length
     return told
-
-
-def _drawn(row: Mapping[str, Any]) -> dict[str, Cell]:
-    """What moved as a table has it; a person's leaves out what is rarely asked for, so that it fits."""
-    drawn = with_shares({**row, "history": spark(row["history"], row["band"])})
-    return _without(drawn, *_LEFT_OUT) if on_terminal() else drawn
 
 
 def _told_steady(drift: Sequence[Mapping[str, Any]]) -> str:
