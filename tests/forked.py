@@ -153,11 +153,13 @@ def _become(asked: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    encoding = os.environ.get("PYTHONIOENCODING") or None
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(
             open(number, "wb", closefd=False),  # noqa: SIM115
-            errors=errors,
+            encoding,
+            errors,
             line_buffering=number == 2 or os.isatty(number),
             write_through=unbuffered,
         )
