@@ -110,7 +110,7 @@ def hook() -> Iterator[Hook]:
 
 def days(first: int, last: int) -> tuple[str, ...]:
     """The command that scores these days of February."""
-    return ("backfill", "toy", "--from", f"2024-02-0{first}", "--to", f"2024-02-0{last + 1}")
+    return ("backfill", "toy", "--from", f"2024-02-{first:02}", "--to", f"2024-02-{last + 1:02}")
 
 
 def told(hook: Hook) -> list[dict[str, list[str]]]:
@@ -269,6 +269,25 @@ class TestFires:
         )
         assert hook.got[1]["recovered"][0]["recovered_by"] == "data"
 
+    def test_scored_again_and_not_evaluated_yet(self, project: Project, hook: Hook) -> None:
+        """A metric that was worse is not over because the interval was scored again, but as soon as that is as good."""
+        toy.load(project.url, toy.rows(a_day=300))
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        project.edit("jobs/toy.toml", ("[output]", '[alerts]\non = ["performance"]\n\n[output]'))
+        assert project.call(*days(1, 2)).code == 0
+        toy.execute(project.url, "UPDATE toy SET y = NOT y WHERE day = '2024-02-02'")
+        assert project.call("evaluate", "toy", **url).code == 0
+        assert project.call("train", "toy", "--promote").code == 0
+
+        assert project.call(*days(2, 2), "--only", "all", **url).code == 0
+        between = told(hook)
+        toy.execute(project.url, "UPDATE toy SET y = NOT y WHERE day = '2024-02-02'")
+        assert project.call("evaluate", "toy", **url).code == 0
+
+        assert between == [{"firing": ["performance measured"], "recovered": []}]
+        assert told(hook)[1:] == [{"firing": [], "recovered": ["performance measured"]}]
+        assert hook.got[1]["recovered"][0]["recovered_by"] == "model"
+
     def test_what_a_metric_is_judged_by(self, project: Project, hook: Hook) -> None:
         """A metric is told with its value on the test rows, its bound, and the first interval since which it is worse.
 
@@ -341,6 +360,49 @@ class TestFires:
         assert (over["recovered_by"], logged["recovered_by"]) == (by, by)
         words = "recovered by a change of the job file: drift input a" in hook.got[1]["text"]
         assert words == (by == "configuration")
+
+    def test_a_column_that_became_private(self, project: Project, hook: Hook) -> None:
+        """What is no longer measured of it is over by the job file, for the column is as far off as it was."""
+        toy.load(project.url, toy.rows(a_day=300))
+        toy.execute(project.url, "UPDATE toy SET a = a + 10 WHERE day IN ('2024-02-02', '2024-02-03')")
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        assert project.call(*days(2, 2), **url).code == 0
+
+        project.edit("jobs/toy.toml", ("[source]\n", '[source]\nprivate = ["a"]\n'))
+        assert project.call(*days(3, 3), **url).code == 0
+
+        (over,) = [each for each in hook.got[1]["recovered"] if each["alert"] == "drift input a"]
+        assert over["recovered_by"] == "configuration"
+
+    def test_what_was_not_measured(self, project: Project, hook: Hook) -> None:
+        """What was told against a week before goes on firing after a night that has none, and nobody hears it is over."""
+        toy.load(project.url, toy.rows(days=45, a_day=300))
+        toy.execute(project.url, "UPDATE toy SET a = a + 10 WHERE day >= '2024-02-09'")
+        project.edit("jobs/toy.toml", ("[output]", '[drift]\nagainst = ["last_week"]\n\n[output]'))
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        for day in (2, 9):
+            assert project.call(*days(day, day), **url).code == 0
+        first = told(hook)
+
+        assert project.call(*days(10, 10), **url).code == 0
+
+        assert "drift input a" in first[-1]["firing"]
+        assert told(hook) == first
+        assert "drift input a" in [row["alert"] for row in listed(project)]
+
+    def test_from_an_earlier_version(self, project: Project, hook: Hook) -> None:
+        """An alert that was entered without what it was judged by is over without a word of what ended it."""
+        toy.load(project.url, toy.rows(a_day=300))
+        toy.execute(project.url, "UPDATE toy SET a = a + 10 WHERE day = '2024-02-02'")
+        url = {"BATCHSCORE_ALERT_WEBHOOK_URL": hook.url}
+        assert project.call(*days(2, 2), **url).code == 0
+        toy.execute(project.url, "UPDATE batchscore_alerts SET found = NULL, first_interval = NULL")
+
+        assert project.call(*days(3, 3), **url).code == 0
+
+        (over,) = [each for each in hook.got[1]["recovered"] if each["alert"] == "drift input a"]
+        assert over["recovered_by"] is None
+        assert "recovered: drift input a" in hook.got[1]["text"]
 
     def test_a_gate_that_was_moved(self, project: Project, hook: Hook) -> None:
         """A held run that is published behind another gate, or past it, has not recovered by its data."""

@@ -193,6 +193,29 @@ def test_the_source_is_gone(broken: Project, tmp_path: Path) -> None:
     assert "toy/rows.sql lacks 1 column(s) that the bundle needs: b" in result.error
 
 
+def test_a_comparison_that_fails(broken: Project, tmp_path: Path) -> None:
+    """Nothing of the classifier is kept without it, or the run would count as compared; the next command compares it."""
+    shutil.copytree(broken.root, tmp_path / "project")
+    project = Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
+    last = "run_id = (SELECT run_id FROM batchscore_runs ORDER BY interval_start DESC LIMIT 1)"
+    count = f"SELECT count(*), count(CASE WHEN metric = 'domain_auc' THEN 1 END) FROM batchscore_drift WHERE {last}"
+    before = toy.query(project.url, count)
+    ((right,),) = toy.query(project.url, f"SELECT profile FROM batchscore_profiles WHERE {last} AND column_name = 'a'")
+    spoil = f"UPDATE batchscore_profiles SET profile = '%s' WHERE {last} AND column_name = 'a'"
+    toy.execute(project.url, f"DELETE FROM batchscore_drift WHERE {last}", spoil % "{")
+
+    failed = project.call("backfill", "toy", "--from", "2024-02-07", "--to", "2024-02-08")
+    between = toy.query(project.url, count)
+    toy.execute(project.url, spoil % right)
+    again = project.call("backfill", "toy", "--from", "2024-02-07", "--to", "2024-02-08")
+
+    assert (0, 0) == (failed.code, again.code)
+    assert failed.named("monitoring.failed")
+    assert [(0, 0)] == between
+    assert before == toy.query(project.url, count)
+    assert before[0][1] == 2
+
+
 def test_the_bundle_keeps_the_training_rows(broken: Project) -> None:
     """Of training rows there are as many as its job asked for, whatever is asked for later, and the source has none."""
     bundle = Registry.at(str(broken.root / "var/registry")).load("toy", 2)

@@ -40,6 +40,7 @@ class TestMigrate:
         """`check` tells what they lack and changes nothing; `migrate` adds it, or else the first run, which then goes on."""
         assert anywhere.call("migrate", "toy").code == 0
         lacking = {"batchscore_runs": "override_by", "batchscore_rejects": "row_values"}
+        lacking |= {"batchscore_alerts": "found", "batchscore_drift": "share", "batchscore_performance": "bound"}
         old = [f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in lacking.items()]
         toy.execute(anywhere.url, *old)
         told = [f"{column} ({table})" for table, column in lacking.items()]
@@ -52,7 +53,7 @@ class TestMigrate:
         last = anywhere.call("check", "toy", "--format", "json")
 
         assert [each.code for each in (*checks, migrated, scored, last)] == [0] * 5, scored.out
-        assert [[words in each.out for words in told] for each in (*checks, last)] == [[True] * 2] * 2 + [[False] * 2]
+        assert [[words in each.out for words in told] for each in (*checks, last)] == [[True] * 5] * 2 + [[False] * 5]
         assert listed.code == 12
         assert all(words in listed.error for words in [*told, "batchscore migrate"])
         for result in (migrated, scored):

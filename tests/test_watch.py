@@ -16,6 +16,14 @@ import sqlalchemy as sa
 import toy
 from toy import Project
 
+from batchscore import ledger
+from batchscore.cli.drift import watch
+from batchscore.database import Database
+from batchscore.job import read_job
+from batchscore.model.registry import Registry
+from batchscore.monitor.watch import Watcher
+from batchscore.warehouse import open_warehouse
+
 THREE_DAYS = ("--from", "2024-02-01", "--to", "2024-02-04")
 ONE_DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
 
@@ -222,6 +230,25 @@ class TestLeftBehind:
         assert "".join(outputs).count('"event": "run.drift"') == 1
         assert not any("monitoring.failed" in output for output in outputs), outputs
         assert toy.query(postgres_url, compared) == before
+
+
+def test_a_run_that_was_replaced(project: Project) -> None:
+    """Comparing it late changes nothing that is kept of the run in its place, and keeps nothing of it."""
+    assert project.call("backfill", "toy", *ONE_DAY).code == 0
+    assert project.call("train", "toy").code == 0
+    assert project.call("models", "promote", "toy", "2").code == 0
+    assert project.call("backfill", "toy", *ONE_DAY, "--only", "all").code == 0
+    tables = ("batchscore_drift", "batchscore_performance")
+    before = [sorted(toy.query(project.url, f"SELECT * FROM {table}"), key=repr) for table in tables]
+    job, registry = read_job("toy", project.root / "jobs"), Registry.at(project.root / "var/registry")
+    with open_warehouse(Database.at(project.url)) as warehouse:
+        with warehouse.begin() as tx:
+            (run,) = ledger.select_runs(tx.connection, ledger.RUNS.c.status == "superseded")
+        found = watch(warehouse, Watcher(job, registry.load("toy", "1")), run)
+
+    assert found == 0
+    assert [sorted(toy.query(project.url, f"SELECT * FROM {table}"), key=repr) for table in tables] == before
+    assert all(before)
 
 
 @pytest.fixture(scope="module")

@@ -220,16 +220,17 @@ def watch(warehouse: Warehouse, watcher: Watcher, run: Run, *, again: bool = Fal
     Returns:
         How many metrics moved that the job wants told.
     """
-    told = []
+    found = None
     with about(run.run_id, run.interval.start, run.model_version):
         with harmless(run_id=run.run_id), warehouse.begin("the drift of a run") as tx:
             found = watcher.record(tx, run, again=again)
-            if found is None:
-                return 0
-            told += found
+        if found is None:
+            # By rows of the classifier alone it would count as compared.
+            return 0
+        told = len(found)
         with harmless(run_id=run.run_id):
-            told += watcher.record_apart(warehouse, run)
-    return len(told)
+            told += len(watcher.record_apart(warehouse, run))
+    return told
 
 
 def drift_rows(tx: sa.Connection, watcher: Watcher, runs: Sequence[Run]) -> list[dict[str, Cell]]:

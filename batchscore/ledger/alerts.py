@@ -62,7 +62,7 @@ def observe(
     tx: sa.Connection,
     job: str,
     alarms: Alarms,
-    why: Callable[[_Row], str],
+    why: Callable[[_Row], str | None],
     at: datetime,
     told_before: datetime,
     passed_before: datetime,

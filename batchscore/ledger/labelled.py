@@ -101,12 +101,13 @@ def forget_replaced(tx: sa.Connection, job: str, run: Run) -> None:
 
 
 def judged_last(tx: sa.Connection, job: str, kind: str) -> list[Mapping[str, Any]]:
-    """Rows of `batchscore_performance` of the last interval with a verdict on all its rows, by version and metric."""
+    """Rows of `batchscore_performance` of the last interval with a verdict on all rows: of one version, by metric."""
     c = PERFORMANCE.c
     judged = sa.and_(c.job == job, c.cohort == "scored", c.kind == kind, c.verdict.in_(("worse", "as good")))
     last = sa.select(sa.func.max(c.window_start)).where(judged).scalar_subquery()
-    query = sa.select(PERFORMANCE).where(judged, c.window_start == last).order_by(c.model_version, c.metric)
-    return [dict(row) for row in tx.execute(query).mappings()]
+    query = sa.select(PERFORMANCE).where(judged, c.window_start == last).order_by(c.model_version.desc(), c.metric)
+    rows = [dict(row) for row in tx.execute(query).mappings()]
+    return [row for row in rows if all(row[name] == rows[0][name] for name in ("model_name", "model_version"))]
 
 
 def worse_since(tx: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:

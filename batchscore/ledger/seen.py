@@ -26,6 +26,8 @@ __all__ = [
     "values_of",
 ]
 
+_MOST_BEFORE = 100
+
 
 def profiles_of(tx: sa.Connection, *run_ids: str) -> list[Mapping[str, Any]]:
     """The merged profiles of published runs, one row of `batchscore_profiles` for each run and column."""
@@ -94,6 +96,8 @@ def moves_of(tx: sa.Connection, run_ids: Collection[str]) -> Counter[tuple[str, 
 def told_since(tx: sa.Connection, run: Run, told: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
     """Since which interval each column is told in every published run of a job and table that could be judged.
 
+    No more than the last 100 runs are looked at, for the others are many.
+
     Args:
         tx: An open transaction.
         run: The run up to which.
@@ -103,22 +107,24 @@ def told_since(tx: sa.Connection, run: Run, told: Collection[tuple[str, str]]) -
     if not told:
         return {}
     published = sa.and_(RUNS.c.job == run.job, RUNS.c.output_table == run.output_table, RUNS.c.status == "published")
+    runs = sa.select(RUNS.c.run_id, RUNS.c.interval_start).where(published)
+    lately = runs.where(RUNS.c.interval_start <= run.interval.start).order_by(RUNS.c.interval_start.desc())
+    starts = {row.run_id: row.interval_start for row in tx.execute(lately.limit(_MOST_BEFORE))}
     query = (
-        sa.select(RUNS.c.interval_start, c.role, c.column_name, sa.func.max(sa.case((c.told, 1), else_=0)))
-        .join(RUNS, RUNS.c.run_id == c.run_id)
-        .where(published, RUNS.c.interval_start <= run.interval.start, c.verdict.in_(("moved", "steady")))
+        sa.select(c.run_id, c.role, c.column_name, sa.func.max(sa.case((c.told, 1), else_=0)))
+        .where(c.run_id.in_(starts), c.verdict.in_(("moved", "steady")))
         .where(c.column_name.in_({name for _, name in told}))
-        .group_by(RUNS.c.interval_start, c.role, c.column_name)
-        .order_by(RUNS.c.interval_start.desc())
+        .group_by(c.run_id, c.role, c.column_name)
     )
     found: dict[tuple[str, str], datetime] = {}
     over: set[tuple[str, str]] = set()
-    for start, role, name, was_told in tx.execute(query):
+    rows = sorted(tx.execute(query).all(), key=lambda row: starts[row[0]], reverse=True)
+    for run_id, role, name, was_told in rows:
         if was_told and (role, name) not in over:
-            found[role, name] = start
+            found[role, name] = starts[run_id]
         else:
             over.add((role, name))
-    return {which: found[which] for which in told}
+    return {which: found.get(which, run.interval.start) for which in told}
 
 
 def runs_without_drift(tx: sa.Connection, job: str, bundle_digest: str) -> list[Run]:

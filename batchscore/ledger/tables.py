@@ -392,7 +392,7 @@ ALERTS = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("detail", TEXT, nullable=False),
     sa.Column("first_interval", Instant),
-    sa.Column("found", TEXT, nullable=False),
+    sa.Column("found", TEXT),
     sa.Column("recovered_by", sa.String(16)),
     sa.Column("first_at", Instant, nullable=False),
     sa.Column("last_at", Instant, nullable=False),
@@ -412,10 +412,13 @@ Attributes:
         and `measured` or `estimated`.
     state: `firing` or `recovered`.
     detail: The interval and what was found there, in words; of a recovered one what it was.
-    first_interval: The start of the first interval in which it was so, and in each since that could be judged.
-    found: The metrics behind it, and the settings that they were judged by, as JSON.
+    first_interval: The start of the first interval in which it was so, and in each since that could be judged; where it
+        begins to fire, the last 100 are looked at.
+    found: The metrics behind it, and the settings that they were judged by, as JSON; NULL where it was entered by a
+        version before that did not keep them.
     recovered_by: `data`: it is so no longer; `configuration`: the job file no longer asks for it, or asks for more;
-        `model`: another version scores; `override`: a run was published past a gate. NULL while it fires.
+        `model`: another version scores; `override`: a run was published past a gate. NULL while it fires, and where it
+        is not known.
     first_at: When it began to fire.
     last_at: When a command last found it firing, or found that it has recovered.
     times: How many commands have found it firing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -36,16 +36,17 @@ def look(tx: sa.Connection, job: Job, table: str) -> Alarms:
     """
     alarms = Alarms()
     last = ledger.published_last(tx, job.name, table)
+    before = {row["alert"]: row for row in ledger.alerts_of(tx, job.name) if row["state"] == "firing"}
     if "failed" in job.alerts.on:
         _unpublished(tx, job, table, last, alarms)
     if "performance" in job.alerts.on:
-        _worse(tx, job, alarms)
+        _worse(tx, job, before, alarms)
     if "drift" in job.alerts.on and last is not None:
-        _moved(tx, job, last, alarms)
+        _moved(tx, job, last, before, alarms)
     return alarms
 
 
-def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> RecoveredBy:
+def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> RecoveredBy | None:
     """By what an alert that fired, and by `look` does so no longer, has recovered.
 
     Args:
@@ -53,10 +54,16 @@ def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> Recovere
         job: The job, as it is now.
         table: Its output table's full name.
         row: Of `batchscore_alerts`.
+
+    Returns:
+        None where that is not known, as of an alert that an earlier version entered.
     """
-    kind, found = row["alert"].partition(" ")[0], json.loads(row["found"])
+    kind = row["alert"].partition(" ")[0]
     if kind not in job.alerts.on:
         return "configuration"
+    if row["found"] is None:
+        return None
+    found = json.loads(row["found"])
     if kind == "failed":
         return _published_by(tx, job, table, row["first_interval"], found)
     if kind == "drift":
@@ -64,15 +71,16 @@ def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> Recovere
     return _bettered_by(tx, job, row["alert"].partition(" ")[2], found)
 
 
-def _moved(tx: sa.Connection, job: Job, last: Run, alarms: Alarms) -> None:
+def _moved(tx: sa.Connection, job: Job, last: Run, before: Mapping[str, _Row], alarms: Alarms) -> None:
     """The columns that moved in the run of the latest published interval; and those not judged."""
     columns: dict[tuple[str, str], list[_Row]] = {}
     for row in ledger.drift_of(tx, last.run_id):
         columns.setdefault((row["role"], row["column_name"]), []).append(row)
     told = {which: some for which, rows in columns.items() if (some := [row for row in rows if row["told"]])}
-    since = ledger.told_since(tx, last, told)
+    since = {which: start for which in told if (start := before.get(_drift(which), {}).get("first_interval"))}
+    since |= ledger.told_since(tx, last, told.keys() - since.keys())
     for which, rows in columns.items():
-        alert = f"drift {' '.join(which)}"
+        alert = _drift(which)
         if which in told:
             first = since[which]
             words = f"{_label(job, last.interval.start)}: moved: {'; '.join(map(_measured, told[which]))}"
@@ -84,18 +92,42 @@ def _moved(tx: sa.Connection, job: Job, last: Run, alarms: Alarms) -> None:
             alarms.firing[alert] = Firing(f"{words}; first interval {_label(job, first)}", first, found)
         elif not any(row["verdict"] in ("moved", "steady") for row in rows):
             alarms.unknown.add(alert)
-    if not columns:
-        # The comparison failed, so that nothing is known of any.
-        alarms.unknown |= {row["alert"] for row in ledger.alerts_of(tx, job.name) if row["alert"].startswith("drift ")}
+    measured = {(_drift(which), row["reference"], row["metric"]) for which, rows in columns.items() for row in rows}
+    alarms.unknown |= {
+        alert
+        for alert, row in before.items()
+        if alert.startswith("drift ") and (not columns or _is_unmeasured(job, last, row, measured))
+    }
+
+
+def _drift(which: tuple[str, str]) -> str:
+    return f"drift {' '.join(which)}"
+
+
+def _column(alert: str) -> str:
+    return alert.split(" ", 2)[2]
+
+
+def _is_unmeasured(job: Job, last: Run, row: _Row, measured: Collection[tuple[str, str, str]]) -> bool:
+    """Whether what an alert was told by could not be measured this time, with the same model and the same job file."""
+    found = json.loads(row["found"] or "{}")
+    if not found or _column(row["alert"]) in job.source.private:
+        return False
+    same = found["model"] == _model(last) and found["settings"] == job.drift.model_dump(mode="json")
+    return same and any((row["alert"], each["reference"], each["metric"]) not in measured for each in found["metrics"])
 
 
 def _steadied_by(tx: sa.Connection, job: Job, table: str, alert: str, found: _Row) -> RecoveredBy:
-    """Configuration where what was measured last would still be told by the settings of then."""
+    """Configuration where what was measured last would still be told by the settings of then, or is not measured."""
     last = ledger.published_last(tx, job.name, table)
-    if last is None or found["settings"] == job.drift.model_dump(mode="json"):
-        return "data" if last is None or found["model"] == _model(last) else "model"
+    if last is None:
+        # The job has another table now.
+        return "configuration"
     if found["model"] != _model(last):
         return "model"
+    private = _column(alert) in job.source.private
+    if found["settings"] == job.drift.model_dump(mode="json") and not private:
+        return "data"
     now = {
         (row["reference"], row["metric"]): row
         for row in ledger.drift_of(tx, last.run_id)
@@ -155,15 +187,19 @@ def _barred_by(job: Job) -> dict[str, Any]:
     return {"publish": job.publish.model_dump(mode="json"), "rejects": job.limits.rejects}
 
 
-def _worse(tx: sa.Connection, job: Job, alarms: Alarms) -> None:
+def _worse(tx: sa.Connection, job: Job, before: Mapping[str, _Row], alarms: Alarms) -> None:
     """The metrics that are worse than on the test rows, and what is not judged."""
     for kind in ("measured", "estimated"):
         judged = ledger.judged_last(tx, job.name, kind)
         if not judged:
             alarms.unknown.add(f"performance {kind}")
+        elif _was_later(job, before.get(f"performance {kind}"), judged[0]["window_start"]):
+            # What it fired of was scored again since, and is not evaluated yet.
+            alarms.unknown.add(f"performance {kind}")
         if worse := [row for row in judged if row["verdict"] == "worse"]:
             since = ledger.worse_since(tx, worse)
-            start, first = worse[0]["window_start"], min(since.values())
+            start = worse[0]["window_start"]
+            first = min(since.values(), default=start)
             model = f"{worse[0]['model_name']} {worse[0]['model_version']}"
             words = f"{_label(job, start)}: {model} is worse than on its test rows"
             found = {
@@ -171,12 +207,21 @@ def _worse(tx: sa.Connection, job: Job, alarms: Alarms) -> None:
                 "mature": job.performance.mature,
                 "interval": start.isoformat(),
                 "metrics": [
-                    {name: row[name] for name in _JUDGED} | {"first_interval": _label(job, since[row["metric"]])}
+                    {name: row[name] for name in _JUDGED}
+                    | {"first_interval": _label(job, since.get(row["metric"], start))}
                     for row in worse
                 ],
             }
             told = f"{words}: {'; '.join(map(_judged, worse))}; first interval {_label(job, first)}"
             alarms.firing[f"performance {kind}"] = Firing(told, first, found)
+
+
+def _was_later(job: Job, row: _Row | None, start: datetime) -> bool:
+    """Whether an alert fired of a later interval than that one, by the same job file."""
+    found = json.loads(row["found"] or "{}") if row else {}
+    return (
+        bool(found) and found["mature"] == job.performance.mature and start < datetime.fromisoformat(found["interval"])
+    )
 
 
 def _bettered_by(tx: sa.Connection, job: Job, kind: str, found: _Row) -> RecoveredBy:
@@ -216,5 +261,5 @@ def _measured(row: _Row) -> str:
 
 def metrics_of(row: _Row) -> Sequence[_Row]:
     """The metrics behind an alert, a row of `batchscore_alerts`; none of a failed run."""
-    found: Sequence[_Row] = json.loads(row["found"]).get("metrics", [])
+    found: Sequence[_Row] = json.loads(row["found"] or "{}").get("metrics", [])
     return found

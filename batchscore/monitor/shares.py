@@ -11,6 +11,12 @@ _IN_WORDS: Mapping[str, str] = {
     "unseen_share": "values that training never saw",
     "outside_share": "beyond the range of training",
 }
+_WHERE: Mapping[str, str] = {
+    "training": "in training",
+    "previous": "in the run before",
+    "last_week": "a week before",
+    "four_weeks": "in the four weeks before",
+}
 
 
 def both_shares(share: float, reference_share: float) -> str:
@@ -27,6 +33,4 @@ def shares_told(metric: str, share: float, reference_share: float, reference: st
         reference_share: Of the reference's.
         reference: What that is, one of `watching.REFERENCES`.
     """
-    told = reference.replace("_", " ")
-    where = f"in {told}" if reference == "training" else f"in the {told} run" if reference == "previous" else told
-    return f"{_IN_WORDS[metric]} in {share:.1%} of rows, {reference_share:.1%} {where}"
+    return f"{_IN_WORDS[metric]} in {share:.1%} of rows, {reference_share:.1%} {_WHERE[reference]}"

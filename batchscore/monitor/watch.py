@@ -122,10 +122,13 @@ class Watcher:
             again: Whether it was left by a process that is gone, and may be another's by now.
 
         Returns:
-            What is told, against whichever reference; None, and nothing is done, where it is another's.
+            What is told, against whichever reference; None, and nothing is done, where it is another's, or the run is
+            published no longer.
         """
         ledger.lock_run(tx.connection, run.run_id)
-        if again and ledger.is_compared(tx.connection, run.run_id):
+        there = ledger.published(tx.connection, run)
+        replaced = there is None or there.run_id != run.run_id
+        if replaced or (again and ledger.is_compared(tx.connection, run.run_id)):
             return None
         self.met[run.run_id] = run
         moves = self._moves(tx.connection, run)
