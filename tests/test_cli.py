@@ -318,7 +318,7 @@ class TestCheck:
         result = project.call("check", "toy", "--format", "json")
 
         assert result.code == 0, result.out
-        assert {row["status"] for row in json.loads(result.out)} == {"ok"}
+        assert {row["status"] for row in json.loads(result.out)} == {"ok", "none"}
         assert {path: path.read_bytes() for path in project.root.rglob("*") if path.is_file()} == before
 
     def test_tells_where_each_value_came_from(self, project: Project) -> None:
