@@ -23,8 +23,8 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Every way to break a run at every boundary, of which `make test` has the kills; whole runs on DuckDB, SQLite and MariaDB,
-# of which it has those on Postgres; the demo, and whatever is on MariaDB.
+# Every way to break a run at every boundary, and whole runs, on DuckDB, SQLite, Postgres and MariaDB, of which `make test`
+# has the kills and the runs on Postgres; disasters; the demo, and whatever is on MariaDB.
 proof: $(READY)
 	$(PYTEST) -m long
 

@@ -13,6 +13,8 @@ import toy
 from disk import Disk
 from toy import Project
 
+pytestmark = pytest.mark.long
+
 DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02", "--chunk-rows", "10")
 SLOW = {"SLOW": "1", "BATCHSCORE_REGISTRY_URL": "slow"}
@@ -50,7 +52,6 @@ class TestCrash:
 
 
 class TestStandstill:
-    @pytest.mark.long
     @pytest.mark.parametrize("anywhere", ["postgres"], indirect=True)
     def test_a_process_that_stands_still_inside_a_transaction(self, anywhere: Project) -> None:
         """Its session is ended by the server, the next process waits for that and publishes; what wakes finds it done."""

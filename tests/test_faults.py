@@ -83,7 +83,7 @@ def _on(day: date) -> str:
     return f"interval_start >= '{day}' AND interval_start < '{day + timedelta(days=1)}'"
 
 
-@pytest.fixture(scope="module", params=toy.DATABASES)
+@pytest.fixture(scope="module", params=toy.RUNS)
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Each database with a job, the same job under another name for calm runs, and a bad row in each chunk."""
     root = tmp_path_factory.mktemp(request.param)
