@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-import sqlalchemy as sa
 import toy
 from toy import Project
 
@@ -558,20 +556,12 @@ class TestMeanwhile:
         )
         project.edit("jobs/toy.toml", ("\n[output]", PERFORMANCE.replace('slices = ["c", "b"]\n', "")))
         assert project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03").code == 0
-        engine = sa.create_engine(postgres_url)
-        waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
 
         # Both have read what others know, and neither has written, until this lets go.
-        with engine.begin() as tx, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
-            tx.execute(sa.text("LOCK TABLE batchscore_tallies IN EXCLUSIVE MODE"))
+        with toy.locked_until(postgres_url, "batchscore_tallies", 2):
             windows = (("2024-02-01", "2024-02-02"), ("2024-02-02", "2024-02-03"))
             both = [project.start("evaluate", "toy", "--from", first, "--to", end) for first, end in windows]
-            until = time.monotonic() + 60
-            while looking.scalar(waiting) < 2 and time.monotonic() < until:
-                time.sleep(0.05)
-            assert looking.scalar(waiting) == 2
         outputs = [process.communicate(timeout=60)[0] for process in both]
-        engine.dispose()
 
         assert [process.returncode for process in both] == [0, 0], outputs
         assert not [line for output in outputs for line in output.splitlines() if "attempt.failed" in line]
