@@ -21,6 +21,7 @@ from toy import Project
 from batchscore.cli.session import Session, runs_of
 from batchscore.model.evaluation import Measured
 from batchscore.monitor.drawn import over_time
+from batchscore.monitor.heat import _cell
 from batchscore.monitor.history import History
 from batchscore.monitor.report import report
 from batchscore.profile import Profile
@@ -571,6 +572,20 @@ def history(scored: Project, monkeypatch: pytest.MonkeyPatch) -> History:
         bundle = session.load("toy", 1)
         with warehouse.begin("the ledger") as tx:
             return History.of(tx.connection, job, runs, {bundle.digest: bundle}, runs[-1].interval.end)
+
+
+@pytest.mark.parametrize(("second", "told"), [(0.4, {"null_share": 0.4}), (None, {})])
+def test_the_share_of_the_largest(second: float | None, told: dict[str, float]) -> None:
+    """Of several runs in a cell, the reference's share is of the one whose value is told; none where that has none."""
+    rows = [
+        {"metric": "null_share", "value": value, "band": 0.5, "verdict": "steady", "reference_share": share}
+        for value, share in ((0.1, 0.3), (-0.2, second), (0.15, 0.5))
+    ]
+
+    cell = _cell(rows)
+
+    assert cell is not None
+    assert (cell.values, cell.before) == ({"null_share": -0.2}, told)
 
 
 def test_estimates(history: History) -> None:
