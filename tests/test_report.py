@@ -605,6 +605,23 @@ def test_estimates(history: History) -> None:
     assert alone.count('class="span"') == 18
 
 
+def test_arrivals_where_nothing_was_published(history: History) -> None:
+    """Told is of what is drawn: labels that came in a window without a run are no interval, and alone no chart."""
+    metric = history.job.problem.metric
+    measured = [row for row in history.performance if (row["metric"], row["kind"]) == (metric, "measured")]
+    row, other = ({**each, "state": "mature", "value": value} for each, value in zip(measured, (0.7, 0.8), strict=False))
+    elsewhere = {**row, "window_start": history.published[-1].interval.end + timedelta(days=9), "value": 0.1}
+
+    def told(*arrivals: dict[str, Any]) -> list[str]:
+        charts = over_time(replace(history, performance=[], arrivals=arrivals))
+        return re.findall(r"From .*? intervals\.", " ".join(charts))
+
+    assert told(elsewhere) == told({**elsewhere, "state": "immature"}) == []
+    assert told(row, elsewhere) == ["From 0.7000 to 0.7000 over 1 intervals."]
+    # Two versions scored what came in one window.
+    assert told(row, {**row, "value": 0.75}, other) == ["From 0.7000 to 0.8000 over 2 intervals."]
+
+
 def test_a_month_that_is_not_judged(history: History) -> None:
     """The last month's metric is told at a glance, and that its labels are too few where they are."""
     (month,) = history.months
