@@ -609,7 +609,9 @@ def test_arrivals_where_nothing_was_published(history: History) -> None:
     """Told is of what is drawn: labels that came in a window without a run are no interval, and alone no chart."""
     metric = history.job.problem.metric
     measured = [row for row in history.performance if (row["metric"], row["kind"]) == (metric, "measured")]
-    row, other = ({**each, "state": "mature", "value": value} for each, value in zip(measured, (0.7, 0.8), strict=False))
+    row, other = (
+        {**each, "state": "mature", "value": value} for each, value in zip(measured, (0.7, 0.8), strict=False)
+    )
     elsewhere = {**row, "window_start": history.published[-1].interval.end + timedelta(days=9), "value": 0.1}
 
     def told(*arrivals: dict[str, Any]) -> list[str]:
