@@ -463,6 +463,21 @@ class TestReplaced:
         assert ["2024-02-02"] == [row["interval"] for row in json.loads(result.out)]
         assert 1 == result.err.count("left out are the runs of toy version 1: ")
 
+    def test_a_replaced_version_that_is_gone(self, rescored: Project) -> None:
+        """What it left is forgotten once what took its place is evaluated, which is then not done at every turn."""
+        tallied = "SELECT count(*) FROM batchscore_tallies JOIN batchscore_runs USING (run_id) WHERE status = '{}'"
+        shutil.rmtree(rescored.root / "var/registry/toy/1")
+        replaced, published = (toy.query(rescored.url, tallied.format(each)) for each in ("superseded", "published"))
+        assert replaced > [(0,)]
+
+        window = ("--from", "2024-02-02", "--to", "2024-02-03")
+        first, second = (rescored.call("evaluate", "toy", *window) for _ in range(2))
+
+        assert 1 == first.err.count("left out are the runs of toy version 1: ")
+        assert "left out" not in second.err
+        assert [(0,)] == toy.query(rescored.url, tallied.format("superseded"))
+        assert published < toy.query(rescored.url, tallied.format("published"))
+
 
 @dataclass
 class Interrupting:

@@ -159,10 +159,20 @@ def _replaced(warehouse: Warehouse, job: Job, history: Sequence[Run]) -> list[Ru
 
 
 def _withdraw(warehouse: Warehouse, evaluators: _Evaluators, replaced: Sequence[Run]) -> None:
-    """Take replaced runs out of the metrics by arrival."""
+    """Take replaced runs out of the metrics by arrival; without their bundle no more is possible than to forget them."""
     for run in replaced:
-        if evaluator := evaluators.of(run):
-            evaluators.session.patience().persist(partial(evaluator.withdraw, warehouse, run))
+        evaluator = evaluators.of(run)
+        withdraw = evaluator.withdraw if evaluator else _forget
+        evaluators.session.patience().persist(partial(withdraw, warehouse, run))
+
+
+def _forget(warehouse: Warehouse, run: Run) -> None:
+    """Forget the tallies of a replaced run, for which its interval would be evaluated again every time."""
+    with warehouse.begin("the tallies of a replaced run") as tx:
+        ledger.keep_others_out(tx.connection)
+        now = ledger.published(tx.connection, run)
+        if now is None or now.run_id != run.run_id:
+            ledger.forget_tallies(tx.connection, run.run_id)
 
 
 @dataclass
