@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ import toy
 from toy import Project
 
 from batchscore import ledger
-from batchscore.cli.evaluate import _lately
+from batchscore.cli.evaluate import _lately, _worst_slices
 from batchscore.cli.session import Session, runs_of
 from batchscore.interval import Calendar
 from batchscore.ledger import Run
@@ -184,6 +185,32 @@ class TestScored:
             kept(scored, f"{where} 'b' AND slice_value = 'NULL'"),
             *joined(scored, f"p.interval_start = '{day(1)}' AND p.b IS NULL"),
         )
+
+    def test_worst_slices_in_little_memory(self, project_of: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The slices of all the runs are never held at once: the most that is held is far less than their tallies."""
+        # Each is of many bytes, and of so many rows that it counts.
+        grown = "tally = tally || repeat(' ', 500000), labelled = labelled + 200"
+        toy.execute(project_of.url, f"UPDATE batchscore_tallies SET {grown} WHERE labelled > 0")
+        ((size,),) = toy.query(
+            project_of.url, "SELECT CAST(sum(length(tally)) AS BIGINT) FROM batchscore_tallies WHERE slice_column <> ''"
+        )
+        monkeypatch.chdir(project_of.root)
+        monkeypatch.setenv("BATCHSCORE_WAREHOUSE_URL", project_of.url)
+        session = Session.of(load_settings({}))
+        job, bundle = session.job("toy"), session.load("toy", 1)
+        evaluator = Evaluator(job, bundle, output_of(job, bundle), session.labels(job))
+
+        with session.warehouse(read_only=True) as warehouse:
+            chosen = [(run, evaluator) for run in runs_of(warehouse, job)]
+            tracemalloc.start()
+            try:
+                worst = _worst_slices(warehouse, chosen, job)
+                most = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+        assert 2 < len(worst) <= 8
+        assert most < size / 2
 
     def test_hours(self, project: Project) -> None:
         """Without dates an hourly job is evaluated for all hours of the last 31 days, and not for 31 of them."""
