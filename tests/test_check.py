@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import toy
 from toy import Project
+
+from batchscore.warehouse import open_warehouse
 
 DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
 
@@ -133,6 +136,31 @@ class TestAsARun:
         assert code == 10
         shutil.rmtree(project.root / "var/registry")
         assert checked(project)[1]["bundle"][1].endswith("holds no model 'toy'. Train it: batchscore train toy.")
+
+    @pytest.mark.parametrize(("opening", "rows"), [(2, {"output", "plan"}), (3, {"plan"})])
+    def test_a_warehouse_that_goes_away(self, project: Project, opening: int, rows: set[str]) -> None:
+        """What can no longer be looked at has failed, and all that was found and the rest are told."""
+        file, opened = project.root / "w.sqlite", []
+        elsewhere = {
+            "BATCHSCORE_SOURCE_URL": project.url,
+            "BATCHSCORE_WAREHOUSE_URL": f"sqlite:///{file}",
+            "BATCHSCORE_RETRY_SECONDS": "0",
+        }
+        assert project.call("backfill", "toy", *DAY, **elsewhere).code == 0
+
+        def leaving(*args: Any, **options: Any) -> Any:
+            opened.append(args)
+            if len(opened) == opening:
+                file.write_bytes(b"no database" * 100)
+            return open_warehouse(*args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("batchscore.cli.session.open_warehouse", leaving)
+            code, found = checked(project, **elsewhere)
+
+        assert failed(found).keys() == rows
+        assert code == 12
+        assert found["warehouse"][0] == found["source"][0] == found["labels"][0] == "ok"
 
 
 class TestPostgres:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +16,11 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-import sqlalchemy as sa
 import toy
 from toy import Project
 
 from batchscore import ledger
-from batchscore.cli.evaluate import _lately
+from batchscore.cli.evaluate import _lately, _worst_slices
 from batchscore.cli.session import Session, runs_of
 from batchscore.interval import Calendar
 from batchscore.ledger import Run
@@ -186,6 +185,32 @@ class TestScored:
             kept(scored, f"{where} 'b' AND slice_value = 'NULL'"),
             *joined(scored, f"p.interval_start = '{day(1)}' AND p.b IS NULL"),
         )
+
+    def test_worst_slices_in_little_memory(self, project_of: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The slices of all the runs are never held at once: the most that is held is far less than their tallies."""
+        # Each is of many bytes, and of so many rows that it counts.
+        grown = "tally = tally || repeat(' ', 500000), labelled = labelled + 200"
+        toy.execute(project_of.url, f"UPDATE batchscore_tallies SET {grown} WHERE labelled > 0")
+        ((size,),) = toy.query(
+            project_of.url, "SELECT CAST(sum(length(tally)) AS BIGINT) FROM batchscore_tallies WHERE slice_column <> ''"
+        )
+        monkeypatch.chdir(project_of.root)
+        monkeypatch.setenv("BATCHSCORE_WAREHOUSE_URL", project_of.url)
+        session = Session.of(load_settings({}))
+        job, bundle = session.job("toy"), session.load("toy", 1)
+        evaluator = Evaluator(job, bundle, output_of(job, bundle), session.labels(job))
+
+        with session.warehouse(read_only=True) as warehouse:
+            chosen = [(run, evaluator) for run in runs_of(warehouse, job)]
+            tracemalloc.start()
+            try:
+                worst = _worst_slices(warehouse, chosen, job)
+                most = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+        assert 2 < len(worst) <= 8
+        assert most < size / 2
 
     def test_hours(self, project: Project) -> None:
         """Without dates an hourly job is evaluated for all hours of the last 31 days, and not for 31 of them."""
@@ -465,6 +490,21 @@ class TestReplaced:
         assert ["2024-02-02"] == [row["interval"] for row in json.loads(result.out)]
         assert 1 == result.err.count("left out are the runs of toy version 1: ")
 
+    def test_a_replaced_version_that_is_gone(self, rescored: Project) -> None:
+        """What it left is forgotten once what took its place is evaluated, which is then not done at every turn."""
+        tallied = "SELECT count(*) FROM batchscore_tallies JOIN batchscore_runs USING (run_id) WHERE status = '{}'"
+        shutil.rmtree(rescored.root / "var/registry/toy/1")
+        replaced, published = (toy.query(rescored.url, tallied.format(each)) for each in ("superseded", "published"))
+        assert replaced > [(0,)]
+
+        window = ("--from", "2024-02-02", "--to", "2024-02-03")
+        first, second = (rescored.call("evaluate", "toy", *window) for _ in range(2))
+
+        assert 1 == first.err.count("left out are the runs of toy version 1: ")
+        assert "left out" not in second.err
+        assert [(0,)] == toy.query(rescored.url, tallied.format("superseded"))
+        assert published < toy.query(rescored.url, tallied.format("published"))
+
 
 @dataclass
 class Interrupting:
@@ -558,20 +598,12 @@ class TestMeanwhile:
         )
         project.edit("jobs/toy.toml", ("\n[output]", PERFORMANCE.replace('slices = ["c", "b"]\n', "")))
         assert project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03").code == 0
-        engine = sa.create_engine(postgres_url)
-        waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
 
         # Both have read what others know, and neither has written, until this lets go.
-        with engine.begin() as tx, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
-            tx.execute(sa.text("LOCK TABLE batchscore_tallies IN EXCLUSIVE MODE"))
+        with toy.locked_until(postgres_url, "batchscore_tallies", 2):
             windows = (("2024-02-01", "2024-02-02"), ("2024-02-02", "2024-02-03"))
             both = [project.start("evaluate", "toy", "--from", first, "--to", end) for first, end in windows]
-            until = time.monotonic() + 60
-            while looking.scalar(waiting) < 2 and time.monotonic() < until:
-                time.sleep(0.05)
-            assert looking.scalar(waiting) == 2
         outputs = [process.communicate(timeout=60)[0] for process in both]
-        engine.dispose()
 
         assert [process.returncode for process in both] == [0, 0], outputs
         assert not [line for output in outputs for line in output.splitlines() if "attempt.failed" in line]

@@ -21,6 +21,7 @@ from toy import Project
 from batchscore.cli.session import Session, runs_of
 from batchscore.model.evaluation import Measured
 from batchscore.monitor.drawn import over_time
+from batchscore.monitor.heat import _cell
 from batchscore.monitor.history import History
 from batchscore.monitor.report import report
 from batchscore.profile import Profile
@@ -573,6 +574,20 @@ def history(scored: Project, monkeypatch: pytest.MonkeyPatch) -> History:
             return History.of(tx.connection, job, runs, {bundle.digest: bundle}, runs[-1].interval.end)
 
 
+@pytest.mark.parametrize(("second", "told"), [(0.4, {"null_share": 0.4}), (None, {})])
+def test_the_share_of_the_largest(second: float | None, told: dict[str, float]) -> None:
+    """Of several runs in a cell, the reference's share is of the one whose value is told; none where that has none."""
+    rows = [
+        {"metric": "null_share", "value": value, "band": 0.5, "verdict": "steady", "reference_share": share}
+        for value, share in ((0.1, 0.3), (-0.2, second), (0.15, 0.5))
+    ]
+
+    cell = _cell(rows)
+
+    assert cell is not None
+    assert (cell.values, cell.before) == ({"null_share": -0.2}, told)
+
+
 def test_estimates(history: History) -> None:
     """What is estimated without labels is a line beside what is measured, and of the immature only a hollow dot is drawn."""
     rows = [row for row in history.performance if row["metric"] == "roc_auc"]
@@ -588,6 +603,25 @@ def test_estimates(history: History) -> None:
     assert both.count('class="dot s1"') == alone.count('class="dot s0"') == 18
     assert alone.count('class="dot hollow"') == 1
     assert alone.count('class="span"') == 18
+
+
+def test_arrivals_where_nothing_was_published(history: History) -> None:
+    """Told is of what is drawn: labels that came in a window without a run are no interval, and alone no chart."""
+    metric = history.job.problem.metric
+    measured = [row for row in history.performance if (row["metric"], row["kind"]) == (metric, "measured")]
+    row, other = (
+        {**each, "state": "mature", "value": value} for each, value in zip(measured, (0.7, 0.8), strict=False)
+    )
+    elsewhere = {**row, "window_start": history.published[-1].interval.end + timedelta(days=9), "value": 0.1}
+
+    def told(*arrivals: dict[str, Any]) -> list[str]:
+        charts = over_time(replace(history, performance=[], arrivals=arrivals))
+        return re.findall(r"From .*? intervals\.", " ".join(charts))
+
+    assert told(elsewhere) == told({**elsewhere, "state": "immature"}) == []
+    assert told(row, elsewhere) == ["From 0.7000 to 0.7000 over 1 intervals."]
+    # Two versions scored what came in one window.
+    assert told(row, {**row, "value": 0.75}, other) == ["From 0.7000 to 0.8000 over 2 intervals."]
 
 
 def test_a_month_that_is_not_judged(history: History) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import sqlalchemy as sa
 import toy
 from toy import Project
 
@@ -212,19 +210,11 @@ class TestLeftBehind:
         compared = "SELECT reference, role, column_name, metric, value, told FROM batchscore_drift ORDER BY 1, 2, 3, 4"
         before = toy.query(postgres_url, compared)
         toy.execute(postgres_url, "DELETE FROM batchscore_drift")
-        engine = sa.create_engine(postgres_url)
-        waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
 
         # Both have found it, and neither has written, until this lets go.
-        with engine.begin() as tx, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
-            tx.execute(sa.text("LOCK TABLE batchscore_drift IN EXCLUSIVE MODE"))
+        with toy.locked_until(postgres_url, "batchscore_drift", 2):
             both = [project.start("backfill", "toy", *ONE_DAY) for _ in range(2)]
-            until = time.monotonic() + 60
-            while looking.scalar(waiting) < 2 and time.monotonic() < until:
-                time.sleep(0.05)
-            assert looking.scalar(waiting) == 2
         outputs = [process.communicate(timeout=60)[0] for process in both]
-        engine.dispose()
 
         assert [process.returncode for process in both] == [0, 0]
         assert "".join(outputs).count('"event": "run.drift"') == 1

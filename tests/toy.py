@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -344,3 +344,18 @@ def wait_for_chunks(process: subprocess.Popen[str], count: int) -> int:
         heard.append(line)
         seen += json.loads(line)["event"] == "chunk.committed"
     return seen
+
+
+@contextlib.contextmanager
+def locked_until(url: str, table: str, count: int) -> Iterator[None]:
+    """Hold a lock on a table of a Postgres until so many, whom the block starts, have read and wait to write."""
+    engine = sa.create_engine(url)
+    waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+    with engine.begin() as tx, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+        tx.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
+        yield
+        until = time.monotonic() + 60
+        while looking.scalar(waiting) < count and time.monotonic() < until:
+            time.sleep(0.05)
+        assert looking.scalar(waiting) == count
+    engine.dispose()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import typer
 
@@ -84,11 +84,12 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
         if bundle is not None:
             _query(session, job, bundle, accept_sql, findings)
         planned: list[Planned] | None = None
-        if findings.look("warehouse", lambda: _permitted(session, job), str) and bundle is not None:
+        warehouse = findings.look("warehouse", lambda: _permitted(session, job), _told_warehouse)
+        if warehouse and bundle is not None:
             findings.look("output", lambda: _output(session, job, bundle), str)
             if job.model.shadow is not None:
                 findings.tell("shadow", *_shadow(session, job, bundle))
-            if _lacking(session):
+            if warehouse.lacking:
                 findings.tell("plan", "unsure", "it can be told once the ledger's tables have what they lack")
             else:
                 planned = findings.look("plan", lambda: _planned(session, job, bundle), partial(_told_plan, job))
@@ -170,7 +171,14 @@ def _sampled(session: Session, job: Job, bundle: Bundle | None, interval: Interv
     return f"{sample}; {fits}" + (f"; the bundle makes no use of {', '.join(extra)}" if extra else "")
 
 
-def _permitted(session: Session, job: Job) -> str:
+class _Permitted(NamedTuple):
+    """A warehouse in which this user may do all that a run does, in words, and what its ledger lacks."""
+
+    told: str
+    lacking: str = ""
+
+
+def _permitted(session: Session, job: Job) -> _Permitted:
     with session.warehouse(read_only=True, outdated=True) as warehouse:
         missing = warehouse.missing_privileges(job.output.table)
         if missing:
@@ -179,15 +187,15 @@ def _permitted(session: Session, job: Job) -> str:
                 "Have it granted by whoever owns the warehouse."
             )
         if not warehouse.database.is_there():
-            return f"{warehouse.database}: not there yet; the first run makes it"
+            return _Permitted(f"{warehouse.database}: not there yet; the first run makes it")
         told = f"{warehouse.database}: connected, and this user may do all that a run does"
-        lacking = told_lacking(warehouse.outdated(ledger.METADATA))
-        return f"{told}. An earlier version made the ledger; the first run adds to it: {lacking}" if lacking else told
+        return _Permitted(told, told_lacking(warehouse.outdated(ledger.METADATA)))
 
 
-def _lacking(session: Session) -> bool:
-    with session.warehouse(read_only=True, outdated=True) as warehouse:
-        return bool(warehouse.outdated(ledger.METADATA))
+def _told_warehouse(found: _Permitted) -> str:
+    if not found.lacking:
+        return found.told
+    return f"{found.told}. An earlier version made the ledger; the first run adds to it: {found.lacking}"
 
 
 def _output(session: Session, job: Job, bundle: Bundle) -> str:

@@ -22,6 +22,7 @@ from batchscore.logs import redacted
 from batchscore.monitor.findings import intervals_told
 from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.monitor.pooled import worst_slices
+from batchscore.monitor.verdict import FEWEST_ROWS
 from batchscore.run.execute import output_of
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
@@ -101,8 +102,7 @@ def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]],
         return []
     bundle = chosen[-1][1].bundle
     ids = [run.run_id for run, evaluator in chosen if evaluator.bundle.digest == bundle.digest]
-    with warehouse.begin("the tallies of slices") as tx:
-        tallies = ledger.slice_tallies_of(tx.connection, ids)
+    worst = worst_slices(bundle, _by_slice(warehouse, ids), job.problem.metric, _WORST)
     return [
         {
             "version": bundle.version,
@@ -114,8 +114,18 @@ def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]],
             "low": each.measured.low,
             "high": each.measured.high,
         }
-        for each in worst_slices(bundle, tallies, job.problem.metric, _WORST)
+        for each in worst
     ]
+
+
+def _by_slice(warehouse: Warehouse, run_ids: Sequence[str]) -> Iterator[list[Mapping[str, Any]]]:
+    """The tallies of one slice after the other; what is done with them in between locks nothing."""
+    with warehouse.begin("the slices") as tx:
+        slices = ledger.slices_of(tx.connection, run_ids, FEWEST_ROWS)
+    for column, value in slices:
+        with warehouse.begin("the tallies of a slice") as tx:
+            some = ledger.slice_tallies_of(tx.connection, run_ids, column, value)
+        yield some
 
 
 def _lately(published: Sequence[Run], calendar: Calendar) -> list[Run]:
@@ -159,10 +169,20 @@ def _replaced(warehouse: Warehouse, job: Job, history: Sequence[Run]) -> list[Ru
 
 
 def _withdraw(warehouse: Warehouse, evaluators: _Evaluators, replaced: Sequence[Run]) -> None:
-    """Take replaced runs out of the metrics by arrival."""
+    """Take replaced runs out of the metrics by arrival; without their bundle they can only be forgotten."""
     for run in replaced:
-        if evaluator := evaluators.of(run):
-            evaluators.session.patience().persist(partial(evaluator.withdraw, warehouse, run))
+        evaluator = evaluators.of(run)
+        withdraw = evaluator.withdraw if evaluator else _forget
+        evaluators.session.patience().persist(partial(withdraw, warehouse, run))
+
+
+def _forget(warehouse: Warehouse, run: Run) -> None:
+    """Forget the tallies of a replaced run, for which its interval would be evaluated again every time."""
+    with warehouse.begin("the tallies of a replaced run") as tx:
+        ledger.keep_others_out(tx.connection)
+        now = ledger.published(tx.connection, run)
+        if now is None or now.run_id != run.run_id:
+            ledger.forget_tallies(tx.connection, run.run_id)
 
 
 @dataclass

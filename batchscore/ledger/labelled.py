@@ -20,6 +20,7 @@ __all__ = [
     "performance_of",
     "runs_with_tallies",
     "slice_tallies_of",
+    "slices_of",
     "tallied_from",
     "tallies_known",
     "tallies_of",
@@ -66,11 +67,20 @@ def tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str,
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
-def slice_tallies_of(tx: sa.Connection, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
-    """Rows of `batchscore_tallies` of these runs by slice, without those of all their rows."""
+def slices_of(tx: sa.Connection, run_ids: Collection[str], least: int) -> list[tuple[str, str]]:
+    """Column and value of the slices of which so many labels or more of these runs are known."""
     c = TALLIES.c
-    query = sa.select(TALLIES).where(c.run_id.in_(run_ids), c.slice_column != "", c.labelled > 0)
-    return [dict(row) for row in tx.execute(query).mappings()]
+    which = (c.slice_column, c.slice_value)
+    query = sa.select(*which).where(c.run_id.in_(run_ids), c.slice_column != "").group_by(*which)
+    found = tx.execute(query.having(sa.func.sum(c.labelled) >= least).order_by(*which))
+    return [(column, value) for column, value in found]
+
+
+def slice_tallies_of(tx: sa.Connection, run_ids: Collection[str], column: str, value: str) -> list[Mapping[str, Any]]:
+    """Rows of `batchscore_tallies` of these runs of one slice; those of all slices of a year are hundreds of MB."""
+    c = TALLIES.c
+    of_it = (c.run_id.in_(run_ids), c.slice_column == column, c.slice_value == value, c.labelled > 0)
+    return [dict(row) for row in tx.execute(sa.select(TALLIES).where(*of_it)).mappings()]
 
 
 def forget_performance(tx: sa.Connection, which: Mapping[str, Any]) -> None:

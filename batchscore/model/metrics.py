@@ -57,8 +57,8 @@ def metrics_of(task: Task, labels: pl.Series | None, predictions: pl.DataFrame, 
         classes: The labels in the order of the scores; the second is the positive one of a binary task.
 
     Returns:
-        A function of weights, shape `(rows,)`, whole numbers from 0 on with a sum above 0. Of a binary task they may
-        have the shape `(samples, rows)`, and the metrics are then arrays of shape `(samples,)`.
+        A function of weights, shape `(rows,)`, numbers from 0 on with a sum above 0. Of a binary task they may have the
+        shape `(samples, rows)`, and the metrics are then arrays of shape `(samples,)`.
     """
     if labels is None:
         return _clustering(predictions) if task == "clustering" else _anomaly(predictions)

@@ -20,21 +20,24 @@ _HALF = 0.5
 
 def over_time(history: History) -> Iterator[str]:
     """The metric of the problem over the intervals, and what was predicted beside what came."""
-    metric = history.job.problem.metric
+    metric, (_, place) = history.job.problem.metric, _times(history)
+    # Labels may become known in an interval that has no place on the axis.
+    performance, arrivals = (
+        [row for row in rows if row["window_start"] in place] for rows in (history.performance, history.arrivals)
+    )
     for name in dict.fromkeys((metric, "brier", "log_loss")):
-        rows = [row for row in history.performance if row["metric"] == name]
-        if rows:
+        if rows := [row for row in performance if row["metric"] == name]:
             yield _metric(history, name, rows, f"{name} over time")
-    if rows := [row for row in history.arrivals if row["metric"] == metric]:
+    if rows := [row for row in arrivals if row["metric"] == metric]:
         yield _metric(history, metric, rows, f"{metric} over time, by when labels became known")
-    if came := [row for row in history.performance if row["metric"] == "base_rate" and row["kind"] == "measured"]:
+    if came := [row for row in performance if row["metric"] == "base_rate" and row["kind"] == "measured"]:
         yield _rates(history, came)
 
 
 def _metric(history: History, metric: str, rows: Sequence[Mapping[str, Any]], title: str) -> str:
     names, place = _times(history)
-    measured = [row for row in rows if row["kind"] == "measured" and row["window_start"] in place]
-    estimated = [row for row in rows if row["kind"] == "estimated" and row["window_start"] in place]
+    measured = [row for row in rows if row["kind"] == "measured"]
+    estimated = [row for row in rows if row["kind"] == "estimated"]
     mature = [row for row in measured if row["state"] == "mature"]
     others = [row for row in measured if row["state"] != "mature"]
 
@@ -50,8 +53,11 @@ def _metric(history: History, metric: str, rows: Sequence[Mapping[str, Any]], ti
     bundle = history.bundles.get(history.published[-1].bundle_digest) if history.published else None
     if bundle and (test := bundle.evaluation.test.get(metric)):
         series.insert(0, Series("test rows", [(0, test.value), (len(names) - 1, test.value)], "rule"))
-    values = [row["value"] for row in mature] or [row["value"] for row in rows]
-    told = f"From {rounded(min(values))} to {rounded(max(values))} over {len(values)} intervals."
+    meant = mature or rows
+    values = [row["value"] for row in meant]
+    # Two versions may have labels that became known in the same one.
+    count = len({row["window_start"] for row in meant})
+    told = f"From {rounded(min(values))} to {rounded(max(values))} over {count} intervals."
     arrow = {"lower": ", lower is better", "higher": "", None: ""}[better(metric)]
     by = title.partition(" over time")[2]
     return charts.plot(title, told, _across(names), Axis(f"{metric}{by}{arrow}"), series)
@@ -66,9 +72,8 @@ def _rates(history: History, rows: Sequence[Mapping[str, Any]]) -> str:
         for row in history.seen
         if row["role"] == "output" and row["column_name"] == "score" and row["mean"] is not None
     }
-    here = [row for row in rows if row["window_start"] in place]
-    mature = [(place[row["window_start"]], row["value"]) for row in here if row["state"] == "mature"]
-    others = [(place[row["window_start"]], row["value"]) for row in here if row["state"] != "mature"]
+    mature = [(place[row["window_start"]], row["value"]) for row in rows if row["state"] == "mature"]
+    others = [(place[row["window_start"]], row["value"]) for row in rows if row["state"] != "mature"]
     line = sorted((place[start], mean) for start, mean in predicted.items())
     series = [Series("predicted", line), Series("came", mature, "points")]
     if others:

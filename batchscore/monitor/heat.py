@@ -247,6 +247,8 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell | None:
             values[row["metric"]] = value
             if row["reference_share"] is not None:
                 before[row["metric"]] = row["reference_share"]
+            else:
+                before.pop(row["metric"], None)
     moved = [abs(row["value"]) / row["band"] for row in rows if row["verdict"] == "moved"]
     if moved:
         return Cell("far" if max(moved) >= _FAR else "moved", values, before)

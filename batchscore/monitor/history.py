@@ -20,6 +20,7 @@ from batchscore.monitor import findings, moves
 from batchscore.monitor.apart import ALL_COLUMNS
 from batchscore.monitor.findings import Finding
 from batchscore.monitor.pooled import Pooled, Sliced, pooled, worst_slices
+from batchscore.monitor.verdict import FEWEST_ROWS
 from batchscore.monitor.watch import Watcher
 
 __all__ = ["RECENT", "History"]
@@ -115,7 +116,8 @@ def _slices(tx: sa.Connection, job: Job, published: Sequence[Run], bundles: Mapp
     if bundle is None:
         return []
     ids = [run.run_id for run in published if run.bundle_digest == bundle.digest][-RECENT:]
-    return worst_slices(bundle, ledger.slice_tallies_of(tx, ids), job.problem.metric, _WORST)
+    slices = (ledger.slice_tallies_of(tx, ids, *each) for each in ledger.slices_of(tx, ids, FEWEST_ROWS))
+    return worst_slices(bundle, slices, job.problem.metric, _WORST)
 
 
 def _months(job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], tallies: Rows) -> Iterator[Pooled]:

@@ -109,12 +109,12 @@ class Sliced:
     measured: Measured
 
 
-def worst_slices(bundle: Bundle, rows: Iterable[Mapping[str, Any]], metric: str, most: int) -> list[Sliced]:
+def worst_slices(bundle: Bundle, slices: Iterable[Sequence[Mapping[str, Any]]], metric: str, most: int) -> list[Sliced]:
     """The slices by which a metric is worst, the worst first, of those with 200 labelled rows or more.
 
     Args:
         bundle: What scored the runs.
-        rows: Rows of `batchscore_tallies` by slice, of runs of that bundle.
+        slices: Of one slice each, rows of `batchscore_tallies` of runs of that bundle; only one is held at a time.
         metric: Its name; of one that is good neither way there is no worst.
         most: So many at most.
     """
@@ -122,13 +122,11 @@ def worst_slices(bundle: Bundle, rows: Iterable[Mapping[str, Any]], metric: str,
         return []
     predictor = bundle.predictor
     label = predictor.output_types["prediction"]
-    by_slice: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_slice.setdefault((row["slice_column"], row["slice_value"]), []).append(row)
     found = []
-    for which, some in by_slice.items():
+    for some in slices:
         if sum(row["labelled"] for row in some) < FEWEST_ROWS:
             continue
+        which = (some[0]["slice_column"], some[0]["slice_value"])
         each = [Tally.from_json(row["tally"], predictor.task, predictor.classes, label) for row in some]
         tally = Tally.merged(each)
         value = tally.metrics().get(metric)
