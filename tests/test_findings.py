@@ -174,15 +174,19 @@ class TestColumns:
 
 
 def test_scored_again_and_not_evaluated() -> None:
-    """A run without tallies among those that have some is told; behind them nobody has evaluated yet."""
+    """What was scored again since it was evaluated, and what nobody has evaluated, are told apart, with the command."""
     runs = [run(day) for day in range(5)]
+    measured = {one.interval.start for one in runs[:3]}
 
-    (told,) = findings.of_unevaluated(runs, {runs[0].run_id, runs[2].run_id}, DAYS)
+    again, never = findings.of_unevaluated(runs, {runs[0].run_id, runs[2].run_id}, measured, DAYS)
 
-    assert told.words == "2024-02-02 has been scored again since it was evaluated: its labels are left out."
-    assert told.advice == "batchscore evaluate toy --from 2024-02-02 --to 2024-02-03"
-    assert list(findings.of_unevaluated(runs, {runs[0].run_id, runs[1].run_id}, DAYS)) == []
-    assert list(findings.of_unevaluated(runs, set(), DAYS)) == []
+    assert again.words == "2024-02-02 has been scored again since it was evaluated: its labels are left out."
+    assert again.advice == "batchscore evaluate toy --from 2024-02-02 --to 2024-02-03"
+    assert never.words == "Not evaluated: 2 interval(s), 2024-02-04 to 2024-02-05."
+    assert never.advice.endswith(": batchscore evaluate toy --from 2024-02-04 --to 2024-02-06")
+    assert list(findings.of_unevaluated(runs, {one.run_id for one in runs}, measured, DAYS)) == []
+    (nothing_yet,) = findings.of_unevaluated(runs, set(), set(), DAYS)
+    assert nothing_yet.words == "Not evaluated: 5 interval(s), 2024-02-01 to 2024-02-05."
 
 
 def test_gone_together() -> None:
@@ -342,6 +346,19 @@ def test_pooled() -> None:
     exact = evaluate("binary", whole["truth"], whole.select("prediction", "score"), (False, True))
     assert found.metrics["roc_auc"].value == pytest.approx(exact["roc_auc"], abs=1e-3)
     assert found.metrics["accuracy"].value == exact["accuracy"]
+    # What nobody has evaluated does not count as not known; what has no label yet does.
+    half = pooled(bundle, [replace(one, predictions=500) for one in runs], rows[:3], 0.9)  # type: ignore[arg-type]
+    assert half is not None
+    assert (half.predictions, half.labelled, half.state, half.runs[-1].interval) == (
+        1500,
+        1500,
+        "mature",
+        runs[2].interval,
+    )
+    empty = [*rows[:3], {"run_id": runs[3].run_id, "labelled": 0, "tally": ""}]
+    early = pooled(bundle, [replace(one, predictions=500) for one in runs], empty, 0.9)  # type: ignore[arg-type]
+    assert early is not None
+    assert (early.predictions, early.state) == (2000, "immature")
     assert (found.predictions, found.labelled) == (600, 3000)
     assert found.predicted == pytest.approx(whole["score"].mean())
     assert found.came == whole["truth"].mean()

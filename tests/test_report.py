@@ -165,6 +165,8 @@ class TestWords:
         words = said(report_of(project, "--to", "2024-02-05"))
 
         assert "toy version 2 scores since 2024-02-03, version 1 until then." in words
+        # What scored the first two is gone, and so nobody can evaluate them.
+        assert "Not evaluated: 2 interval(s), 2024-02-03 to 2024-02-04. When their labels are known:" in words
         assert re.search(r"toy 1 [0-9a-f]{12} 2024-02-01 to 2024-02-02 2 no longer in the registry", words)
         assert re.search(r"toy 2 [0-9a-f]{12} 2024-02-03 to 2024-02-04 2 2024-01-01 00:00 UTC to 2024-01-25", words)
 

@@ -161,26 +161,28 @@ def _anew(months: Sequence[Pooled]) -> str:
     return f": batchscore retrain {months[0].runs[0].job} --if degraded" if months else "."
 
 
-def of_unevaluated(runs: Sequence[Run], tallied: Collection[str], calendar: Calendar) -> Iterator[Finding]:
-    """Runs among evaluated ones that are not: mostly they were scored again since.
+def of_unevaluated(
+    runs: Sequence[Run], tallied: Collection[str], measured: Collection[datetime], calendar: Calendar
+) -> Iterator[Finding]:
+    """Runs that nobody has held against labels: never, or not since they were scored again.
 
     Args:
         runs: Published runs, by interval.
         tallied: The ids of those of which there are tallies.
+        measured: When the intervals start of which there are metrics, of whichever run.
         calendar: How the job cuts time.
     """
-    places = [place for place, run in enumerate(runs) if run.run_id in tallied]
-    if not places:
-        return
-    without = [run.interval for run in runs[places[0] : places[-1]] if run.run_id not in tallied]
-    if without:
-        one = len(without) == 1
-        again = "has been scored again since it was" if one else "have been scored again since they were"
-        words = (
-            f"{intervals_told(without, calendar)} {again} evaluated: {'its' if one else 'their'} labels are left out."
-        )
-        advice = f"batchscore evaluate {runs[0].job} {window_of(without, calendar)}"
-        yield Finding("labels", without[0].start, words, advice, "look")
+    without = [run.interval for run in runs if run.run_id not in tallied]
+    if again := [each for each in without if each.start in measured]:
+        one = len(again) == 1
+        verb = "has been scored again since it was" if one else "have been scored again since they were"
+        words = f"{intervals_told(again, calendar)} {verb} evaluated: {'its' if one else 'their'} labels are left out."
+        advice = f"batchscore evaluate {runs[0].job} {window_of(again, calendar)}"
+        yield Finding("labels", again[0].start, words, advice, "look")
+    if never := [each for each in without if each.start not in measured]:
+        words = f"Not evaluated: {len(never):,} interval(s), {intervals_told(never, calendar)}."
+        advice = f"When their labels are known: batchscore evaluate {runs[0].job} {window_of(never, calendar)}"
+        yield Finding("labels", never[0].start, words, advice, "look")
 
 
 def _off(month: Pooled) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -96,7 +96,7 @@ class History:
             *findings.of_runs(runs, job.calendar, until),
             *_of_labels(job, performance, months, published, bundles),
             *_of_columns(tx, job, published, bundles, drift, seen),
-            *findings.of_unevaluated(published, {row["run_id"] for row in tallies}, job.calendar),
+            *_of_evaluations(job, published, bundles, performance, {row["run_id"] for row in tallies}),
             *findings.of_rejects(published, rejects, job.calendar),
         ]
         told = findings.in_order(found)
@@ -197,6 +197,16 @@ def _means(bundle: Bundle, runs: Sequence[Run], seen: Rows) -> dict[str, tuple[f
             if column.layout.kind in ("numeric", "integer") and column.mean is not None and count:
                 found[name] = (total / count, column.mean)
     return found
+
+
+def _of_evaluations(
+    job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], performance: Rows, tallied: Collection[str]
+) -> Iterator[Finding]:
+    """Of runs that could be held against labels: the job has some, and what scored them is there."""
+    if job.labels is not None:
+        measured = {row["window_start"] for row in performance if row["kind"] == "measured"}
+        runs = [run for run in published if run.bundle_digest in bundles]
+        yield from findings.of_unevaluated(runs, tallied, measured, job.calendar)
 
 
 def _of_labels(
