@@ -130,10 +130,12 @@ class TestColumns:
         assert told[1].words == "x, y moved against training too, and differ between runs as much."
 
     def test_steady(self) -> None:
-        """What stayed is told by name; too few rows are no steadiness."""
+        """What stayed is told by name; too few rows are no steadiness, nor is a share of NULLs alone."""
         few = Watched("input", Drift("q", "psi", None, None, None, 0.2, "not enough data", 9, 9), 0.1, told=False)
 
-        (told,) = columns([watched("a", 0.1), watched("b", 0.1), few])
+        hidden = watched("p", 0.0, "null_share")
+
+        (told,) = columns([watched("a", 0.1), watched("b", 0.1), few, hidden])
 
         assert told.words == "a, b are steady against training in the last 10 runs."
 

@@ -242,6 +242,30 @@ class TestFile:
         assert not re.search(r"secret \d", text)
 
 
+def test_made_private_since(project: Project) -> None:
+    """Of a column that was made private there is its share of NULLs alone, of earlier runs too, and it is not steady."""
+    project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03")
+    (before,) = [each for each in data_of(report_of(project))["lines"] if each["name"] == "c"]
+    project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c"]'))
+    project.call("backfill", "toy", "--from", "2024-02-03", "--to", "2024-02-05")
+
+    html = report_of(project, "--to", "2024-02-05")
+
+    data = data_of(html)
+    (line,) = [each for each in data["lines"] if each["name"] == "c"]
+    (other,) = [each for each in data["lines"] if each["name"] == "a"]
+    missing = data["metrics"].index("null_share")
+    assert before["cells"]["training"][0][1] is not None
+    cells = [cell for cells in line["cells"].values() for cell in cells if cell]
+    assert len(cells) > 4
+    for _, *values in cells:
+        assert [place for place, value in enumerate(values) if value is not None] in ([missing], [])
+    assert other["cells"]["training"][0][1] is not None
+    (steady,) = re.findall(r"note ([^.]*) steady against training", said(html))
+    assert "b" in re.findall(r"\w+", steady)
+    assert "c" not in re.findall(r"\w+", steady)
+
+
 def test_a_private_column_in_the_ledger(scored: Project) -> None:
     """Of a private column with seven values there is how many rows have one, and nothing that depends on which."""
     kept = toy.query(scored.url, "SELECT profile, distinct_count FROM batchscore_profiles WHERE column_name = 'secret'")

@@ -42,7 +42,8 @@ class History:
         runs: All of them, by interval and then by age.
         until: The instant by which every interval that has ended should be published.
         bundles: What scored them, by digest; without those that the registry no longer holds.
-        drift: Rows of `batchscore_drift` of the published ones, by the metrics that are judged.
+        drift: Rows of `batchscore_drift` of the published ones, by the metrics that are judged; of columns that are
+            private by now those that depend on no value.
         seen: Rows of `batchscore_profiles` of the published ones.
         performance: Rows of `batchscore_performance` of their intervals, of all rows, for the cohort `scored`.
         arrivals: The same for the cohort `labelled`.
@@ -84,7 +85,7 @@ class History:
             # There may be no ledger yet.
             told = findings.in_order(findings.of_runs(runs, job.calendar, until))
             return cls(job, runs, until, bundles, [], [], [], [], [], [], [], told)
-        drift, seen = ledger.judged_of(tx, ids), ledger.profiles_of(tx, *ids)
+        drift, seen = _shown(job, published, bundles, ledger.judged_of(tx, ids)), ledger.profiles_of(tx, *ids)
         of_all = ledger.performance_of(tx, job.name, published[0].interval.start, published[-1].interval.end)
         whole = [row for row in of_all if not row["slice_column"]]
         performance = [row for row in whole if row["cohort"] == "scored"]
@@ -107,6 +108,24 @@ class History:
     def published(self) -> list[Run]:
         """Those that are published, by interval."""
         return [run for run in self.runs if run.status == "published"]
+
+
+def _shown(job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], drift: Rows) -> Rows:
+    """Without what was measured of the values of columns that are private by now; by hashes it may have been."""
+    digest_of = {run.run_id: run.bundle_digest for run in published}
+    hashed = {
+        (digest, name)
+        for digest, bundle in bundles.items()
+        for name, layout in bundle.input_reference.layouts.items()
+        if layout.kind == "private" and layout.salt
+    }
+    return [
+        row
+        for row in drift
+        if row["metric"] == "null_share"
+        or row["column_name"] not in job.source.private
+        or (digest_of[row["run_id"]], row["column_name"]) in hashed
+    ]
 
 
 def _slices(tx: sa.Connection, job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle]) -> Sequence[Sliced]:

@@ -132,7 +132,10 @@ def of_columns(
         moved = [each for each in judged if each.drift.verdict == "moved"]
         if moved:
             strongest[role, name] = max(moved, key=lambda each: each.strength)
-        elif any(each.drift.verdict == "steady" for each in judged) and role == "input":
+        # Of a private column it may be known no more than how often it is missing, and that is not all of it.
+        elif role == "input" and any(
+            each.drift.verdict == "steady" and each.drift.metric != "null_share" for each in judged
+        ):
             steady.append(name)
     earlier = {(each.role, each.drift.column, each.drift.metric): each for each in before.found}
     ordered = sorted(strongest.items(), key=lambda item: (-(item[1].importance or 0.0), -item[1].strength))
