@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -160,9 +161,53 @@ class TestColumns:
             "a moved against training since 2024-02-18, in each of 3 runs and not in the one before: psi 0.9000 in them, "
             "4.5 times what counts. Its mean is 3.000, and was 1.000 in training. Training never saw 'garden', 'barn'."
         )
-        assert found[2].words == "c moved against training in the last run alone."
+        assert found[2].words == "c moved against training in the last run alone: psi 0.4000, 2.0 times what counts."
         assert found[3].words.startswith("d is steady")
         assert [each.subject for each in columns([watched("a", 0.1)], steps=steps[:1], gone=["a"])] == ["steady"]
+
+    def test_in_the_last_run_alone(self) -> None:
+        """A column that the model reads and that moved twice what counts is to be looked at; others are one note."""
+        far, near, unread = watched("a", 0.5), watched("b", 0.3), watched("c", 0.9, importance=None)
+        steps = [moves.Step([run(19)], each, None, {}) for each in (near, far, unread)]
+
+        look, note = sorted(columns([], steps=steps), key=lambda each: each.level)
+
+        assert (look.subject, look.level, note.level) == ("a", "look", "note")
+        assert look.words == (
+            "a moved against training in the last run alone, 2024-02-20: psi 0.5000, 2.5 times what counts."
+        )
+        assert "2024-02-20" in look.advice
+        assert note.words == (
+            "b, c moved against training in the last run alone: "
+            "b psi 0.3000, 1.5 times what counts; c psi 0.9000, 4.5 times what counts."
+        )
+
+    def test_shares_in_words(self) -> None:
+        """A difference of two shares is told as both of them, wherever it is told."""
+
+        def shares(name: str, now: float, before: float) -> Watched:
+            each = watched(name, now - before, "null_share")
+            return replace(each, drift=replace(each.drift, share=now, reference_share=before))
+
+        step = moves.Step([run(day) for day in (18, 19)], shares("b", 0.5, 0.1), None, {})
+        steps = [step, replace(step, runs=[run(19)]), replace(step, runs=[run(19)], strongest=shares("d", 0.4, 0.1))]
+        told = columns([shares("a", 0.62, 0.02)], [shares("a", 0.61, 0.6)], steps=steps[:1])
+        (alone,), (near,) = (columns([], steps=[each]) for each in steps[1:])
+
+        assert [each.words for each in told] == [
+            (
+                "b moved against training since 2024-02-19, in each of 2 runs and not in the one before: in them NULL "
+                "or NaN in 50.0% of rows, 10.0% in training, a difference of 2.0 times what counts."
+            ),
+            (
+                "a moved against training: in the last 10 runs NULL or NaN in 62.0% of rows, 2.0% in training, a "
+                "difference of 3.0 times what counts. Against the 10 runs before it is 61.0%, was 60.0%, which is "
+                "quiet: it moved slowly, which looks seasonal, or has stayed where it went."
+            ),
+        ]
+        for each in (alone, near):
+            assert re.search(r"NULL or NaN in [45]0.0% of rows, 10.0% in training, a difference of", each.words)
+        assert not [each for each in (*told, alone, near) if "null_share" in each.words]
 
     def test_rows_told_apart(self) -> None:
         """That a classifier tells the last run's rows apart is a sentence, with the command that says by what."""
