@@ -236,6 +236,24 @@ def test_scored_again_and_not_evaluated() -> None:
     assert nothing_yet.words == "Not evaluated: 5 interval(s), 2024-02-01 to 2024-02-05."
 
 
+def test_alerts() -> None:
+    """Alerts that fire are one finding to look at, with how many and which; what has recovered is none."""
+    names = ["drift input a", "drift input b", "failed 2024-02-03", "performance measured", "performance estimated"]
+    rows = [
+        {"alert": name, "state": "firing", "first_interval": FIRST + timedelta(days=day)}
+        for day, name in enumerate(names)
+    ]
+    over = {"alert": "drift input c", "state": "recovered", "first_interval": FIRST}
+
+    (told,) = findings.of_alerts("toy", [*rows, over])
+
+    assert told.words == (
+        "5 alert(s) fire: drift input a, drift input b, failed 2024-02-03, performance measured and 1 more."
+    )
+    assert (told.level, told.advice, told.since) == ("look", "batchscore alerts list toy", FIRST)
+    assert list(findings.of_alerts("toy", [over])) == []
+
+
 def test_gone_together() -> None:
     """Columns that went on the same days are one finding; what is mostly missing at training is none."""
     runs = [run(day) for day in range(4)]

@@ -132,6 +132,10 @@ class TestWords:
         """An interval a fifth of whose labels are not known is immature, and told so."""
         assert "Label coverage is 80% in 2024-02-20: immature, and not compared." in said(text)
 
+    def test_alerts(self, text: str) -> None:
+        """Which alerts fire is told, with the command that lists them."""
+        assert re.search(r"look \d+ alert\(s\) fire: [^.]*drift input a[^.]*\. batchscore alerts list toy", said(text))
+
     def test_rejects(self, text: str) -> None:
         """What could not be scored is counted by reason and column, with its day."""
         assert "1 of 4,750 rows could not be scored, mostly unexpected_null (column a) 1." in said(text)

@@ -22,6 +22,7 @@ __all__ = [
     "in_order",
     "intervals_told",
     "listed",
+    "of_alerts",
     "of_labels",
     "of_performance",
     "of_rejects",
@@ -113,6 +114,20 @@ def _gaps(published: Sequence[Run], calendar: Calendar, until: datetime) -> Iter
         words = f"{calendar.label(last)} is the last published interval; {len(late):,} more have ended since."
         advice = f"See whether the schedule runs; then: batchscore backfill {job} {window_of(late, calendar)}"
         yield Finding("runs", last.end, words, advice, "act")
+
+
+def of_alerts(job: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Which alerts fire, whatever the window.
+
+    Args:
+        job: The job's name.
+        rows: Of `batchscore_alerts`, of that job.
+    """
+    firing = [row for row in rows if row["state"] == "firing"]
+    if firing:
+        words = f"{len(firing):,} alert(s) fire: {listed([row['alert'] for row in firing], _LISTED)}."
+        first = min((row["first_interval"] for row in firing if row["first_interval"]), default=None)
+        yield Finding("alerts", first, words, f"batchscore alerts list {job}", "look")
 
 
 def of_performance(

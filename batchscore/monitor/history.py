@@ -95,6 +95,7 @@ class History:
         rejects = ledger.reject_counts(tx, ids)
         found = [
             *findings.of_runs(runs, job.calendar, until),
+            *findings.of_alerts(job.name, ledger.alerts_of(tx, job.name)),
             *_of_labels(job, performance, months, published, bundles),
             *_of_columns(tx, job, published, bundles, drift, seen),
             *_of_evaluations(job, published, bundles, performance, {row["run_id"] for row in tallies}),
