@@ -365,6 +365,33 @@ class TestPerformance:
         assert "labels and how they are joined" in told.advice
         assert told.advice.endswith("batchscore retrain toy --if degraded")
 
+    def test_the_source_first(self) -> None:
+        """A column that moved no later than the metric fell stands before it, and to train anew is told once."""
+        evaluation = SimpleNamespace(test={"roc_auc": self.TEST}, scatter={})
+        bundle: Any = SimpleNamespace(digest="d", evaluation=evaluation)
+        worse = [run(day).interval for day in (4, 5)]
+        fell = list(findings.of_performance([month(0, 0.2, 0.3, (0.6, 0.65))], "roc_auc", bundle, DAYS, worse))
+
+        def step(name: str, day: int, **more: Any) -> moves.Step:
+            return moves.Step([run(day), run(day + 1)], watched(name, 2.0, **more), None, {})
+
+        steps = [step("at", 4), step("late", 5), step("unread", 3, importance=None), step("score", 3, role="output")]
+        found = findings.causes_first(fell, columns([], steps=steps), DAYS)
+
+        assert [each.subject for each in found] == [
+            *("at", "roc_auc", "roc_auc", "calibration"),
+            *("late", "unread", "score"),
+        ]
+        assert found[0].advice.startswith(
+            "Mend the source first, for it moved no later than roc_auc got worse: see what changed on 2024-02-05, "
+        )
+        assert all(each.advice.startswith("Mend the source first, see at. ") for each in found[1:4])
+        commands = [each.advice.count("batchscore retrain toy --if degraded") for each in found]
+        assert commands == [0, 1, 0, 0, 0, 0, 0]
+        late = findings.causes_first(fell, columns([], steps=steps[1:2]), DAYS)
+        assert [each.subject for each in late] == ["roc_auc", "roc_auc", "calibration", "late"]
+        assert not [each for each in late if "Mend the source" in each.advice]
+
     def test_what_varies_by_nature_is_not_worse(self) -> None:
         """It counts as worse by the verdict of the table: not within twice what it varied over the test rows."""
         low = month(0, 0.2, 0.2, (0.66, 0.70))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby, pairwise
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from batchscore.rounding import rounded
 __all__ = [
     "Finding",
     "Level",
+    "causes_first",
     "in_order",
     "intervals_told",
     "listed",
@@ -51,6 +52,7 @@ class Finding:
         words: What was found, with figures.
         advice: What to do; may be empty.
         level: `act`: something is wrong; `look`: it may be; `note`: to know.
+        moved: Whether it is a column that the model reads and that has moved, by which performance may have fallen.
     """
 
     subject: str
@@ -58,6 +60,7 @@ class Finding:
     words: str
     advice: str
     level: Level
+    moved: bool = False
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:
@@ -152,7 +155,7 @@ def of_performance(
             figures = "; ".join(f"{_interval(each.metrics[metric])} in {span_of(each.runs, calendar)}" for each in some)
             words = f"{metric} is worse than on test rows, where it was {_interval(bundle.evaluation.test[metric])}: "
             yield Finding(
-                metric, some[0].runs[0].interval.start, f"{words}{figures}.", _OR_LABELS + _anew(months), "look"
+                metric, _known_since(some[0], worse), f"{words}{figures}.", _OR_LABELS + _anew(months), "look"
             )
     if worse:
         where = intervals_told(worse, calendar)
@@ -169,7 +172,49 @@ def of_performance(
         side = "low" if high > 0 else "high"
         words = f"Calibration slipped, scores are too {side}: predicted were {figures}."
         advice = f"Where scores are taken for rates, calibrate again on newer rows{_anew(months)}"
-        yield Finding("calibration", off[0].runs[0].interval.start, words, advice, "look")
+        yield Finding("calibration", _known_since(off[0], worse), words, advice, "look")
+
+
+def _known_since(month: Pooled, worse: Sequence[Interval]) -> datetime:
+    """The first interval of a month that is worse by itself; where none is, the last, for nobody knows since when."""
+    starts = {run.interval.start for run in month.runs}
+    return next((each.start for each in worse if each.start in starts), month.runs[-1].interval.start)
+
+
+def causes_first(performance: Sequence[Finding], columns: Sequence[Finding], calendar: Calendar) -> list[Finding]:
+    """Findings of performance and of columns, with those columns first that moved no later than performance fell.
+
+    Of those the source is to be mended first. The command that trains anew is told once.
+
+    Args:
+        performance: Of `of_performance`.
+        columns: Of columns.
+        calendar: How the job cuts time.
+    """
+    known = [(each.since, each.subject) for each in performance if each.since]
+    fell, what = min(known, key=lambda each: each[0], default=(None, ""))
+    causes, others = [], []
+    for each in columns:
+        if fell is None or each.since is None or each.since > fell or each.level == "note" or not each.moved:
+            others.append(each)
+            continue
+        label = calendar.label(calendar.containing(each.since))
+        advice = (
+            f"Mend the source first, for it moved no later than {what} got worse: see what changed on {label}, a feed, "
+            "a unit, a code. Then score again what it spoiled."
+        )
+        causes.append(replace(each, advice=advice))
+    told = []
+    for place, each in enumerate(performance):
+        advice, _, command = each.advice.partition(": batchscore retrain")
+        if place and command:
+            advice += ", as above."
+        elif command:
+            advice = each.advice
+        if causes:
+            advice = f"Mend the source first, see {listed([one.subject for one in causes], _LISTED)}. {advice}"
+        told.append(replace(each, advice=advice))
+    return [*causes, *told, *others]
 
 
 def _anew(months: Sequence[Pooled]) -> str:

@@ -93,11 +93,17 @@ class History:
         tallies = ledger.tallies_of(tx, ids)
         months = list(_months(job, published, bundles, tallies))
         rejects = ledger.reject_counts(tx, ids)
+        of_metric = [row for row in performance if row["metric"] == job.problem.metric]
+        measured = [row for row in of_metric if row["kind"] == "measured"]
         found = [
             *findings.of_runs(runs, job.calendar, until),
             *findings.of_alerts(job.name, ledger.alerts_of(tx, job.name)),
-            *_of_labels(job, performance, months, published, bundles),
-            *_of_columns(tx, job, published, bundles, drift, seen),
+            *findings.causes_first(
+                list(_of_performance(job, measured, months, published, bundles)),
+                list(_of_columns(tx, job, published, bundles, drift, seen)),
+                job.calendar,
+            ),
+            *findings.of_labels(measured, job.calendar),
             *_of_evaluations(job, published, bundles, performance, {row["run_id"] for row in tallies}),
             *findings.of_rejects(published, rejects, job.calendar),
         ]
@@ -229,13 +235,11 @@ def _of_evaluations(
         yield from findings.of_unevaluated(runs, tallied, measured, job.calendar)
 
 
-def _of_labels(
-    job: Job, performance: Rows, months: Sequence[Pooled], published: Sequence[Run], bundles: Mapping[str, Bundle]
+def _of_performance(
+    job: Job, measured: Rows, months: Sequence[Pooled], published: Sequence[Run], bundles: Mapping[str, Bundle]
 ) -> Iterator[Finding]:
     metric = job.problem.metric
-    measured = [row for row in performance if row["metric"] == metric and row["kind"] == "measured"]
     if bundle := bundles.get(published[-1].bundle_digest):
         of_it = [row for row in measured if (row["model_name"], row["model_version"]) == (bundle.name, bundle.version)]
         worse = [Interval(row["window_start"], row["window_end"]) for row in of_it if row["verdict"] == "worse"]
         yield from findings.of_performance(months, metric, bundle, job.calendar, worse)
-    yield from findings.of_labels(measured, job.calendar)

@@ -162,6 +162,10 @@ def _hardly_read(each: Watched) -> bool:
     return each.importance is None or each.importance < _HARDLY
 
 
+def _is_read(each: Watched) -> bool:
+    return each.role == "input" and not _hardly_read(each)
+
+
 def _restless(each: Watched, before: Watched | None) -> bool:
     """Whether it differs from the runs before about as much as from training."""
     return before is not None and before.drift.verdict == "moved" and before.strength > _SLOWLY * each.strength
@@ -201,7 +205,7 @@ def _moved(
         advice = "It is none of the features: the model does not read it itself."
     elif _hardly_read(each):
         advice = f"The model hardly reads it: {each.importance:.1%} of what it loses by its most important column."
-    return Finding(drift.column, since, words, advice, level)
+    return Finding(drift.column, since, words, advice, level, _is_read(each))
 
 
 def moved_since(runs: Sequence[Run], rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], datetime]:
@@ -242,7 +246,7 @@ def _of_steps(steps: Collection[Step], calendar: Calendar) -> Iterator[Finding]:
 
 def _at_once(each: Watched) -> bool:
     """Whether a column that the model reads, or an answer, has moved so far that a single run is enough to look."""
-    return each.strength >= _FAR_AT_ONCE and (each.role == "output" or not _hardly_read(each))
+    return each.strength >= _FAR_AT_ONCE and (each.role == "output" or _is_read(each))
 
 
 def _figure(each: Watched, where: str) -> str:
@@ -280,7 +284,7 @@ def _began(step: Step, calendar: Calendar) -> Finding:
     elif each.importance is not None and _hardly_read(each):
         advice += f" The model hardly reads it: {each.importance:.1%} of what it loses by its most important column."
     level: Level = "note" if _hardly_read(each) and each.role == "input" and each.strength < _FAR else "look"
-    return Finding(drift.column, first.start, words, advice, level)
+    return Finding(drift.column, first.start, words, advice, level, _is_read(each))
 
 
 def of_rows(run: Run, rows: Iterable[Mapping[str, Any]], calendar: Calendar) -> Iterator[Finding]:
