@@ -618,6 +618,9 @@ def test_estimates(history: History) -> None:
     assert both.count('class="dot s1"') == alone.count('class="dot s0"') == 18
     assert alone.count('class="dot hollow"') == 1
     assert alone.count('class="span"') == 18
+    # A point is told by its interval, whole, and not by its place.
+    (row,) = [row for row in measured if row["window_start"] == datetime(2024, 2, 7, tzinfo=UTC)]
+    assert f"<title>2024-02-07: {row['value']:.4g}</title>" in alone
 
 
 def test_a_month_that_is_not_judged(history: History) -> None:
@@ -632,6 +635,18 @@ def test_a_month_that_is_not_judged(history: History) -> None:
     value = f"{month.metrics['roc_auc'].value:.4g}"
     assert f"roc_auc, last month {value} rejects" in judged
     assert f"roc_auc, last month {value}, immature rejects" in early
+
+
+def test_many_classes(history: History) -> None:
+    """Where neither a mean score nor a share came of it, as of many classes, the months have no columns for them."""
+    (month,) = history.months
+    both = said(report(history, datetime.now(UTC)))
+    neither = said(report(replace(history, months=[replace(month, predicted=None, came=None)]), datetime.now(UTC)))
+
+    assert "95&nbsp;% interval predicted came 2024-02-01" in both
+    assert "95&nbsp;% interval 2024-02-01" in neither
+    assert "Predicted is the mean score" in both
+    assert "Predicted is the mean score" not in neither
 
 
 def test_what_is_worse(history: History) -> None:
