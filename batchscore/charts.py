@@ -58,6 +58,7 @@ class Axis:
         high: Where it ends.
         names: Of the positions 0, 1, 2, …, instead of numbers.
         log: By powers of ten; values up to 0 are left out.
+        whole: The names as they are told of a single point, where those on the axis are shortened.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Axis:
     high: float | None = None
     names: Sequence[str] = ()
     log: bool = False
+    whole: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,10 +359,15 @@ def _apart(heights: Sequence[float], bottom: float) -> list[float]:
 def _drawn(one: Series, x: Axis, y: Axis) -> list[_Point]:
     weights = one.weights or [0.0] * len(one.points)
     placed = [
-        _Point(_placed(x, a), _placed(y, b), weight if _finite(weight) else 0.0, f"{a:g}, {b:.4g}")
+        _Point(_placed(x, a), _placed(y, b), weight if _finite(weight) else 0.0, _told(x, a, b))
         for (a, b), weight in zip(one.points, weights, strict=True)
     ]
     return [point for point in placed if _finite(point.x) and _finite(point.y)]
+
+
+def _told(x: Axis, a: float, b: float) -> str:
+    names = x.whole or x.names
+    return f"{names[int(a)]}: {b:.4g}" if a in range(len(names)) else f"{a:g}, {b:.4g}"
 
 
 def _spans(one: Series, x: Axis, y: Axis) -> Iterator[tuple[float, float, float]]:

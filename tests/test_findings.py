@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -130,10 +131,12 @@ class TestColumns:
         assert told[1].words == "x, y moved against training too, and differ between runs as much."
 
     def test_steady(self) -> None:
-        """What stayed is told by name; too few rows are no steadiness."""
+        """What stayed is told by name; too few rows are no steadiness, nor is a share of NULLs alone."""
         few = Watched("input", Drift("q", "psi", None, None, None, 0.2, "not enough data", 9, 9), 0.1, told=False)
 
-        (told,) = columns([watched("a", 0.1), watched("b", 0.1), few])
+        hidden = watched("p", 0.0, "null_share")
+
+        (told,) = columns([watched("a", 0.1), watched("b", 0.1), few, hidden])
 
         assert told.words == "a, b are steady against training in the last 10 runs."
 
@@ -158,9 +161,53 @@ class TestColumns:
             "a moved against training since 2024-02-18, in each of 3 runs and not in the one before: psi 0.9000 in them, "
             "4.5 times what counts. Its mean is 3.000, and was 1.000 in training. Training never saw 'garden', 'barn'."
         )
-        assert found[2].words == "c moved against training in the last run alone."
+        assert found[2].words == "c moved against training in the last run alone: psi 0.4000, 2.0 times what counts."
         assert found[3].words.startswith("d is steady")
         assert [each.subject for each in columns([watched("a", 0.1)], steps=steps[:1], gone=["a"])] == ["steady"]
+
+    def test_in_the_last_run_alone(self) -> None:
+        """A column that the model reads and that moved twice what counts is to be looked at; others are one note."""
+        far, near, unread = watched("a", 0.5), watched("b", 0.3), watched("c", 0.9, importance=None)
+        steps = [moves.Step([run(19)], each, None, {}) for each in (near, far, unread)]
+
+        look, note = sorted(columns([], steps=steps), key=lambda each: each.level)
+
+        assert (look.subject, look.level, note.level) == ("a", "look", "note")
+        assert look.words == (
+            "a moved against training in the last run alone, 2024-02-20: psi 0.5000, 2.5 times what counts."
+        )
+        assert "2024-02-20" in look.advice
+        assert note.words == (
+            "b, c moved against training in the last run alone: "
+            "b psi 0.3000, 1.5 times what counts; c psi 0.9000, 4.5 times what counts."
+        )
+
+    def test_shares_in_words(self) -> None:
+        """A difference of two shares is told as both of them, wherever it is told."""
+
+        def shares(name: str, now: float, before: float) -> Watched:
+            each = watched(name, now - before, "null_share")
+            return replace(each, drift=replace(each.drift, share=now, reference_share=before))
+
+        step = moves.Step([run(day) for day in (18, 19)], shares("b", 0.5, 0.1), None, {})
+        steps = [step, replace(step, runs=[run(19)]), replace(step, runs=[run(19)], strongest=shares("d", 0.4, 0.1))]
+        told = columns([shares("a", 0.62, 0.02)], [shares("a", 0.61, 0.6)], steps=steps[:1])
+        (alone,), (near,) = (columns([], steps=[each]) for each in steps[1:])
+
+        assert [each.words for each in told] == [
+            (
+                "b moved against training since 2024-02-19, in each of 2 runs and not in the one before: in them NULL "
+                "or NaN in 50.0% of rows, 10.0% in training, a difference of 2.0 times what counts."
+            ),
+            (
+                "a moved against training: in the last 10 runs NULL or NaN in 62.0% of rows, 2.0% in training, a "
+                "difference of 3.0 times what counts. Against the 10 runs before it is 61.0%, was 60.0%, which is "
+                "quiet: it moved slowly, which looks seasonal, or has stayed where it went."
+            ),
+        ]
+        for each in (alone, near):
+            assert re.search(r"NULL or NaN in [45]0.0% of rows, 10.0% in training, a difference of", each.words)
+        assert not [each for each in (*told, alone, near) if "null_share" in each.words]
 
     def test_rows_told_apart(self) -> None:
         """That a classifier tells the last run's rows apart is a sentence, with the command that says by what."""
@@ -174,15 +221,37 @@ class TestColumns:
 
 
 def test_scored_again_and_not_evaluated() -> None:
-    """A run without tallies among those that have some is told; behind them nobody has evaluated yet."""
+    """What was scored again since it was evaluated, and what nobody has evaluated, are told apart, with the command."""
     runs = [run(day) for day in range(5)]
+    measured = {one.interval.start for one in runs[:3]}
 
-    (told,) = findings.of_unevaluated(runs, {runs[0].run_id, runs[2].run_id}, DAYS)
+    again, never = findings.of_unevaluated(runs, {runs[0].run_id, runs[2].run_id}, measured, DAYS)
 
-    assert told.words == "2024-02-02 has been scored again since it was evaluated: its labels are left out."
-    assert told.advice == "batchscore evaluate toy --from 2024-02-02 --to 2024-02-03"
-    assert list(findings.of_unevaluated(runs, {runs[0].run_id, runs[1].run_id}, DAYS)) == []
-    assert list(findings.of_unevaluated(runs, set(), DAYS)) == []
+    assert again.words == "2024-02-02 has been scored again since it was evaluated: its labels are left out."
+    assert again.advice == "batchscore evaluate toy --from 2024-02-02 --to 2024-02-03"
+    assert never.words == "Not evaluated: 2 interval(s), 2024-02-04 to 2024-02-05."
+    assert never.advice.endswith(": batchscore evaluate toy --from 2024-02-04 --to 2024-02-06")
+    assert list(findings.of_unevaluated(runs, {one.run_id for one in runs}, measured, DAYS)) == []
+    (nothing_yet,) = findings.of_unevaluated(runs, set(), set(), DAYS)
+    assert nothing_yet.words == "Not evaluated: 5 interval(s), 2024-02-01 to 2024-02-05."
+
+
+def test_alerts() -> None:
+    """Alerts that fire are one finding to look at, with how many and which; what has recovered is none."""
+    names = ["drift input a", "drift input b", "failed 2024-02-03", "performance measured", "performance estimated"]
+    rows = [
+        {"alert": name, "state": "firing", "first_interval": FIRST + timedelta(days=day)}
+        for day, name in enumerate(names)
+    ]
+    over = {"alert": "drift input c", "state": "recovered", "first_interval": FIRST}
+
+    (told,) = findings.of_alerts("toy", [*rows, over])
+
+    assert told.words == (
+        "5 alert(s) fire: drift input a, drift input b, failed 2024-02-03, performance measured and 1 more."
+    )
+    assert (told.level, told.advice, told.since) == ("look", "batchscore alerts list toy", FIRST)
+    assert list(findings.of_alerts("toy", [over])) == []
 
 
 def test_gone_together() -> None:
@@ -296,6 +365,33 @@ class TestPerformance:
         assert "labels and how they are joined" in told.advice
         assert told.advice.endswith("batchscore retrain toy --if degraded")
 
+    def test_the_source_first(self) -> None:
+        """A column that moved no later than the metric fell stands before it, and to train anew is told once."""
+        evaluation = SimpleNamespace(test={"roc_auc": self.TEST}, scatter={})
+        bundle: Any = SimpleNamespace(digest="d", evaluation=evaluation)
+        worse = [run(day).interval for day in (4, 5)]
+        fell = list(findings.of_performance([month(0, 0.2, 0.3, (0.6, 0.65))], "roc_auc", bundle, DAYS, worse))
+
+        def step(name: str, day: int, **more: Any) -> moves.Step:
+            return moves.Step([run(day), run(day + 1)], watched(name, 2.0, **more), None, {})
+
+        steps = [step("at", 4), step("late", 5), step("unread", 3, importance=None), step("score", 3, role="output")]
+        found = findings.causes_first(fell, columns([], steps=steps), DAYS)
+
+        assert [each.subject for each in found] == [
+            *("at", "roc_auc", "roc_auc", "calibration"),
+            *("late", "unread", "score"),
+        ]
+        assert found[0].advice.startswith(
+            "Mend the source first, for it moved no later than roc_auc got worse: see what changed on 2024-02-05, "
+        )
+        assert all(each.advice.startswith("Mend the source first, see at. ") for each in found[1:4])
+        commands = [each.advice.count("batchscore retrain toy --if degraded") for each in found]
+        assert commands == [0, 1, 0, 0, 0, 0, 0]
+        late = findings.causes_first(fell, columns([], steps=steps[1:2]), DAYS)
+        assert [each.subject for each in late] == ["roc_auc", "roc_auc", "calibration", "late"]
+        assert not [each for each in late if "Mend the source" in each.advice]
+
     def test_what_varies_by_nature_is_not_worse(self) -> None:
         """It counts as worse by the verdict of the table: not within twice what it varied over the test rows."""
         low = month(0, 0.2, 0.2, (0.66, 0.70))
@@ -342,6 +438,19 @@ def test_pooled() -> None:
     exact = evaluate("binary", whole["truth"], whole.select("prediction", "score"), (False, True))
     assert found.metrics["roc_auc"].value == pytest.approx(exact["roc_auc"], abs=1e-3)
     assert found.metrics["accuracy"].value == exact["accuracy"]
+    # What nobody has evaluated does not count as not known; what has no label yet does.
+    half = pooled(bundle, [replace(one, predictions=500) for one in runs], rows[:3], 0.9)  # type: ignore[arg-type]
+    assert half is not None
+    assert (half.predictions, half.labelled, half.state, half.runs[-1].interval) == (
+        1500,
+        1500,
+        "mature",
+        runs[2].interval,
+    )
+    empty = [*rows[:3], {"run_id": runs[3].run_id, "labelled": 0, "tally": ""}]
+    early = pooled(bundle, [replace(one, predictions=500) for one in runs], empty, 0.9)  # type: ignore[arg-type]
+    assert early is not None
+    assert (early.predictions, early.state) == (2000, "immature")
     assert (found.predictions, found.labelled) == (600, 3000)
     assert found.predicted == pytest.approx(whole["score"].mean())
     assert found.came == whole["truth"].mean()

@@ -133,6 +133,10 @@ class TestWords:
         """An interval a fifth of whose labels are not known is immature, and told so."""
         assert "Label coverage is 80% in 2024-02-20: immature, and not compared." in said(text)
 
+    def test_alerts(self, text: str) -> None:
+        """Which alerts fire is told, with the command that lists them."""
+        assert re.search(r"look \d+ alert\(s\) fire: [^.]*drift input a[^.]*\. batchscore alerts list toy", said(text))
+
     def test_rejects(self, text: str) -> None:
         """What could not be scored is counted by reason and column, with its day."""
         assert "1 of 4,750 rows could not be scored, mostly unexpected_null (column a) 1." in said(text)
@@ -166,6 +170,8 @@ class TestWords:
         words = said(report_of(project, "--to", "2024-02-05"))
 
         assert "toy version 2 scores since 2024-02-03, version 1 until then." in words
+        # What scored the first two is gone, and so nobody can evaluate them.
+        assert "Not evaluated: 2 interval(s), 2024-02-03 to 2024-02-04. When their labels are known:" in words
         assert re.search(r"toy 1 [0-9a-f]{12} 2024-02-01 to 2024-02-02 2 no longer in the registry", words)
         assert re.search(r"toy 2 [0-9a-f]{12} 2024-02-03 to 2024-02-04 2 2024-01-01 00:00 UTC to 2024-01-25", words)
 
@@ -239,6 +245,30 @@ class TestFile:
         assert line["cells"]["training"]
         assert (line["shapes"], set(map(str, line["counts"]))) == ([], {"None"})
         assert not re.search(r"secret \d", text)
+
+
+def test_made_private_since(project: Project) -> None:
+    """Of a column that was made private there is its share of NULLs alone, of earlier runs too, and it is not steady."""
+    project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03")
+    (before,) = [each for each in data_of(report_of(project))["lines"] if each["name"] == "c"]
+    project.edit("jobs/toy.toml", ('key = ["id"]', 'key = ["id"]\nprivate = ["c"]'))
+    project.call("backfill", "toy", "--from", "2024-02-03", "--to", "2024-02-05")
+
+    html = report_of(project, "--to", "2024-02-05")
+
+    data = data_of(html)
+    (line,) = [each for each in data["lines"] if each["name"] == "c"]
+    (other,) = [each for each in data["lines"] if each["name"] == "a"]
+    missing = data["metrics"].index("null_share")
+    assert before["cells"]["training"][0][1] is not None
+    cells = [cell for cells in line["cells"].values() for cell in cells if cell]
+    assert len(cells) > 4
+    for _, *values in cells:
+        assert [place for place, value in enumerate(values) if value is not None] in ([missing], [])
+    assert other["cells"]["training"][0][1] is not None
+    (steady,) = re.findall(r"note ([^.]*) steady against training", said(html))
+    assert "b" in re.findall(r"\w+", steady)
+    assert "c" not in re.findall(r"\w+", steady)
 
 
 def test_a_private_column_in_the_ledger(scored: Project) -> None:
@@ -603,6 +633,9 @@ def test_estimates(history: History) -> None:
     assert both.count('class="dot s1"') == alone.count('class="dot s0"') == 18
     assert alone.count('class="dot hollow"') == 1
     assert alone.count('class="span"') == 18
+    # A point is told by its interval, whole, and not by its place.
+    (row,) = [row for row in measured if row["window_start"] == datetime(2024, 2, 7, tzinfo=UTC)]
+    assert f"<title>2024-02-07: {row['value']:.4g}</title>" in alone
 
 
 def test_arrivals_where_nothing_was_published(history: History) -> None:
@@ -636,6 +669,18 @@ def test_a_month_that_is_not_judged(history: History) -> None:
     value = f"{month.metrics['roc_auc'].value:.4g}"
     assert f"roc_auc, last month {value} rejects" in judged
     assert f"roc_auc, last month {value}, immature rejects" in early
+
+
+def test_many_classes(history: History) -> None:
+    """Where neither a mean score nor a share came of it, as of many classes, the months have no columns for them."""
+    (month,) = history.months
+    both = said(report(history, datetime.now(UTC)))
+    neither = said(report(replace(history, months=[replace(month, predicted=None, came=None)]), datetime.now(UTC)))
+
+    assert "95&nbsp;% interval predicted came 2024-02-01" in both
+    assert "95&nbsp;% interval 2024-02-01" in neither
+    assert "Predicted is the mean score" in both
+    assert "Predicted is the mean score" not in neither
 
 
 def test_what_is_worse(history: History) -> None:

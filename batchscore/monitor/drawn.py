@@ -120,7 +120,7 @@ def _across(names: Sequence[str]) -> Axis:
     years = {name[:5] for name in names}
     if len(years) > 1:
         return Axis("interval", names=names)
-    return Axis(f"interval, {names[0][:4]}", names=[name[5:] for name in names])
+    return Axis(f"interval, {names[0][:4]}", names=[name[5:] for name in names], whole=names)
 
 
 def _or(value: float | None, other: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby, pairwise
 from typing import Any, Literal
@@ -19,9 +19,11 @@ from batchscore.rounding import rounded
 __all__ = [
     "Finding",
     "Level",
+    "causes_first",
     "in_order",
     "intervals_told",
     "listed",
+    "of_alerts",
     "of_labels",
     "of_performance",
     "of_rejects",
@@ -50,6 +52,7 @@ class Finding:
         words: What was found, with figures.
         advice: What to do; may be empty.
         level: `act`: something is wrong; `look`: it may be; `note`: to know.
+        moved: Whether it is a column that the model reads and that has moved, by which performance may have fallen.
     """
 
     subject: str
@@ -57,6 +60,7 @@ class Finding:
     words: str
     advice: str
     level: Level
+    moved: bool = False
 
 
 def in_order(found: Iterable[Finding]) -> list[Finding]:
@@ -115,6 +119,20 @@ def _gaps(published: Sequence[Run], calendar: Calendar, until: datetime) -> Iter
         yield Finding("runs", last.end, words, advice, "act")
 
 
+def of_alerts(job: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Which alerts fire, whatever the window.
+
+    Args:
+        job: The job's name.
+        rows: Of `batchscore_alerts`, of that job.
+    """
+    firing = [row for row in rows if row["state"] == "firing"]
+    if firing:
+        words = f"{len(firing):,} alert(s) fire: {listed([row['alert'] for row in firing], _LISTED)}."
+        first = min((row["first_interval"] for row in firing if row["first_interval"]), default=None)
+        yield Finding("alerts", first, words, f"batchscore alerts list {job}", "look")
+
+
 def of_performance(
     months: Sequence[Pooled], metric: str, bundle: Bundle, calendar: Calendar, worse: Sequence[Interval] = ()
 ) -> Iterator[Finding]:
@@ -137,7 +155,7 @@ def of_performance(
             figures = "; ".join(f"{_interval(each.metrics[metric])} in {span_of(each.runs, calendar)}" for each in some)
             words = f"{metric} is worse than on test rows, where it was {_interval(bundle.evaluation.test[metric])}: "
             yield Finding(
-                metric, some[0].runs[0].interval.start, f"{words}{figures}.", _OR_LABELS + _anew(months), "look"
+                metric, _known_since(some[0], worse), f"{words}{figures}.", _OR_LABELS + _anew(months), "look"
             )
     if worse:
         where = intervals_told(worse, calendar)
@@ -154,33 +172,77 @@ def of_performance(
         side = "low" if high > 0 else "high"
         words = f"Calibration slipped, scores are too {side}: predicted were {figures}."
         advice = f"Where scores are taken for rates, calibrate again on newer rows{_anew(months)}"
-        yield Finding("calibration", off[0].runs[0].interval.start, words, advice, "look")
+        yield Finding("calibration", _known_since(off[0], worse), words, advice, "look")
+
+
+def _known_since(month: Pooled, worse: Sequence[Interval]) -> datetime:
+    """The first interval of a month that is worse by itself; where none is, the last, for nobody knows since when."""
+    starts = {run.interval.start for run in month.runs}
+    return next((each.start for each in worse if each.start in starts), month.runs[-1].interval.start)
+
+
+def causes_first(performance: Sequence[Finding], columns: Sequence[Finding], calendar: Calendar) -> list[Finding]:
+    """Findings of performance and of columns, with those columns first that moved no later than performance fell.
+
+    Of those the source is to be mended first. The command that trains anew is told once.
+
+    Args:
+        performance: Of `of_performance`.
+        columns: Of columns.
+        calendar: How the job cuts time.
+    """
+    known = [(each.since, each.subject) for each in performance if each.since]
+    fell, what = min(known, key=lambda each: each[0], default=(None, ""))
+    causes, others = [], []
+    for each in columns:
+        if fell is None or each.since is None or each.since > fell or each.level == "note" or not each.moved:
+            others.append(each)
+            continue
+        label = calendar.label(calendar.containing(each.since))
+        advice = (
+            f"Mend the source first, for it moved no later than {what} got worse: see what changed on {label}, a feed, "
+            "a unit, a code. Then score again what it spoiled."
+        )
+        causes.append(replace(each, advice=advice))
+    told = []
+    for place, each in enumerate(performance):
+        advice, _, command = each.advice.partition(": batchscore retrain")
+        if place and command:
+            advice += ", as above."
+        elif command:
+            advice = each.advice
+        if causes:
+            advice = f"Mend the source first, see {listed([one.subject for one in causes], _LISTED)}. {advice}"
+        told.append(replace(each, advice=advice))
+    return [*causes, *told, *others]
 
 
 def _anew(months: Sequence[Pooled]) -> str:
     return f": batchscore retrain {months[0].runs[0].job} --if degraded" if months else "."
 
 
-def of_unevaluated(runs: Sequence[Run], tallied: Collection[str], calendar: Calendar) -> Iterator[Finding]:
-    """Runs among evaluated ones that are not: mostly they were scored again since.
+def of_unevaluated(
+    runs: Sequence[Run], tallied: Collection[str], measured: Collection[datetime], calendar: Calendar
+) -> Iterator[Finding]:
+    """Runs that nobody has held against labels: never, or not since they were scored again.
 
     Args:
         runs: Published runs, by interval.
         tallied: The ids of those of which there are tallies.
+        measured: When the intervals start of which there are metrics, of whichever run.
         calendar: How the job cuts time.
     """
-    places = [place for place, run in enumerate(runs) if run.run_id in tallied]
-    if not places:
-        return
-    without = [run.interval for run in runs[places[0] : places[-1]] if run.run_id not in tallied]
-    if without:
-        one = len(without) == 1
-        again = "has been scored again since it was" if one else "have been scored again since they were"
-        words = (
-            f"{intervals_told(without, calendar)} {again} evaluated: {'its' if one else 'their'} labels are left out."
-        )
-        advice = f"batchscore evaluate {runs[0].job} {window_of(without, calendar)}"
-        yield Finding("labels", without[0].start, words, advice, "look")
+    without = [run.interval for run in runs if run.run_id not in tallied]
+    if again := [each for each in without if each.start in measured]:
+        one = len(again) == 1
+        verb = "has been scored again since it was" if one else "have been scored again since they were"
+        words = f"{intervals_told(again, calendar)} {verb} evaluated: {'its' if one else 'their'} labels are left out."
+        advice = f"batchscore evaluate {runs[0].job} {window_of(again, calendar)}"
+        yield Finding("labels", again[0].start, words, advice, "look")
+    if never := [each for each in without if each.start not in measured]:
+        words = f"Not evaluated: {len(never):,} interval(s), {intervals_told(never, calendar)}."
+        advice = f"When their labels are known: batchscore evaluate {runs[0].job} {window_of(never, calendar)}"
+        yield Finding("labels", never[0].start, words, advice, "look")
 
 
 def _off(month: Pooled) -> int:

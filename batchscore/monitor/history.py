@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -43,7 +43,8 @@ class History:
         runs: All of them, by interval and then by age.
         until: The instant by which every interval that has ended should be published.
         bundles: What scored them, by digest; without those that the registry no longer holds.
-        drift: Rows of `batchscore_drift` of the published ones, by the metrics that are judged.
+        drift: Rows of `batchscore_drift` of the published ones, by the metrics that are judged; of columns that are
+            private by now those that depend on no value.
         seen: Rows of `batchscore_profiles` of the published ones.
         performance: Rows of `batchscore_performance` of their intervals, of all rows, for the cohort `scored`.
         arrivals: The same for the cohort `labelled`.
@@ -85,7 +86,7 @@ class History:
             # There may be no ledger yet.
             told = findings.in_order(findings.of_runs(runs, job.calendar, until))
             return cls(job, runs, until, bundles, [], [], [], [], [], [], [], told)
-        drift, seen = ledger.judged_of(tx, ids), ledger.profiles_of(tx, *ids)
+        drift, seen = _shown(job, published, bundles, ledger.judged_of(tx, ids)), ledger.profiles_of(tx, *ids)
         of_all = ledger.performance_of(tx, job.name, published[0].interval.start, published[-1].interval.end)
         whole = [row for row in of_all if not row["slice_column"]]
         performance = [row for row in whole if row["cohort"] == "scored"]
@@ -93,11 +94,18 @@ class History:
         tallies = ledger.tallies_of(tx, ids)
         months = list(_months(job, published, bundles, tallies))
         rejects = ledger.reject_counts(tx, ids)
+        of_metric = [row for row in performance if row["metric"] == job.problem.metric]
+        measured = [row for row in of_metric if row["kind"] == "measured"]
         found = [
             *findings.of_runs(runs, job.calendar, until),
-            *_of_labels(job, performance, months, published, bundles),
-            *_of_columns(tx, job, published, bundles, drift, seen),
-            *findings.of_unevaluated(published, {row["run_id"] for row in tallies}, job.calendar),
+            *findings.of_alerts(job.name, ledger.alerts_of(tx, job.name)),
+            *findings.causes_first(
+                list(_of_performance(job, measured, months, published, bundles)),
+                list(_of_columns(tx, job, published, bundles, drift, seen)),
+                job.calendar,
+            ),
+            *findings.of_labels(measured, job.calendar),
+            *_of_evaluations(job, published, bundles, performance, {row["run_id"] for row in tallies}),
             *findings.of_rejects(published, rejects, job.calendar),
         ]
         told = findings.in_order(found)
@@ -108,6 +116,24 @@ class History:
     def published(self) -> list[Run]:
         """Those that are published, by interval."""
         return [run for run in self.runs if run.status == "published"]
+
+
+def _shown(job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], drift: Rows) -> Rows:
+    """Without what was measured of the values of columns that are private by now; by hashes it may have been."""
+    digest_of = {run.run_id: run.bundle_digest for run in published}
+    hashed = {
+        (digest, name)
+        for digest, bundle in bundles.items()
+        for name, layout in bundle.input_reference.layouts.items()
+        if layout.kind == "private" and layout.salt
+    }
+    return [
+        row
+        for row in drift
+        if row["metric"] == "null_share"
+        or row["column_name"] not in job.source.private
+        or (digest_of[row["run_id"]], row["column_name"]) in hashed
+    ]
 
 
 def _slices(tx: sa.Connection, job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle]) -> Sequence[Sliced]:
@@ -201,13 +227,21 @@ def _means(bundle: Bundle, runs: Sequence[Run], seen: Rows) -> dict[str, tuple[f
     return found
 
 
-def _of_labels(
-    job: Job, performance: Rows, months: Sequence[Pooled], published: Sequence[Run], bundles: Mapping[str, Bundle]
+def _of_evaluations(
+    job: Job, published: Sequence[Run], bundles: Mapping[str, Bundle], performance: Rows, tallied: Collection[str]
+) -> Iterator[Finding]:
+    """Of runs that could be held against labels: the job has some, and what scored them is there."""
+    if job.labels is not None:
+        measured = {row["window_start"] for row in performance if row["kind"] == "measured"}
+        runs = [run for run in published if run.bundle_digest in bundles]
+        yield from findings.of_unevaluated(runs, tallied, measured, job.calendar)
+
+
+def _of_performance(
+    job: Job, measured: Rows, months: Sequence[Pooled], published: Sequence[Run], bundles: Mapping[str, Bundle]
 ) -> Iterator[Finding]:
     metric = job.problem.metric
-    measured = [row for row in performance if row["metric"] == metric and row["kind"] == "measured"]
     if bundle := bundles.get(published[-1].bundle_digest):
         of_it = [row for row in measured if (row["model_name"], row["model_version"]) == (bundle.name, bundle.version)]
         worse = [Interval(row["window_start"], row["window_end"]) for row in of_it if row["verdict"] == "worse"]
         yield from findings.of_performance(months, metric, bundle, job.calendar, worse)
-    yield from findings.of_labels(measured, job.calendar)

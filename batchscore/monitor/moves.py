@@ -8,9 +8,11 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
+from batchscore.drift import Drift
 from batchscore.interval import Calendar
 from batchscore.ledger import Run
 from batchscore.monitor.findings import Finding, Level, intervals_told, listed, window_of
+from batchscore.monitor.shares import both_shares, shares_told
 from batchscore.monitor.watch import Comparison, Watched
 from batchscore.rounding import rounded
 
@@ -26,6 +28,8 @@ _LISTED = 4
 _SHARES = ("null_share", "unseen_share")
 # A column that moved by so many times what counts is looked at, whatever the model makes of it.
 _FAR = 3
+# In a single run less is enough of a column that the model reads.
+_FAR_AT_ONCE = 2
 _ANEW, _IF = "batchscore retrain ", " --if drifted"
 
 
@@ -132,7 +136,10 @@ def of_columns(
         moved = [each for each in judged if each.drift.verdict == "moved"]
         if moved:
             strongest[role, name] = max(moved, key=lambda each: each.strength)
-        elif any(each.drift.verdict == "steady" for each in judged) and role == "input":
+        # Of a private column it may be known no more than how often it is missing, and that is not all of it.
+        elif role == "input" and any(
+            each.drift.verdict == "steady" and each.drift.metric != "null_share" for each in judged
+        ):
             steady.append(name)
     earlier = {(each.role, each.drift.column, each.drift.metric): each for each in before.found}
     ordered = sorted(strongest.items(), key=lambda item: (-(item[1].importance or 0.0), -item[1].strength))
@@ -155,6 +162,10 @@ def _hardly_read(each: Watched) -> bool:
     return each.importance is None or each.importance < _HARDLY
 
 
+def _is_read(each: Watched) -> bool:
+    return each.role == "input" and not _hardly_read(each)
+
+
 def _restless(each: Watched, before: Watched | None) -> bool:
     """Whether it differs from the runs before about as much as from training."""
     return before is not None and before.drift.verdict == "moved" and before.strength > _SLOWLY * each.strength
@@ -173,17 +184,14 @@ def _moved(
     # Of the last run alone it goes without saying.
     unbroken = since is not None and since < training.runs[-1].interval.start
     always = f", in every run since {calendar.label(calendar.containing(since))}" if since and unbroken else ""
-    words = (
-        f"{drift.column} moved against training{always}: {drift.metric} {rounded(drift.value)} in {_runs(training)}, "
-        f"{rounded(each.strength, 1)} times what counts."
-    )
+    words = f"{drift.column} moved against training{always}: {_figure(each, f'in {_runs(training)}')}."
     if means is not None and drift.metric not in _SHARES:
         words += f" Its mean is {rounded(means[0])}, and was {rounded(means[1])} in training."
     level: Level = "note" if _hardly_read(each) else "look"
     job = training.runs[-1].job
     advice = f"See its distribution. If it is right, train on newer rows: {_ANEW}{job}{_IF}"
     if other is not None and other.drift.value is not None:
-        so_far = f"Against the {len(before.others)} runs before it is {rounded(other.drift.value)}"
+        so_far = f"Against the {len(before.others)} runs before it is {_value(other.drift)}"
         if _restless(each, other):
             words += f" {so_far}: it differs between these runs too, by nature or because it moves now."
         else:
@@ -197,7 +205,7 @@ def _moved(
         advice = "It is none of the features: the model does not read it itself."
     elif _hardly_read(each):
         advice = f"The model hardly reads it: {each.importance:.1%} of what it loses by its most important column."
-    return Finding(drift.column, since, words, advice, level)
+    return Finding(drift.column, since, words, advice, level, _is_read(each))
 
 
 def moved_since(runs: Sequence[Run], rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], datetime]:
@@ -221,24 +229,50 @@ def moved_since(runs: Sequence[Run], rows: Iterable[Mapping[str, Any]]) -> dict[
 
 
 def _of_steps(steps: Collection[Step], calendar: Calendar) -> Iterator[Finding]:
-    """Columns that began to move lately: each that did so in several runs, and the others together."""
+    """Columns that began to move lately: each by itself, but those together that moved little in the last run alone."""
+    little = []
     for step in steps:
-        if len(step.runs) > 1:
+        if len(step.runs) > 1 or _at_once(step.strongest):
             yield _began(step, calendar)
-    if once := [step for step in steps if len(step.runs) == 1]:
-        names = [step.strongest.drift.column for step in once]
-        words = f"{listed(names, len(names))} moved against training in the last run alone."
-        yield Finding(listed(names, 2), once[0].runs[0].interval.start, words, "See the map.", "note")
+        else:
+            little.append(step)
+    if little:
+        names = [step.strongest.drift.column for step in little]
+        figures = [_figure(step.strongest, "") for step in little]
+        told = figures if len(names) == 1 else [f"{name} {figure}" for name, figure in zip(names, figures, strict=True)]
+        words = f"{listed(names, len(names))} moved against training in the last run alone: {'; '.join(told)}."
+        yield Finding(listed(names, 2), little[0].runs[0].interval.start, words, "See the map.", "note")
+
+
+def _at_once(each: Watched) -> bool:
+    """Whether a column that the model reads, or an answer, has moved so far that a single run is enough to look."""
+    return each.strength >= _FAR_AT_ONCE and (each.role == "output" or _is_read(each))
+
+
+def _figure(each: Watched, where: str) -> str:
+    """The value of a metric, and how far it is; of a difference of two shares both, for alone it says little."""
+    drift = each.drift
+    times = f"{rounded(each.strength, 1)} times what counts"
+    if drift.share is not None and drift.reference_share is not None:
+        shares = shares_told(drift.metric, drift.share, drift.reference_share, "training")
+        return f"{f'{where} {shares}'.strip()}, a difference of {times}"
+    return f"{f'{drift.metric} {rounded(drift.value)} {where}'.strip()}, {times}"
+
+
+def _value(drift: Drift) -> str:
+    if drift.share is not None and drift.reference_share is not None:
+        return both_shares(drift.share, drift.reference_share)
+    return rounded(drift.value)
 
 
 def _began(step: Step, calendar: Calendar) -> Finding:
     each, first = step.strongest, step.runs[0].interval
     drift = each.drift
-    words = (
-        f"{drift.column} moved against training since {calendar.label(first)}, in each of {len(step.runs)} runs and "
-        f"not in the one before: {drift.metric} {rounded(drift.value)} in them, {rounded(each.strength, 1)} times "
-        "what counts."
-    )
+    since = f"since {calendar.label(first)}, in each of {len(step.runs)} runs and not in the one before"
+    where = "in them"
+    if len(step.runs) == 1:
+        since, where = f"in the last run alone, {calendar.label(first)}", ""
+    words = f"{drift.column} moved against training {since}: {_figure(each, where)}."
     if step.means is not None and drift.metric not in _SHARES:
         words += f" Its mean is {rounded(step.means[0])}, and was {rounded(step.means[1])} in training."
     if step.unseen:
@@ -250,7 +284,7 @@ def _began(step: Step, calendar: Calendar) -> Finding:
     elif each.importance is not None and _hardly_read(each):
         advice += f" The model hardly reads it: {each.importance:.1%} of what it loses by its most important column."
     level: Level = "note" if _hardly_read(each) and each.role == "input" and each.strength < _FAR else "look"
-    return Finding(drift.column, first.start, words, advice, level)
+    return Finding(drift.column, first.start, words, advice, level, _is_read(each))
 
 
 def of_rows(run: Run, rows: Iterable[Mapping[str, Any]], calendar: Calendar) -> Iterator[Finding]:

@@ -31,8 +31,8 @@ class Pooled:
     """Labelled predictions of several runs of one version, together.
 
     Attributes:
-        runs: The runs, by interval.
-        predictions: Rows predicted.
+        runs: Those that were held against labels, by interval.
+        predictions: Rows predicted in them.
         labelled: Those whose label is known.
         state: Whether they may be compared with others.
         metrics: By name, with 95 % intervals.
@@ -66,8 +66,13 @@ def pooled(bundle: Bundle, runs: Sequence[Run], rows: Iterable[Mapping[str, Any]
     label = predictor.output_types["prediction"]
     ids = {run.run_id for run in runs}
     by_run: dict[str, list[Tally]] = {}
+    # One that was held against labels when none was known has an empty tally.
+    evaluated = set()
     for row in rows:
-        if row["run_id"] in ids and row["labelled"]:
+        if row["run_id"] not in ids:
+            continue
+        evaluated.add(row["run_id"])
+        if row["labelled"]:
             tally = Tally.from_json(row["tally"], predictor.task, predictor.classes, label)
             by_run.setdefault(row["run_id"], []).append(tally)
     merged = {run_id: reduce(Tally.merge, tallies) for run_id, tallies in by_run.items()}
@@ -76,9 +81,10 @@ def pooled(bundle: Bundle, runs: Sequence[Run], rows: Iterable[Mapping[str, Any]
     whole = reduce(Tally.merge, merged.values())
     predicted, came = _means(whole)
     gaps = [b - a for a, b in map(_means, merged.values()) if a is not None and b is not None]
-    predictions = sum(run.predictions or 0 for run in runs)
+    of = [run for run in runs if run.run_id in evaluated]
+    predictions = sum(run.predictions or 0 for run in of)
     return Pooled(
-        runs,
+        of,
         predictions,
         whole.rows,
         state_of(whole.rows, predictions, mature),

@@ -64,6 +64,8 @@ def report(history: History, made: datetime) -> str:
         charts=[Markup(svg) for svg in over_time(history)],  # noqa: S704 - escaped there
         calibration=[Markup(svg) for svg in calibration(history)],  # noqa: S704 - escaped there
         months=history.months,
+        # Of many classes there is neither.
+        means=any(month.predicted is not None for month in history.months),
         verdict=lambda month: _verdict(history, month),
         recent=RECENT,
         span=lambda runs: span_of(runs, history.job.calendar),
