@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from batchscore.run.execute import output_of
 from batchscore.settings import load_settings
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
+from tests.test_render import at_terminal
 
 T = TypeVar("T")
 
@@ -223,6 +225,18 @@ class TestScored:
         assert {row["metric"] for row in first} == {
             row["metric"] for row in kept(scored, f"window_start = '{day(1)}' AND slice_column = ''")
         }
+
+    def test_narrow(self, scored: Project) -> None:
+        """A narrow terminal keeps what tells two rows apart, and an interval's ends leave it together."""
+        _, wide = at_terminal(scored, "evaluate", "toy", *FIRST, "--all", COLUMNS="140")
+        _, narrow = at_terminal(scored, "evaluate", "toy", *FIRST, COLUMNS="80")
+        _, sliced = at_terminal(scored, "evaluate", "toy", *FIRST, "--all", COLUMNS="80")
+
+        assert re.search(r"2024-02-01 +c = x +.* roc_auc ", wide)
+        assert "Left out for want of room: version, predictions, estimated low, estimated high" in wide
+        assert re.search(r"2024-02-01 .* roc_auc ", narrow)
+        assert re.search(r"2024-02-01 +c = x +.* roc_auc ", sliced)
+        assert sliced.splitlines()[-1].endswith("low, high.")
 
     def test_window(self, scored: Project) -> None:
         """--from and --to choose intervals; beside what is published there is nothing, which is said."""

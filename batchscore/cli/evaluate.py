@@ -31,8 +31,8 @@ __all__ = ["evaluate"]
 # Labels come late, and those of earlier intervals have come.
 _LAST = 31
 _WORST = 8
-# What a narrow terminal does without first.
-_SPARE = ("slice", "predictions", "estimated_low", "estimated_high", "version", "labelled", "estimated", "metric")
+# What a narrow terminal does without first, behind what every row says alike.
+_SPARE = ("predictions", ("estimated_low", "estimated_high"), "estimated", "labelled", "coverage", ("low", "high"))
 _ESTIMATED = {"": "value", "_low": "low", "_high": "high"}
 
 Estimates = Mapping[str, Mapping[str, Any]]
@@ -89,10 +89,16 @@ def evaluate(
     if format_ is Format.table:
         # What only says the state again.
         rows = [row | {"verdict": None if row["verdict"] == row["state"] else row["verdict"]} for row in rows]
-    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_SPARE)
+    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_spare(rows))
     if worst:
         print()
         show(worst, format_, title=f"The slices of them all by which {job.problem.metric} is worst")
+
+
+def _spare(rows: Sequence[Mapping[str, Cell]]) -> list[str | tuple[str, ...]]:
+    """What a narrow terminal does without first; never what tells two rows apart."""
+    alike = [name for name in ("slice", "version", "metric") if len({row[name] for row in rows}) == 1]
+    return [name for name in alike if name != "metric"] + [*_SPARE] + [name for name in alike if name == "metric"]
 
 
 def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:

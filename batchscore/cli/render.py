@@ -104,7 +104,7 @@ def show(
     title: str = "",
     empty: str = "nothing",
     columns: bool = False,
-    spare: Sequence[str] = (),
+    spare: Sequence[str | tuple[str, ...]] = (),
 ) -> None:
     """Print rows: a table, or JSON with the very same names.
 
@@ -117,7 +117,8 @@ def show(
         title: Above the table.
         empty: What to say when there is no row.
         columns: Whether the names are a table's columns, and so stay as they are.
-        spare: Names that a terminal does without where it is too narrow for all, the first of them first.
+        spare: Names that a terminal does without where it is too narrow for all, the first of them first; those of a
+            tuple go together.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -140,16 +141,16 @@ def show(
 
 
 def _fitting(
-    console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool, spare: Sequence[str]
+    console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool, spare: Sequence[str | tuple[str, ...]]
 ) -> tuple[Sequence[Mapping[str, Cell]], Sequence[str]]:
     """The rows without so many of the spare columns that no cell of theirs is folded, and what was left out."""
     gone: list[str] = []
-    for name in (name for name in spare if name in rows[0]):
+    for names in ((each,) if isinstance(each, str) else each for each in spare):
         widths = [_range(console, column)[1] for column in _table(rows, columns).columns]
         if sum(widths) + _GAP * (len(widths) - 1) <= console.width:
             break
-        gone.append(name)
-        rows = [{other: value for other, value in row.items() if other != name} for row in rows]
+        gone += [name for name in names if name in rows[0]]
+        rows = [{name: value for name, value in row.items() if name not in names} for row in rows]
     return rows, gone
 
 

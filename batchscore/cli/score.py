@@ -471,9 +471,9 @@ def _words(job: Job, outcome: _Outcome) -> str:
     rows, rejects = f"{outcome.predictions:,} predictions", f"{outcome.rejects:,} rejects"
     told = f"{len(outcome.published)} interval(s) published into {job.output.table}: {rows}, {rejects}"
     if moved := sorted(run.interval for run, count in outcome.published if count):
-        first = window_of(moved[:1], job.calendar)
+        last = window_of(moved[-1:], job.calendar)
         against = " or ".join(each.replace("_", " ") for each in job.drift.against)
-        told += f"\n{len(moved)} interval(s) saw something move against {against}: batchscore drift {job.name} {first}"
+        told += f"\n{len(moved)} interval(s) saw something move against {against}: batchscore drift {job.name} {last}"
     if outcome.elsewhere:
         told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
     return told
