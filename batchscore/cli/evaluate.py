@@ -98,7 +98,7 @@ def evaluate(
 def _spare(rows: Sequence[Mapping[str, Cell]]) -> list[str | tuple[str, ...]]:
     """What a narrow terminal does without first; never what tells two rows apart."""
     alike = [name for name in ("slice", "version", "metric") if len({row[name] for row in rows}) == 1]
-    return [name for name in alike if name != "metric"] + [*_SPARE] + [name for name in alike if name == "metric"]
+    return [*(name for name in alike if name != "metric"), *_SPARE, *(name for name in alike if name == "metric")]
 
 
 def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:
