@@ -226,6 +226,17 @@ class TestScored:
             row["metric"] for row in kept(scored, f"window_start = '{day(1)}' AND slice_column = ''")
         }
 
+    def test_learned_from(self, project: Project) -> None:
+        """Of days whose rows the version has learned from it is said, and not of those that it was tested on."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-01-01"))
+        assert project.call("backfill", "toy", "--from", "2024-01-20", "--to", "2024-01-27").code == 0
+
+        both = project.call("evaluate", "toy")
+        later = project.call("evaluate", "toy", "--from", "2024-01-25", "--to", "2024-01-27")
+
+        assert "toy version 1 learned from rows of 2024-01-20 to 2024-01-24: that flatters it there\n" in both.err
+        assert "learned from" not in later.err
+
     def test_narrow(self, scored: Project) -> None:
         """A narrow terminal keeps what tells two rows apart, and an interval's ends leave it together."""
         _, wide = at_terminal(scored, "evaluate", "toy", *FIRST, "--all", COLUMNS="140")
