@@ -27,6 +27,7 @@ from batchscore.job import read_job
 from batchscore.monitor.alerts import notice, tell
 from batchscore.monitor.channels import Command, Undelivered, Webhook
 from batchscore.warehouse import Warehouse, open_warehouse
+from tests.test_render import at_terminal
 
 CANARY = "T0000/B0000/canaryp4ssw0rd"
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -269,6 +270,19 @@ class TestFires:
         )
         assert hook.got[1]["recovered"][0]["recovered_by"] == "data"
 
+    def test_a_metric_with_two_sides(self, project: Project, hook: Hook) -> None:
+        """A bias is worse on either side of 0, and its bound is told so."""
+        toy.load(project.url, toy.rows(a_day=300))
+        assert project.call(*days(1, 1)).code == 0
+        toy.execute(project.url, "UPDATE toy SET y = TRUE WHERE day = '2024-02-01'")
+
+        assert project.call("evaluate", "toy", BATCHSCORE_ALERT_WEBHOOK_URL=hook.url).code == 0
+
+        (alert,) = [each for each in hook.got[0]["firing"] if each["alert"] == "performance measured"]
+        told = [each for each in alert["detail"].split("; ") if "bias " in each]
+        assert re.search(r"bias -0\.\d+ \(.*on test rows and worse beyond ±0\.\d+$", told[0])
+        assert alert["detail"].count("±") == 1
+
     def test_scored_again_and_not_evaluated_yet(self, project: Project, hook: Hook) -> None:
         """A metric that was worse is not over because the interval was scored again, but as soon as that is as good."""
         toy.load(project.url, toy.rows(a_day=300))
@@ -309,6 +323,7 @@ class TestFires:
         (auc,) = [each for each in alert["metrics"] if each["metric"] == "roc_auc"]
         assert alert["detail"].startswith("2024-02-04: ")
         assert (alert["first_interval"], auc["first_interval"]) == ("2024-02-02", "2024-02-02")
+        assert "worse beyond ±" not in alert["detail"].partition("roc_auc")[2].partition(";")[0]
         assert auc["test_value"] == shown["metrics"]["roc_auc"]
         assert auc["low"] < auc["value"] < auc["high"] < auc["bound"] < auc["test_value"]
         assert [row["first_interval"][:10] for row in listed(project)] == ["2024-02-02"]
@@ -912,6 +927,24 @@ class TestVerbs:
         assert project.call(*days(1, 1)).code == 0
         assert project.call("alerts", "list", "toy", "--all").out == "no alert\n"
         assert project.call("alerts", "list", "tory").code == 2
+
+    @pytest.mark.parametrize("width", [80, 100, 140])
+    def test_at_a_terminal(self, project: Project, width: int) -> None:
+        """Below each alert its words take the whole width; the columns stand under one head."""
+        toy.execute(project.url, SPOILT, SPOILT.replace("02-01", "02-02"))
+        assert project.call(*days(1, 2)).code == 11
+        details = [row["detail"] for row in listed(project)]
+
+        _, seen = at_terminal(project, "alerts", "list", COLUMNS=str(width))
+
+        lines = [line.rstrip() for line in seen.splitlines()]
+        assert [i for i, line in enumerate(lines) if line.startswith("job ")] == [0]
+        heads = [i for i, line in enumerate(lines) if line.startswith("toy  failed 2024-02-0")]
+        for detail, i, end in zip(details, heads, [*heads[1:], len(lines)], strict=True):
+            words = [line for line in lines[i + 1 : end] if line.startswith("  ")]
+            assert " ".join(line.strip() for line in words) == detail
+            assert all(len(line) > width * 0.7 for line in words[:-1])
+        assert max(map(len, lines)) <= width
 
     def test_a_test_arrives(self, project: Project, hook: Hook) -> None:
         """It reaches whoever is set, says that it is a test, and leaves no trace in the ledger."""

@@ -242,6 +242,16 @@ class TestTraining:
         assert "Did you mean ts?" in rows["training"][1]
         assert code == 11 == project.call("train", "toy").code
 
+    def test_a_split_by_text(self, project: Project) -> None:
+        """A column of text to split by time fails as `train` would, with what it is and how it becomes a time."""
+        project.edit("jobs/toy.toml", ('by = "time", column = "ts"', 'by = "time", column = "c"'))
+
+        code, rows = checked(project)
+
+        assert failed(rows).keys() == {"training"}
+        assert "split: column 'c' is string, and must be a date or timestamp. Cast it" in rows["training"][1]
+        assert code == 11 == project.call("train", "toy").code
+
     def test_a_job_without_labels(self, project: Project) -> None:
         """A job that only scores has no labels, and nothing is wrong with that."""
         text = (project.root / "jobs/toy.toml").read_text()

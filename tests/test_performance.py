@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from batchscore.run.execute import output_of
 from batchscore.settings import load_settings
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
+from tests.test_render import at_terminal
 
 T = TypeVar("T")
 
@@ -248,6 +250,29 @@ class TestScored:
         assert {row["metric"] for row in first} == {
             row["metric"] for row in kept(scored, f"window_start = '{day(1)}' AND slice_column = ''")
         }
+
+    def test_learned_from(self, project: Project) -> None:
+        """Of days whose rows the version has learned from it is said, and not of those that it was tested on."""
+        project.edit("jobs/toy.toml", ("start = 2024-02-01", "start = 2024-01-01"))
+        assert project.call("backfill", "toy", "--from", "2024-01-20", "--to", "2024-01-27").code == 0
+
+        both = project.call("evaluate", "toy")
+        later = project.call("evaluate", "toy", "--from", "2024-01-25", "--to", "2024-01-27")
+
+        assert "toy version 1 learned from rows of 2024-01-20 to 2024-01-24: that flatters it there\n" in both.err
+        assert "learned from" not in later.err
+
+    def test_narrow(self, scored: Project) -> None:
+        """A narrow terminal keeps what tells two rows apart, and an interval's ends leave it together."""
+        _, wide = at_terminal(scored, "evaluate", "toy", *FIRST, "--all", COLUMNS="140")
+        _, narrow = at_terminal(scored, "evaluate", "toy", *FIRST, COLUMNS="80")
+        _, sliced = at_terminal(scored, "evaluate", "toy", *FIRST, "--all", COLUMNS="80")
+
+        assert re.search(r"2024-02-01 +c = x +.* roc_auc ", wide)
+        assert "Left out for want of room: version, predictions, estimated low, estimated high" in wide
+        assert re.search(r"2024-02-01 .* roc_auc ", narrow)
+        assert re.search(r"2024-02-01 +c = x +.* roc_auc ", sliced)
+        assert sliced.splitlines()[-1].endswith("low, high.")
 
     def test_window(self, scored: Project) -> None:
         """--from and --to choose intervals; beside what is published there is nothing, which is said."""

@@ -310,7 +310,7 @@ class TestStates:
         """The state is told in words: a failure by the first line of its error, a publish by its version."""
         history = [
             run_of(day(1), "running"),
-            run_of(day(2), "failed", error="TooManyRejects: 3 of 4\n  x (2)\n"),
+            run_of(day(2), "failed", error="3 of 4 rows\n  x (2)\n"),
             run_of(day(3)),
             run_of(day(4), digest="older"),
         ]
@@ -318,7 +318,7 @@ class TestStates:
         assert [each.why for each in planned(history)] == [
             "never scored",
             "begun and not finished; goes on behind its last committed chunk",
-            "failed: TooManyRejects: 3 of 4",
+            "failed: 3 of 4 rows",
             "published by version 1",
             "published by version 2, which is not the one in use",
         ]

@@ -137,6 +137,16 @@ class TestTerminal:
         assert code == 11, seen
         assert seen.count("100 of 100 rows") == 1
 
+    def test_failures_alone(self, project: Project) -> None:
+        """Where every interval failed nothing is said to be published, and no rejects are counted as none."""
+        toy.execute(project.url, "UPDATE toy SET a = NULL")
+
+        code, seen = at_terminal(project, "backfill", "toy", DAY[0], DAY[1], "--to", "2024-02-03")
+
+        assert code == 11, seen
+        assert "\nnothing published into toy_predictions\n" in seen
+        assert "0 rejects" not in seen
+
     @pytest.mark.parametrize("bar", ['metric = "log_loss", at_most = 1.0', 'metric = "accuracy", at_least = 0.5'])
     def test_the_metric_that_counts(self, project: Project, bar: str) -> None:
         """A version that reaches the job's bar is told with the metric of that bar."""

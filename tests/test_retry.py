@@ -234,7 +234,7 @@ class TestCommand:
         again = anywhere.call(*self.WINDOW)
 
         assert (lost.code, lost.named("attempt.failed")) == (20, [])
-        assert "TransientError" in plan
+        assert "failed: a fault was asked for at after_stage of chunk 1" in plan
         assert again.code == 0, again.out
         assert [event["chunks"] for event in again.named("run.resumed")] == [1]
         assert [row[0] for row in anywhere.table()] == list(range(3101, 3201))

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import toy
@@ -37,6 +38,16 @@ def drifting(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     toy.execute(project.url, "UPDATE toy SET a = a * 4 + 3 WHERE ts >= '2024-02-03'")
     assert project.call("backfill", "toy", *WINDOW).code == 0
     return project
+
+
+def test_the_hint_of_a_backfill(drifting: Project, tmp_path: Path) -> None:
+    """Of the intervals that saw something move, the command that is told shows the last."""
+    shutil.copytree(drifting.root, tmp_path / "project")
+    project = Project(tmp_path / "project", f"duckdb:///{tmp_path}/project/warehouse.duckdb")
+
+    _, seen = at_terminal(project, "backfill", "toy", *WINDOW, "--only", "all", COLUMNS="200")
+
+    assert re.search(r"3 interval\(s\) saw .*: batchscore drift toy --from 2024-02-05 --to 2024-02-06\n", seen)
 
 
 class TestSpark:

@@ -88,11 +88,16 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("rows", "how", "says"),
         [
-            (trips(9), Split(by="time", column="distance"), "'distance' must be a date or timestamp"),
+            (trips(9), Split(by="time", column="distance"), "'distance' is float, and must be a date or timestamp"),
+            (
+                trips(9).with_columns(started=pl.lit("2024-01-01")),
+                Split(by="time", column="started"),
+                "'started' is string, and must .* in SQLite declare it",
+            ),
             (
                 trips(9).with_columns(started=pl.lit(None, pl.Datetime)),
                 Split(by="time", column="started"),
-                "without NULLs",
+                "'started' is NULL in 9 of 9 rows",
             ),
             (
                 trips(9).with_columns(started=datetime(2024, 1, 1)),
@@ -299,7 +304,7 @@ class TestFolds:
             (
                 frame(9, y=0, day=5.0),
                 {"by": "time", "column": "day"},
-                "'day' must be a date or timestamp without NULLs",
+                "cross_validation: column 'day' is float, and must be a date or timestamp",
             ),
             (frame(1, y=[1]), {"by": "leave-one-out"}, "1 training row cannot be left out one by one"),
         ],

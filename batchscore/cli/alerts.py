@@ -97,7 +97,8 @@ def list_(session: Session, name: str | None, everything: bool, format_: Format)
         for row in found
         if everything or row["state"] == "firing"
     ]
-    show(rows, format_, empty="no alert" if everything else "nothing fires")
+    empty = "no alert" if everything else "nothing fires"
+    show(rows, format_, empty=empty, spare=("notified_at", "last_at"), below="detail")
 
 
 def _labels(session: Session) -> Callable[[Mapping[str, Any]], Cell]:

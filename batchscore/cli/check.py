@@ -30,6 +30,7 @@ from batchscore.run.shadow import refuse_shadow_table, side_of
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
 from batchscore.train.rows import check_columns
+from batchscore.train.split import check_times
 
 __all__ = ["check"]
 
@@ -249,10 +250,13 @@ def _features(session: Session, job: Job, bundle: Bundle | None, findings: _Find
 
 
 def _training(session: Session, job: Job, interval: Interval) -> str:
-    """Ask for the rows' columns, whatever the bundle needs of them."""
+    """Ask for the rows' columns and a row, whatever the bundle needs of them."""
     source = session.source(job, job.source)
     with SchemaMismatch.unquoted(source.private, source.where), closing(source.batches(interval, limit=1)) as batches:
-        check_columns(job, next(batches).columns, source.where)
+        for batch in batches:
+            check_columns(job, batch.columns, source.where)
+            if job.training:
+                check_times(job.training, batch)
     return f"{source.where}: gives the columns that training names"
 
 

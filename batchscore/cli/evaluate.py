@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,11 @@ from batchscore.cli.alerts import alerting
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, show
 from batchscore.cli.session import Session, runs_of
 from batchscore.errors import BundleIncompatible, BundleNotFound
-from batchscore.interval import Calendar
+from batchscore.interval import Calendar, Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.logs import redacted
+from batchscore.model.bundle import Bundle
 from batchscore.monitor.findings import intervals_told
 from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.monitor.pooled import worst_slices
@@ -32,8 +33,8 @@ __all__ = ["evaluate"]
 # Labels come late, and those of earlier intervals have come.
 _LAST = 31
 _WORST = 8
-# What a narrow terminal does without first.
-_SPARE = ("slice", "predictions", "estimated_low", "estimated_high", "version", "labelled", "estimated", "metric")
+# What a narrow terminal does without first, behind what every row says alike.
+_SPARE = ("predictions", ("estimated_low", "estimated_high"), "estimated", "labelled", "coverage", ("low", "high"))
 _ESTIMATED = {"": "value", "_low": "low", "_high": "high"}
 
 Estimates = Mapping[str, Mapping[str, Any]]
@@ -86,14 +87,42 @@ def evaluate(
     if also:
         days = intervals_told([run.interval for run in also], job.calendar)
         print(f"evaluated again too, for they were scored again since: {days}", file=sys.stderr)
+    _tell_learned(job, chosen)
     empty = "nothing published in this window" if first or last else "nothing published"
     if format_ is Format.table:
         # What only says the state again.
         rows = [row | {"verdict": None if row["verdict"] == row["state"] else row["verdict"]} for row in rows]
-    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_SPARE)
+    show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_spare(rows))
     if worst:
         print()
         show(worst, format_, title=f"The slices of them all by which {job.problem.metric} is worst")
+
+
+def _tell_learned(job: Job, chosen: Sequence[tuple[Run, Evaluator]]) -> None:
+    """Tell of intervals with rows that the version which scored them learned from."""
+    found: dict[str, list[Interval]] = {}
+    for run, evaluator in chosen:
+        if run.interval.start < _learned_until(job, evaluator.bundle):
+            found.setdefault(str(evaluator.bundle), []).append(run.interval)
+    for bundle, intervals in found.items():
+        told = f"{bundle} learned from rows of {intervals_told(intervals, job.calendar)}: that flatters it there"
+        print(redacted(told), file=sys.stderr)
+
+
+def _learned_until(job: Job, bundle: Bundle) -> datetime:
+    """The instant behind the last row that a version learned from; the end of its window where that is not known."""
+    training = bundle.manifest.training
+    end = datetime.fromisoformat(training.end)
+    if training.learned_until is None:
+        return end
+    last = job.calendar.instant(datetime.fromisoformat(training.learned_until))
+    return min(end, last + timedelta(microseconds=1))
+
+
+def _spare(rows: Sequence[Mapping[str, Cell]]) -> list[str | tuple[str, ...]]:
+    """What a narrow terminal does without first; never what tells two rows apart."""
+    alike = [name for name in ("slice", "version", "metric") if len({row[name] for row in rows}) == 1]
+    return [*(name for name in alike if name != "metric"), *_SPARE, *(name for name in alike if name == "metric")]
 
 
 def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:

@@ -15,8 +15,10 @@ import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from batchscore import stop
 from batchscore.errors import BatchscoreError, Terminated
@@ -104,7 +106,8 @@ def show(
     title: str = "",
     empty: str = "nothing",
     columns: bool = False,
-    spare: Sequence[str] = (),
+    spare: Sequence[str | tuple[str, ...]] = (),
+    below: str = "",
 ) -> None:
     """Print rows: a table, or JSON with the very same names.
 
@@ -117,7 +120,9 @@ def show(
         title: Above the table.
         empty: What to say when there is no row.
         columns: Whether the names are a table's columns, and so stay as they are.
-        spare: Names that a terminal does without where it is too narrow for all, the first of them first.
+        spare: Names that a terminal does without where it is too narrow for all, the first of them first; those of a
+            tuple go together.
+        below: A name whose text a terminal shows below each row, in the terminal's whole width.
     """
     if format_ is Format.json:
         print_json(list(rows))
@@ -128,8 +133,8 @@ def show(
     if title:
         print(title)
     if on_terminal():
-        kept, gone = _fitting(Console(), rows, columns, spare)
-        _show_at(Console(), kept, columns)
+        kept, gone = _fitting(Console(), rows, columns, spare, below)
+        _show_at(Console(), kept, columns, below)
         if gone:
             say(f"Left out for want of room: {', '.join(_header(name, columns) for name in gone)}.")
         return
@@ -140,21 +145,25 @@ def show(
 
 
 def _fitting(
-    console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool, spare: Sequence[str]
+    console: Console,
+    rows: Sequence[Mapping[str, Cell]],
+    columns: bool,
+    spare: Sequence[str | tuple[str, ...]],
+    below: str,
 ) -> tuple[Sequence[Mapping[str, Cell]], Sequence[str]]:
     """The rows without so many of the spare columns that no cell of theirs is folded, and what was left out."""
     gone: list[str] = []
-    for name in (name for name in spare if name in rows[0]):
-        widths = [_range(console, column)[1] for column in _table(rows, columns).columns]
+    for names in ((each,) if isinstance(each, str) else each for each in spare):
+        widths = [_range(console, column)[1] for column in _table(_without(rows, below), columns).columns]
         if sum(widths) + _GAP * (len(widths) - 1) <= console.width:
             break
-        gone.append(name)
-        rows = [{other: value for other, value in row.items() if other != name} for row in rows]
+        gone += [name for name in names if name in rows[0]]
+        rows = [{name: value for name, value in row.items() if name not in names} for row in rows]
     return rows, gone
 
 
-def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool) -> None:
-    table = _table(rows, columns)
+def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool, below: str) -> None:
+    table = _table(_without(rows, below), columns)
     ranges = [_range(console, column) for column in table.columns]
     widths = [longest for _, longest in ranges]
     room = console.width - _GAP * (len(widths) - 1)
@@ -173,7 +182,23 @@ def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool
         widths[place] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = width
-    console.print(table)
+    if not below:
+        console.print(table)
+        return
+    for i, row in enumerate(rows):
+        # A table of its own for each row, of the widths of them all.
+        heads = [
+            Column(column.header, justify=column.justify, overflow="fold", width=column.width)
+            for column in table.columns
+        ]
+        one = Table(*heads, box=None, pad_edge=False, header_style="bold", show_header=i == 0)
+        one.add_row(*(_cell(redacted(value)) for name, value in row.items() if name != below))
+        console.print(one)
+        console.print(Padding(Text.from_markup(_cell(redacted(row[below])), overflow="fold"), (0, 0, 0, _GAP)))
+
+
+def _without(rows: Sequence[Mapping[str, Cell]], below: str) -> Sequence[Mapping[str, Cell]]:
+    return [{name: value for name, value in row.items() if name != below} for row in rows] if below else rows
 
 
 def _range(console: Console, column: Column) -> tuple[int, int]:

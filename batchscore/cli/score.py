@@ -468,15 +468,21 @@ def _look_again(scoring: Scoring, history: Sequence[Run], outcome: _Outcome) -> 
 
 def _words(job: Job, outcome: _Outcome) -> str:
     """What was done."""
-    rows, rejects = f"{outcome.predictions:,} predictions", f"{outcome.rejects:,} rejects"
-    told = f"{len(outcome.published)} interval(s) published into {job.output.table}: {rows}, {rejects}"
+    told: list[str] = []
+    if outcome.published:
+        rows, rejects = f"{outcome.predictions:,} predictions", f"{outcome.rejects:,} rejects"
+        told.append(f"{len(outcome.published)} interval(s) published into {job.output.table}: {rows}, {rejects}")
+    elif not outcome.elsewhere:
+        told.append(f"nothing published into {job.output.table}")
     if moved := sorted(run.interval for run, count in outcome.published if count):
-        first = window_of(moved[:1], job.calendar)
+        last = window_of(moved[-1:], job.calendar)
         against = " or ".join(each.replace("_", " ") for each in job.drift.against)
-        told += f"\n{len(moved)} interval(s) saw something move against {against}: batchscore drift {job.name} {first}"
+        told.append(
+            f"{len(moved)} interval(s) saw something move against {against}: batchscore drift {job.name} {last}"
+        )
     if outcome.elsewhere:
-        told += f"\n{outcome.elsewhere} interval(s) left to another process, which has published them"
-    return told
+        told.append(f"{outcome.elsewhere} interval(s) left to another process, which has published them")
+    return "\n".join(told)
 
 
 def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table) -> str:

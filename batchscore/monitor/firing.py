@@ -14,6 +14,7 @@ from batchscore.job import Job
 from batchscore.ledger import Alarms, Firing, Run
 from batchscore.logs import redacted
 from batchscore.monitor.shares import shares_told
+from batchscore.monitor.verdict import TWO_SIDED
 
 __all__ = ["RecoveredBy", "look", "metrics_of", "recovered_by"]
 
@@ -248,7 +249,8 @@ def _judged(row: _Row) -> str:
     told = f"{row['metric']} {row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
     if row["test_value"] is None or row["bound"] is None:
         return told
-    return f"{told}, {row['test_value']:.4g} on test rows and worse beyond {row['bound']:.4g}"
+    side = "±" if row["metric"] == TWO_SIDED else ""
+    return f"{told}, {row['test_value']:.4g} on test rows and worse beyond {side}{row['bound']:.4g}"
 
 
 def _measured(row: _Row) -> str:

@@ -8,7 +8,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.evaluation import Measured
 from batchscore.problem import better
 
-__all__ = ["FEWEST_ROWS", "State", "Verdict", "bound_of", "state_of", "tested", "verdict", "worse"]
+__all__ = ["FEWEST_ROWS", "TWO_SIDED", "State", "Verdict", "bound_of", "state_of", "tested", "verdict", "worse"]
 
 State = Literal["mature", "immature", "not enough data"]
 Verdict = Literal["worse", "as good", "not compared", "immature", "not enough data"]
@@ -16,10 +16,11 @@ Verdict = Literal["worse", "as good", "not compared", "immature", "not enough da
 FEWEST_ROWS = 200
 """Fewer labelled rows say little of a metric."""
 
+TWO_SIDED = "bias"
+"""The metric that is wrong on either side of 0."""
+
 # Chance alone adds to it, the more the fewer rows there are: a day is always worse than a month.
 _GROWS_WITH_FEWER_ROWS = "ece"
-# Wrong on either side of 0.
-_TWO_SIDED = "bias"
 _SCATTERS = 2
 
 
@@ -80,7 +81,7 @@ def worse(metric: str, now: Measured, then: Measured, scatter: float = 0.0) -> b
     bound = bound_of(metric, then, scatter)
     if bound is None:
         return None
-    if metric == _TWO_SIDED:
+    if metric == TWO_SIDED:
         return now.low > bound or now.high < -bound
     return now.low > bound if better(metric) == "lower" else now.high < bound
 
@@ -98,7 +99,7 @@ def bound_of(metric: str, then: Measured, scatter: float) -> float | None:
     """
     if then.low is None or then.high is None or metric == _GROWS_WITH_FEWER_ROWS:
         return None
-    if metric == _TWO_SIDED:
+    if metric == TWO_SIDED:
         return max(abs(then.low), abs(then.high)) + _SCATTERS * scatter
     match better(metric):
         case "lower":

@@ -501,6 +501,8 @@ def _plain(value: object) -> object:
 
 def _record_failure(scoring: Scoring, run: Run, lease: Lease, error: Exception) -> None:
     # The first error is the one to tell; a warehouse that is gone cannot take the record of it.
+    # Ours are sentences; of others the message alone may say nothing.
+    told = str(error) if isinstance(error, BatchscoreError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(BatchscoreError), scoring.warehouse.begin("the ledger") as tx:
         ledger.check(tx.connection, lease)
-        ledger.fail(tx.connection, run.run_id, redacted(f"{type(error).__name__}: {error}"))
+        ledger.fail(tx.connection, run.run_id, redacted(told))

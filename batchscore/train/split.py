@@ -12,9 +12,10 @@ import polars as pl
 from sklearn import model_selection as sk
 
 from batchscore.errors import TrainingError
-from batchscore.recipe import Folds, Split
+from batchscore.recipe import Folds, Split, Training
+from batchscore.schema import type_name
 
-__all__ = ["Parts", "folds", "split"]
+__all__ = ["Parts", "check_times", "folds", "split"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -156,10 +157,38 @@ def _folds(rows: pl.DataFrame, how: Folds, target: str) -> Iterator[tuple[Indice
             yield from sk.LeaveOneOut().split(positions)
 
 
+def check_times(training: Training, rows: pl.DataFrame) -> None:
+    """Refuse rows whose column to cut by time is no date or timestamp; one of NULLs alone may still become one.
+
+    Args:
+        training: The job's `[training]`.
+        rows: Shape `(rows, columns)`, with every column that it names.
+
+    Raises:
+        TrainingError: There is such a column.
+    """
+    for place, how in (("split", training.split), ("cross_validation", training.cross_validation)):
+        if how is not None and how.by == "time" and rows[str(how.column)].dtype != pl.Null():
+            _check_time(rows[str(how.column)], place)
+
+
+def _check_time(times: pl.Series, place: str) -> None:
+    if not times.dtype.is_temporal():
+        raise TrainingError(
+            f"[training] {place}: column {times.name!r} is {type_name(times.dtype) or times.dtype}, and must be a date "
+            "or timestamp. Cast it in the query; in SQLite declare it DATE or DATETIME in its table, for an expression "
+            "is read as text there."
+        )
+
+
 def _times(rows: pl.DataFrame, column: str, place: str) -> pl.Series:
     times = rows[column]
-    if not times.dtype.is_temporal() or times.null_count():
-        raise TrainingError(f"[training] {place}: column {column!r} must be a date or timestamp without NULLs.")
+    if nulls := times.null_count():
+        raise TrainingError(
+            f"[training] {place}: column {column!r} is NULL in {nulls} of {rows.height} rows, which are of no time "
+            "then. Fill it at the source, or leave these rows out."
+        )
+    _check_time(times, place)
     return times
 
 

@@ -12,7 +12,7 @@
 --   value: Its value; NULL where either side has nothing to measure.
 --   floor: What chance explains at these row counts; NULL for a metric that is not judged.
 --   band: The value at which it matters; NULL for a metric that is not judged.
---   strength: The value without its sign, in bands: from 1 on it matters.
+--   strength: The value without its sign, in bands: from 1 on it matters, if `verdict` does not lay it to chance.
 --   p_value: The chance of a value at least as large without drift; NULL where there is no law for it.
 --   verdict: `moved`, `steady`, `not enough data` or `not judged`.
 --   importance: What the model loses by the column, as a share of what it loses by the most important one.
