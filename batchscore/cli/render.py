@@ -194,7 +194,9 @@ def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool
         one = Table(*heads, box=None, pad_edge=False, header_style="bold", show_header=i == 0)
         one.add_row(*(_cell(redacted(value)) for name, value in row.items() if name != below))
         console.print(one)
-        console.print(Padding(Text.from_markup(_cell(redacted(row[below])), overflow="fold"), (0, 0, 0, _GAP)))
+        console.print(
+            Padding(Text.from_markup(_cell(redacted(row[below])), overflow="fold"), (0, 0, 0, _GAP), expand=False)
+        )
 
 
 def _without(rows: Sequence[Mapping[str, Cell]], below: str) -> Sequence[Mapping[str, Cell]]:
