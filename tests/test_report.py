@@ -125,6 +125,17 @@ class TestWords:
         assert float(found[2]) >= 1
         assert re.search(r"Its mean is [2-4]\.\d+, and was (0\.9|1\.0)\d+ in training", said(text))
 
+    def test_the_source_before_the_metric(self, text: str) -> None:
+        """A column that moved before the metric fell stands before it, and the command that trains anew is there once."""
+        words = said(text)
+
+        assert words.index("look a moved against training") < words.index("look roc_auc is worse than on test rows")
+        assert (
+            "Mend the source first, for it moved no later than roc_auc got worse: see what changed on 2024-02-12"
+            in words
+        )
+        assert words.count("batchscore retrain toy --if degraded") == 1
+
     def test_steady_columns(self, text: str) -> None:
         """What did not move is told too."""
         assert re.search(r"\bc\b[^.]* steady against training in the last 19 runs", said(text))
