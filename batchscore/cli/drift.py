@@ -202,10 +202,10 @@ def drawn(row: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Cell]:
 
 def with_shares(row: Mapping[str, Any]) -> dict[str, Cell]:
     """A row as a table has it: in the place of a difference of two shares, both of them."""
-    drawn = {name: value for name, value in row.items() if name not in ("share", "reference_share")}
+    rest = {name: value for name, value in row.items() if name not in ("share", "reference_share")}
     if row["share"] is None or row["reference_share"] is None:
-        return drawn
-    return drawn | {"value": both_shares(row["share"], row["reference_share"])}
+        return rest
+    return rest | {"value": both_shares(row["share"], row["reference_share"])}
 
 
 def watch(warehouse: Warehouse, watcher: Watcher, run: Run, *, again: bool = False) -> int:

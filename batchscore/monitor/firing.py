@@ -62,14 +62,19 @@ def recovered_by(tx: sa.Connection, job: Job, table: str, row: _Row) -> Recovere
     kind = row["alert"].partition(" ")[0]
     if kind not in job.alerts.on:
         return "configuration"
-    if row["found"] is None:
+    if not (found := _found(row)):
         return None
-    found = json.loads(row["found"])
     if kind == "failed":
         return _published_by(tx, job, table, row["first_interval"], found)
     if kind == "drift":
         return _steadied_by(tx, job, table, row["alert"], found)
     return _bettered_by(tx, job, row["alert"].partition(" ")[2], found)
+
+
+def _found(row: _Row) -> _Row:
+    """What an alert was told by; empty where a version before did not keep it."""
+    found: _Row = json.loads(row["found"] or "{}")
+    return found
 
 
 def _moved(tx: sa.Connection, job: Job, last: Run, before: Mapping[str, _Row], alarms: Alarms) -> None:
@@ -111,7 +116,7 @@ def _column(alert: str) -> str:
 
 def _is_unmeasured(job: Job, last: Run, row: _Row, measured: Collection[tuple[str, str, str]]) -> bool:
     """Whether what an alert was told by could not be measured this time, with the same model and the same job file."""
-    found = json.loads(row["found"] or "{}")
+    found = _found(row)
     if not found or _column(row["alert"]) in job.source.private:
         return False
     same = found["model"] == _model(last) and found["settings"] == job.drift.model_dump(mode="json")
@@ -219,7 +224,7 @@ def _worse(tx: sa.Connection, job: Job, before: Mapping[str, _Row], alarms: Alar
 
 def _was_later(job: Job, row: _Row | None, start: datetime) -> bool:
     """Whether an alert fired of a later interval than that one, by the same job file."""
-    found = json.loads(row["found"] or "{}") if row else {}
+    found = _found(row) if row else {}
     return (
         bool(found) and found["mature"] == job.performance.mature and start < datetime.fromisoformat(found["interval"])
     )
@@ -263,5 +268,5 @@ def _measured(row: _Row) -> str:
 
 def metrics_of(row: _Row) -> Sequence[_Row]:
     """The metrics behind an alert, a row of `batchscore_alerts`; none of a failed run."""
-    found: Sequence[_Row] = json.loads(row["found"] or "{}").get("metrics", [])
+    found: Sequence[_Row] = _found(row).get("metrics", [])
     return found

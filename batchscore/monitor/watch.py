@@ -133,7 +133,7 @@ class Watcher:
         self.met[run.run_id] = run
         moves = self._moves(tx.connection, run)
         lately = self._lately(tx.connection, [run])
-        compared = [self._compare(tx.connection, [run], reference, moves, lately) for reference in REFERENCES]
+        compared = [self.compare(tx.connection, [run], reference, moves, lately) for reference in REFERENCES]
         ledger.forget_drift(tx.connection, run.run_id)
         load(tx, ledger.DRIFT, _rows(run, compared))
         for each in compared:
@@ -164,6 +164,7 @@ class Watcher:
         runs: Sequence[Run],
         reference: Reference = "training",
         moves: Mapping[tuple[str, str, str, str], int] | None = None,
+        lately: Sequence[Run] | None = None,
     ) -> Comparison:
         """Merge what published runs saw, and compare it with the rows that the bundle was trained on, or other runs.
 
@@ -175,20 +176,11 @@ class Watcher:
             reference: What they are compared with.
             moves: In how many of the runs before that `[drift]` looks at each metric has moved; where None, that a
                 metric has moved is enough to tell it.
+            lately: The published runs of the four weeks before, where they are known already.
 
         Returns:
             The comparison, empty where the ledger holds no profile of either side.
         """
-        return self._compare(tx, runs, reference, moves)
-
-    def _compare(
-        self,
-        tx: sa.Connection,
-        runs: Sequence[Run],
-        reference: Reference,
-        moves: Mapping[tuple[str, str, str, str], int] | None,
-        lately: Sequence[Run] | None = None,
-    ) -> Comparison:
         seen = self._profiles(tx, runs)
         compared = [run for run in runs if run.run_id in seen]
         others = self._others(tx, compared, reference, lately) if compared else []
