@@ -61,6 +61,8 @@ class TestStandstill:
         )
         while psutil.Process(first.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.05)
+        # Until its lease, which it cannot renew, is over.
+        time.sleep(2)
         try:
             second = anywhere.run("backfill", "toy", *DAY, timeout=200)
             published = anywhere.table(("id", "run_id", "scored_at"))
