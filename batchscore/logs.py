@@ -31,7 +31,6 @@ ECS = {
     "span_id": "span.id",
 }
 """What the Elastic Common Schema calls a field of ours."""
-_SERVICE = {"ecs.version": "8.11.0", "service.name": "batchscore", "service.version": batchscore.__version__}
 # Of a line in words: what it begins with, and what a person who watches knows.
 _NOT_FOR_PEOPLE = ("timestamp", "level", "event", "job", "interval_start", "model_version")
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S+(@)")
@@ -269,7 +268,8 @@ def _with_ecs_names(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
     """The line with the schema's name for what it names, and `batchscore.` before the rest."""
     named = {ECS.get(name, f"batchscore.{name}"): value for name, value in event.items()}
     first = {name: named.pop(name) for name in ("@timestamp", "log.level")}
-    return first | {"message": event["event"]} | _SERVICE | named
+    service = {"ecs.version": "8.11.0", "service.name": "batchscore", "service.version": batchscore.__version__}
+    return first | {"message": event["event"]} | service | named
 
 
 def _sentence(_: Any, __: str, event: MutableMapping[str, Any]) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -697,3 +700,22 @@ class TestOutput:
             names = json.loads(project.call(*command, "--format", "json").out)[0].keys()
             table = project.call(*command, "--format", "table").out
             assert all(name.replace("_", " ") in table for name in names), command
+
+
+class TestStart:
+    def test_a_help_imports_only_what_prints_it(self) -> None:
+        """Neither database drivers nor data frames, nor what reads settings and writes log lines."""
+        code = """
+            import sys
+            from batchscore.cli import main
+            sys.argv = ["batchscore", "backfill", "--help"]
+            try:
+                main()
+            finally:
+                print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+        """
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+
+        assert "--workers" in done.stdout
+        heavy = {"sqlalchemy", "duckdb", "polars", "numpy", "pyarrow", "sklearn", "structlog", "rich"}
+        assert not heavy & set(done.stderr.split())

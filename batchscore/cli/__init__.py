@@ -46,7 +46,6 @@ def _limit_threads() -> None:
 
 def _run() -> int:
     from batchscore.cli.app import app
-    from batchscore.cli.render import show_bug, show_error
 
     try:
         app(prog_name="batchscore")
@@ -56,10 +55,14 @@ def _run() -> int:
         raise
     except BatchscoreError as error:
         stop.check()
+        from batchscore.cli.render import show_error
+
         show_error(error)
         return error.exit_code
     except BaseException as bug:  # noqa: BLE001 - a panic of an extension's too; the exit code must say that it is ours
         stop.check()
+        from batchscore.cli.render import show_bug
+
         show_bug(bug)
         return BUG_EXIT_CODE
     return 0
@@ -74,6 +77,6 @@ def _tell(request: Terminated) -> None:
 
 
 def _end_traces(seconds: float) -> None:
-    from batchscore import trace
-
-    trace.end(seconds)
+    # Where it was not imported, none was begun.
+    if trace := sys.modules.get("batchscore.trace"):
+        trace.end(seconds)

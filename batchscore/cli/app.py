@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-import batchscore
-from batchscore import stop, trace
-from batchscore.cli.render import Aside, Format, say
-from batchscore.logs import configure
-from batchscore.settings import load_settings
+from batchscore import stop
 
 if TYPE_CHECKING:
     from batchscore.cli.session import Session
@@ -65,7 +61,7 @@ app.add_typer(alerts_app, name="alerts")
 # typer reads these annotations at run time, and on Python 3.11 it wants Optional there.
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name: jobs/JOB.toml.")]
 MaybeJob = Annotated[str | None, typer.Argument(metavar="[JOB]")]
-AsFormat = Annotated[Format, typer.Option("--format", help="table, or json with every field.")]
+AsFormat = Annotated[Literal["table", "json"], typer.Option("--format", help="table, or json with every field.")]
 From = Annotated[str | None, typer.Option("--from", help="First interval: 2013-10-01 (the job's time zone).")]
 To = Annotated[str | None, typer.Option("--to", help="Not this interval and none after it.")]
 OnlyWhich = Annotated[
@@ -87,7 +83,9 @@ ChunkRows = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(batchscore.__version__)
+        from batchscore import __version__
+
+        print(__version__)
         raise typer.Exit
 
 
@@ -119,9 +117,14 @@ def main(
 
 
 def _session(context: typer.Context, *, looks: bool = False) -> Session:
+    from batchscore import trace
+    from batchscore.logs import configure
+    from batchscore.settings import load_settings
+
     # Without the settings there is no log format yet, and their own errors must be told too.
     configure("auto", quiet=looks)
     settings = load_settings(context.obj)
+    from batchscore.cli.render import Aside
     from batchscore.cli.session import Session, secrets_of
 
     secrets = secrets_of(settings)
@@ -136,8 +139,14 @@ def _session(context: typer.Context, *, looks: bool = False) -> Session:
     return Session.of(settings)
 
 
+def _say(text: str) -> None:
+    from batchscore.cli.render import say
+
+    say(text)
+
+
 @app.command()
-def check(context: typer.Context, job: JobName, accept_sql: AcceptSql = None, format_: AsFormat = Format.table) -> None:
+def check(context: typer.Context, job: JobName, accept_sql: AcceptSql = None, format_: AsFormat = "table") -> None:
     """Look at everything JOB needs, touch nothing, and exit as a run would; or as train, where only that would fail."""
     from batchscore.cli.check import check
 
@@ -172,7 +181,7 @@ def train(
     from batchscore.cli.train import train
     from batchscore.train.explore import Asked
 
-    say(train(_session(context), job, promote=promote, asked=Asked(curve, learning_curve)))
+    _say(train(_session(context), job, promote=promote, asked=Asked(curve, learning_curve)))
 
 
 @app.command()
@@ -201,7 +210,7 @@ def retrain(
     stop.leaves(stop.TRAINING)
     from batchscore.cli.retrain import retrain
 
-    say(retrain(_session(context), job, conditions, to, dry_run=dry_run))
+    _say(retrain(_session(context), job, conditions, to, dry_run=dry_run))
 
 
 @app.command()
@@ -216,7 +225,7 @@ def predict(
             help="An object with the input columns, or a list of them; @FILE reads it there, - on standard input.",
         ),
     ],
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """Score rows given as JSON with the model that JOB uses. Needs no warehouse, and writes nothing."""
     from batchscore.cli.predict import predict
@@ -231,7 +240,7 @@ def plan(
     from_: From = None,
     to: To = None,
     only: OnlyWhich = "missing",
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """List JOB's intervals, what became of each, and what would score it. Writes nothing."""
     from batchscore.cli.score import show_plan
@@ -259,7 +268,7 @@ def score(
     """
     from batchscore.cli.score import Asked, score
 
-    say(score(_session(context), job, interval, Asked(chunk_rows, accept_sql, workers), force=force))
+    _say(score(_session(context), job, interval, Asked(chunk_rows, accept_sql, workers), force=force))
 
 
 @app.command()
@@ -283,7 +292,7 @@ def backfill(
     """Score JOB's intervals from --from up to, not including, --to. A failed one does not stop the others."""
     from batchscore.cli.score import Asked, backfill
 
-    say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers, part)))
+    _say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers, part)))
 
 
 @app.command()
@@ -294,7 +303,7 @@ def migrate(context: typer.Context, job: JobName) -> None:
     """
     from batchscore.cli.score import migrate
 
-    say(migrate(_session(context), job))
+    _say(migrate(_session(context), job))
 
 
 @app.command()
@@ -303,7 +312,7 @@ def rejects(
     job: JobName,
     interval: Annotated[str, typer.Option("--interval", metavar="START", help="The interval that starts here.")],
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many; all of them without it.")] = None,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """The rows of an interval of JOB that could not be scored: key, stage, reason and values."""
     from batchscore.cli.runs import show_rejects
@@ -332,7 +341,7 @@ def drift(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="What stayed steady too.")] = False,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """Compare what JOB's published runs saw with what their version was trained on, or with runs before them.
 
@@ -350,7 +359,7 @@ def evaluate(
     from_: From = None,
     to: To = None,
     everything: Annotated[bool, typer.Option("--all", help="Every metric, and every slice.")] = False,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """Hold JOB's published predictions against the labels that are known by now, and keep the metrics.
 
@@ -395,7 +404,7 @@ def demo(
 
 
 @models_app.command("list")
-def models_list(context: typer.Context, format_: AsFormat = Format.table) -> None:
+def models_list(context: typer.Context, format_: AsFormat = "table") -> None:
     """Every version of every model, with its aliases."""
     from batchscore.cli.models import list_
 
@@ -407,7 +416,7 @@ def models_show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """What a version was trained on, with what, and how good it is."""
     from batchscore.cli.models import show_model
@@ -438,7 +447,7 @@ def models_compare(
     other: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")],
     from_: From = None,
     to: To = None,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """Measure two versions on the same rows with labels: without dates, on all behind those they learned from.
 
@@ -507,8 +516,10 @@ def models_keygen(
     to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write them into.")] = Path("keys"),
 ) -> None:
     """Make a pair of keys: one signs the bundles that train registers, the other verifies them."""
-    configure("auto", quiet=True)
     from batchscore.cli.models import keygen
+    from batchscore.logs import configure
+
+    configure("auto", quiet=True)
 
     keygen(to)
 
@@ -518,7 +529,7 @@ def runs_list(
     context: typer.Context,
     job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 30,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """Runs, the latest intervals last. A run's id may be cut short wherever one is asked for."""
     from batchscore.cli.runs import list_
@@ -530,7 +541,7 @@ def runs_list(
 def runs_show(
     context: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its beginning.")],
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """One run: its counts, its error, its first rejects, what it saw, and what of that moved."""
     from batchscore.cli.runs import show_run
@@ -550,7 +561,7 @@ def runs_publish(
     """Publish a run that a gate of [publish] holds."""
     from batchscore.cli.runs import publish_run
 
-    say(publish_run(_session(context), run, reason, override=override))
+    _say(publish_run(_session(context), run, reason, override=override))
 
 
 @runs_app.command("prune")
@@ -562,7 +573,7 @@ def runs_prune(
     """Remove superseded runs, rejects and unfinished stages older than AGE. Published rows and runs stay."""
     from batchscore.cli.runs import prune
 
-    say(prune(_session(context), older_than, dry_run=dry_run))
+    _say(prune(_session(context), older_than, dry_run=dry_run))
 
 
 @views_app.command("apply")
@@ -573,7 +584,7 @@ def views_apply(context: typer.Context, job: MaybeJob = None) -> None:
     """
     from batchscore.cli.views import apply_views
 
-    say(apply_views(_session(context), job))
+    _say(apply_views(_session(context), job))
 
 
 @views_app.command("show")
@@ -589,7 +600,7 @@ def alerts_list(
     context: typer.Context,
     job: MaybeJob = None,
     everything: Annotated[bool, typer.Option("--all", help="Those that have recovered too.")] = False,
-    format_: AsFormat = Format.table,
+    format_: AsFormat = "table",
 ) -> None:
     """What fires now, of JOB or of every job, and when somebody was told."""
     from batchscore.cli.alerts import list_
@@ -602,4 +613,4 @@ def alerts_test(context: typer.Context, job: JobName) -> None:
     """Send a notice to the webhook that is set and to JOB's command, to see that it arrives."""
     from batchscore.cli.alerts import send_test
 
-    say(send_test(_session(context), job))
+    _say(send_test(_session(context), job))

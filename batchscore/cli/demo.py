@@ -12,7 +12,7 @@ from batchscore.cli import score as scoring
 from batchscore.cli.drift import drift_rows, with_shares
 from batchscore.cli.flights import flight_tables
 from batchscore.cli.load import load
-from batchscore.cli.render import Cell, Format, show
+from batchscore.cli.render import Cell, show
 from batchscore.cli.samples import sample_tables
 from batchscore.cli.session import Session, history_of, secrets_of
 from batchscore.cli.train import train
@@ -115,7 +115,7 @@ def _tell_performance(session: Session, job: Job, bundle: Bundle, warehouse: War
     for run in sorted(runs, key=lambda run: run.interval.start):
         by_month.setdefault(months.containing(run.interval.start), []).append(run)
     measured = [evaluator.together(warehouse, some, resample=False) for some in by_month.values()]
-    show([_performance_row(months, each) for each in measured], Format.table)
+    show([_performance_row(months, each) for each in measured])
     print("A cancelled or diverted flight never gets a label: it is predicted, and left out of these metrics.")
 
 
@@ -132,10 +132,10 @@ def _tell_drift(job: Job, bundle: Bundle, warehouse: Warehouse, runs: list[Run])
     watcher = Watcher(job, bundle)
     with warehouse.begin("the ledger") as tx:
         quarter, day = (drift_rows(tx.connection, watcher, window) for window in (runs, last))
-    show(_brief(quarter), Format.table, title="October to December, all runs merged", empty="nothing moved")
+    show(_brief(quarter), title="October to December, all runs merged", empty="nothing moved")
     lost = [row for row in day if row["metric"] == "null_share"]
     print()
-    show(_brief(lost), Format.table, title=f"{NO_WEATHER}: the weather feed had stopped, and the profile shows it")
+    show(_brief(lost), title=f"{NO_WEATHER}: the weather feed had stopped, and the profile shows it")
 
 
 def _brief(rows: list[dict[str, Cell]]) -> list[dict[str, Cell]]:

@@ -120,7 +120,7 @@ def drift(
     # Without the warehouse, which would wait for as long as a source takes.
     with redirect_stdout(sys.stderr):
         comparisons = [each.told_apart() for each in comparisons]
-    if format_ is Format.json:
+    if format_ == "json":
         print_json([_as_json(job, each, everything) for each in comparisons])
         return
     if not comparisons:

@@ -83,13 +83,13 @@ def evaluate(
                 # Behind what takes their place: whoever stops between finds them again.
                 _withdraw(warehouse, evaluators, replaced)
         chosen = [(run, evaluator) for run, evaluator in chosen if run.interval not in again]
-        worst = _worst_slices(warehouse, chosen, job) if format_ is Format.table and not everything else []
+        worst = _worst_slices(warehouse, chosen, job) if format_ == "table" and not everything else []
     if also:
         days = intervals_told([run.interval for run in also], job.calendar)
         print(f"evaluated again too, for they were scored again since: {days}", file=sys.stderr)
     _tell_learned(job, chosen)
     empty = "nothing published in this window" if first or last else "nothing published"
-    if format_ is Format.table:
+    if format_ == "table":
         # What only says the state again.
         rows = [row | {"verdict": None if row["verdict"] == row["state"] else row["verdict"]} for row in rows]
     show(rows, format_, empty=f"{empty}, so there is nothing to hold against labels", spare=_spare(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batchscore.cli.render import Cell, Format, show
+from batchscore.cli.render import Cell, show
 from batchscore.model.evaluation import Evaluation, Sliced
 from batchscore.model.words import (
     costs_told,
@@ -27,10 +27,10 @@ _COLUMNS, _SLICES = 5, 3
 def show_evaluation(of: str, evaluation: Evaluation) -> None:
     """Print the metrics and the findings as two tables."""
     title = f"{of} on {evaluation.rows['test']:,} rows held out"
-    show(metric_rows(evaluation), Format.table, title=title, empty="the test rows define no metric")
+    show(metric_rows(evaluation), title=title, empty="the test rows define no metric")
     if told := [{"finding": what, "told": told} for what, told in findings(evaluation)]:
         print()
-        show(told, Format.table)
+        show(told)
 
 
 def metric_rows(evaluation: Evaluation) -> list[dict[str, Cell]]:

@@ -44,7 +44,7 @@ def list_(session: Session, format_: Format) -> None:
             rows.append(
                 {"name": name, "version": version, "aliases": _told_aliases(aliases, version), **_facts(manifest)}
             )
-    if format_ is Format.json:
+    if format_ == "json":
         print_json(rows)
     else:
         told = [row | {"metrics": _told_metrics(row["metrics"])} for row in rows]
@@ -96,7 +96,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     manifest, files = session.registry.verified(name, _resolved(session, "show", name, use))
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     key = session.registry.trust.check(files[MANIFEST], files.get(SIGNATURE), name)
-    if format_ is Format.json:
+    if format_ == "json":
         told = manifest.model_dump(mode="json") | {"signed_by": key, "evaluation": evaluation.model_dump(mode="json")}
         print(json.dumps(told, indent=2))
         return
@@ -117,12 +117,12 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "fitted, validated and tested": f"{training.fitted:,}, {training.validated:,} and {training.tested:,}",
         **{f"library {library}": version for library, version in manifest.libraries.items()},
     }
-    show([{"what": what, "value": str(value)} for what, value in facts.items()], Format.table, title=name)
+    show([{"what": what, "value": str(value)} for what, value in facts.items()], title=name)
     columns = [
         {"column": c["name"], "type": c["type"], "nullable": c["nullable"], "nan": c["nan"]} for c in manifest.columns
     ]
     print()
-    show(columns, Format.table, title="input columns")
+    show(columns, title="input columns")
     print()
     show_evaluation(f"{name} version {manifest.version}", evaluation)
     moves: list[dict[str, Cell]] = [
@@ -138,7 +138,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     ]
     if moves:
         print()
-        show(moves, Format.table, title="aliases, as they moved")
+        show(moves, title="aliases, as they moved")
 
 
 def _resolved(session: Session, command: str, name: str, use: str) -> int:
@@ -210,7 +210,7 @@ def compare(
     ]
     title = f"{found.rows:,} rows with a label, from {instant(begin)} to {instant(end)}"
     show(rows, format_, title=title)
-    if format_ is Format.table and begin < learned:
+    if format_ == "table" and begin < learned:
         print(f"Versions of rows up to {instant(learned)} have learned from some of these: that flatters them.")
 
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
+from typing import Literal
 
 import structlog
 from rich.console import Console
@@ -48,6 +48,8 @@ _LONG_WORD = 20
 _GAP = 2
 
 Cell = str | int | float | bool | datetime | None
+Format = Literal["table", "json"]
+"""How a list is printed."""
 _COLORS = {
     "published": "green",
     "ok": "green",
@@ -58,13 +60,6 @@ _COLORS = {
     "unfinished": "yellow",
     "missing": "cyan",
 }
-
-
-class Format(StrEnum):
-    """How a list is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class Aside(io.TextIOBase):
@@ -101,7 +96,7 @@ def step(text: str) -> None:
 
 def show(
     rows: Sequence[Mapping[str, Cell]],
-    format_: Format,
+    format_: Format = "table",
     *,
     title: str = "",
     empty: str = "nothing",
@@ -124,7 +119,7 @@ def show(
             tuple go together.
         below: A name whose text a terminal shows below each row, in the terminal's whole width.
     """
-    if format_ is Format.json:
+    if format_ == "json":
         print_json(list(rows))
         return
     if not rows:

@@ -46,7 +46,7 @@ def list_(session: Session, job: str | None, limit: int, format_: Format) -> Non
     with session.warehouse(read_only=True) as warehouse:
         history = history_of(warehouse, job, limit)
     calendars = _calendars(session, {run.job for run in history})
-    rows = [_row(run) if format_ is Format.json else _brief(run, calendars.get(run.job)) for run in history]
+    rows = [_row(run) if format_ == "json" else _brief(run, calendars.get(run.job)) for run in history]
     show(rows, format_, empty="no run yet")
 
 
@@ -78,7 +78,7 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         for row in drift
         if row["verdict"] == "moved"
     ]
-    if format_ is Format.json:
+    if format_ == "json":
         columns = [_without(row, "run_id", "profile") for row in profiles]
         print_json(
             {
@@ -92,20 +92,20 @@ def show_run(session: Session, prefix: str, format_: Format) -> None:
         )
         return
     facts = _facts(run, committed, kept)
-    show([{"what": what, "value": value} for what, value in facts.items()], Format.table)
+    show([{"what": what, "value": value} for what, value in facts.items()])
     if run.error:
         passed_over = "passed over: " if run.override_reason is not None else ""
         print(f"\n{passed_over}{run.error}")
     if rejects:
         first = f"the first {len(rejects)} of {kept:,}" if kept > len(rejects) else f"{kept}, all of them"
         print()
-        show(rejects, Format.table, title=f"rejects: {first}")
+        show(rejects, title=f"rejects: {first}")
     if run.rows_read is not None:
         print()
-        show([_told_column(row) for row in profiles], Format.table, title="what it saw", empty="its profile is gone")
+        show([_told_column(row) for row in profiles], title="what it saw", empty="its profile is gone")
         print()
         told = [drawn(row, _LEFT_OUT) for row in moved]
-        show(told, Format.table, title="what moved", empty=_told_steady(drift), spare=(*SPARE, "told", "role"))
+        show(told, title="what moved", empty=_told_steady(drift), spare=(*SPARE, "told", "role"))
 
 
 def show_rejects(session: Session, name: str, start: str, limit: int | None, format_: Format) -> None:

@@ -485,7 +485,7 @@ def _words(job: Job, outcome: _Outcome) -> str:
     return "\n".join(told)
 
 
-def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table) -> str:
+def _told(job: Job, told: str, outcome: _Outcome, format_: Format = "table") -> str:
     """What was done, in words; none from a command that only looks.
 
     Raises:
@@ -506,11 +506,11 @@ def _told(job: Job, told: str, outcome: _Outcome, format_: Format = Format.table
         )
     if not outcome.failures:
         return told
-    if on_terminal() and outcome.intervals > 1 and format_ is Format.table:
+    if on_terminal() and outcome.intervals > 1 and format_ == "table":
         failures = sorted(outcome.failures, key=lambda failure: failure[0].interval)
         rows = [{"interval": job.calendar.label(each.interval), "error": str(error)} for each, error in failures]
         stopped = f"; stopped, {outcome.untried} not tried" if outcome.untried else ""
-        show(rows, Format.table, title=f"{len(failures)} of {outcome.intervals} interval(s) not done{stopped}")
+        show(rows, title=f"{len(failures)} of {outcome.intervals} interval(s) not done{stopped}")
     if told and (outcome.intervals > 1 or "\n" in told):
         say(told)
     raise max((error for _, error in outcome.failures), key=lambda error: (not error.retryable, error.exit_code))
