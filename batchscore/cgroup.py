@@ -11,7 +11,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cores", "memory"]
+__all__ = ["THREADS", "cores", "memory"]
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+"""The variables by which numpy's and scikit-learn's libraries, and Polars, are told how many threads to use. Each reads
+its own when it is imported."""
 
 _MOUNT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 

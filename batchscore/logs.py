@@ -56,6 +56,8 @@ class Event(StrEnum):
     """A run begins with the first row of its interval."""
     RUN_RESUMED = "run.resumed"
     """An earlier process committed some chunks of this run; reading goes on behind them."""
+    RUN_CUT = "run.cut"
+    """A run is cut into shards by its key: how many, fewer than workers where there are too few keys."""
     RUN_SPOILT = "run.spoilt"
     """What an earlier process staged is gone or changed by another hand; the run starts from nothing."""
     RUN_RESTARTED = "run.restarted"

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
             collector of node-exporter; it needs the extra `prometheus`.
         alert_webhook_url: Where `[alerts]` are posted to as JSON, with a `text` that Slack and those like it show. The
             whole of it is a secret.
+        dask_scheduler: The scheduler whose workers `--backend dask` uses, such as `tcp://scheduler:8786`; without it
+            there is a cluster on this machine for as long as the command runs. Every worker needs the same image and
+            settings.
+        ray_address: The same for `--backend ray`: `ray://head:10001`, or `auto`.
         log_format: `json` (one object a line), `ecs` (the same with the names of the Elastic Common Schema), `console`,
             or `auto`: JSON; on a terminal, warnings and errors in words.
     """
@@ -78,6 +82,8 @@ class Settings(BaseSettings):
     pushgateway_url: SecretStr | None = None
     metrics_dir: Path | None = None
     alert_webhook_url: SecretStr | None = None
+    dask_scheduler: str | None = None
+    ray_address: str | None = None
     log_format: Literal["auto", "json", "ecs", "console"] = "auto"
     origins: Mapping[str, str] = Field(default_factory=dict)
 

@@ -114,7 +114,7 @@ import polars as pl
 from batchscore.ahead import ahead
 from batchscore.cli.session import Session
 from batchscore.model.scorer import score
-from batchscore.run.execute import output_of
+from batchscore.run.scoring import output_of
 from batchscore.settings import load_settings
 from batchscore.sources import read_chunks
 

@@ -28,7 +28,7 @@ from batchscore.ledger import Run
 from batchscore.model.metrics import evaluate
 from batchscore.monitor.due import degraded
 from batchscore.monitor.labelled import Evaluator, Performance
-from batchscore.run.execute import output_of
+from batchscore.run.scoring import output_of
 from batchscore.settings import load_settings
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse

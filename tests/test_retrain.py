@@ -22,8 +22,8 @@ from batchscore.model.registry import Registry
 from batchscore.monitor.due import degraded
 from batchscore.monitor.labelled import Evaluator
 from batchscore.monitor.watch import Watcher
-from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
+from batchscore.run.scoring import output_of
 from batchscore.settings import load_settings
 from batchscore.warehouse import open_warehouse
 

@@ -27,8 +27,10 @@ from batchscore.errors import IntervalLeased, UsageError, WarehouseError
 from batchscore.interval import Interval
 from batchscore.ledger import Lease, Run
 from batchscore.run import execute
-from batchscore.run.execute import Scoring, _commit, _plan_run, _read, _score, _take_up, score_interval
+from batchscore.run.execute import _plan_run, _take_up, score_interval
 from batchscore.run.publish import publish
+from batchscore.run.scoring import Scoring
+from batchscore.run.shard import _commit, _read, _score
 from batchscore.settings import load_settings
 
 DAYS = ("--from", "2024-02-01", "--to", "2024-02-06")
@@ -1104,9 +1106,9 @@ def _two_chunks_in(scoring: Scoring) -> tuple[Run, Lease]:
     scoring = replace(scoring, chunk_rows=10)
     interval = scoring.job.calendar.at("2024-02-01")
     lease = _lease(scoring, interval)
-    run, done = _take_up(scoring, _plan_run(scoring, interval, []), lease, [])
-    for number, part in enumerate(_score(scoring, islice(_read(scoring, run, done), 2), done)):
-        _commit(scoring, run, lease, number, part)
+    run, (shard,) = _take_up(scoring, _plan_run(scoring, interval, []), lease, [])
+    for number, part in enumerate(_score(scoring, islice(_read(scoring, run, shard), 2), shard.done)):
+        _commit(scoring, run, lease, 0, number, part)
     with scoring.warehouse.begin() as tx:
         ledger.release(tx.connection, lease)
     return run, lease

@@ -202,7 +202,7 @@ class TestBroken:
     def test_given_up_before_it_was_killed(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         """Failures of chunks that another process committed count: a shadow that is given up stays so."""
         use(project, '"frail"')
-        monkeypatch.setattr("batchscore.run.execute.MOST_SHADOW_FAILURES", 3)
+        monkeypatch.setattr("batchscore.run.shard.MOST_SHADOW_FAILURES", 3)
         monkeypatch.setattr("batchscore.run.publish.MOST_SHADOW_FAILURES", 3)
         toy.execute(project.url, "UPDATE toy SET a = 1000 WHERE id IN (3101, 3102, 3151, 3152)")
         command = ("backfill", "toy", *DAY, "--chunk-rows", "25")
@@ -342,7 +342,7 @@ class TestFails:
         """One that fails on too many is given up: nothing of it is published, and all of the predictions are."""
         use(embedded, '"frail"')
         assert embedded.call("backfill", "toy", *DAY).code == 0
-        monkeypatch.setattr("batchscore.run.execute.MOST_SHADOW_FAILURES", 9)
+        monkeypatch.setattr("batchscore.run.shard.MOST_SHADOW_FAILURES", 9)
         monkeypatch.setattr("batchscore.run.publish.MOST_SHADOW_FAILURES", 9)
         found = {}
         for failing in (9, 10):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 from zoneinfo import ZoneInfo
@@ -37,7 +38,7 @@ from batchscore.interval import Calendar, Interval
 from batchscore.job import Rows
 from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
-from batchscore.sources import SqlSource, anysql, open_source, read_chunks, read_frame
+from batchscore.sources import WHOLE, Span, SqlSource, anysql, open_source, read_chunks, read_frame
 from batchscore.sources.ordered import Ordered
 from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import Statement
@@ -262,10 +263,11 @@ def postgres(postgres_url):
     return PostgresBench(postgres_url)
 
 
-def chunks(source, frame_or_schema, *, key=("id",), chunk_rows=1000, on_extra=None, interval=DAY):
+def chunks(source, frame_or_schema, *, key=("id",), chunk_rows=1000, on_extra=None, interval=DAY, span=WHOLE):
     """Every chunk of an interval, read against a schema or a frame's."""
     schema = schema_of(frame_or_schema) if isinstance(frame_or_schema, pl.DataFrame) else frame_or_schema
-    return list(read_chunks(source, interval, schema=schema, key=list(key), chunk_rows=chunk_rows, on_extra=on_extra))
+    given = {"schema": schema, "key": list(key), "chunk_rows": chunk_rows, "on_extra": on_extra, "span": span}
+    return list(read_chunks(source, interval, **given))
 
 
 def column(parts, name):
@@ -342,6 +344,33 @@ def test_rows_come_in_the_order_of_any_key(bench, key, columns):
     ]
     assert parts[0].behind(5) is None
     assert parts[0].behind(2).rows.rows() == parts[0].rows[2:].rows()
+
+
+@pytest.mark.parametrize(
+    ("key", "columns"),
+    [
+        (("id",), {}),
+        (("text", "id"), {"text": TEXTS}),
+        (("group", "id"), {"group": [i // 5 for i in range(14)]}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("parts", [2, 3, 40])
+def test_cuts_part_the_rows(bench, key, columns, parts):
+    """Between the cuts, and before and behind them, lies each row once, in the order of all; no part is empty."""
+    frame = numbered(14, **columns)
+    bench.load(frame.sample(fraction=1, shuffle=True, seed=2), collated=True)
+    whole = chunks(bench.source(), frame, key=key)[0].rows
+    first = Column(key[0], schema_of(frame).types[key[0]], nullable=False)
+
+    cuts = bench.source().cuts(DAY, first, parts)
+
+    spans = [Span(low, high) for low, high in pairwise([None, *cuts, None])]
+    found = [chunks(bench.source(), frame, key=key, span=span)[0].rows for span in spans]
+    assert pl.concat(found).equals(whole)
+    most = whole[key[0]].value_counts()["count"].max()
+    assert 1 <= len(cuts) < min(parts, whole[key[0]].n_unique())
+    assert max(part.height for part in found) <= -(-14 // parts) + most
 
 
 @pytest.mark.parametrize("chunk_rows", [10, 4, 3])

@@ -11,9 +11,6 @@ from batchscore.errors import BUG_EXIT_CODE, BatchscoreError, Terminated
 
 __all__ = ["main"]
 
-# Of numpy's and scikit-learn's libraries, Arrow, Polars and joblib: each reads its own when it is imported.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "LOKY_MAX_CPU_COUNT")
-
 
 def main() -> None:
     """Run the command on the process's arguments and exit with its code."""
@@ -37,7 +34,7 @@ def main() -> None:
 def _limit_threads() -> None:
     """Let no library start more threads than the process has cores to run them on, unless its variable says so."""
     threads = str(cgroup.cores())
-    for name in _THREADS:
+    for name in (*cgroup.THREADS, "LOKY_MAX_CPU_COUNT"):
         os.environ.setdefault(name, threads)
     # OpenMP threads that wait by spinning take the cores from the reader and the writer; where a container has less
     # than its cores, they take the whole quota. Scoring 50,000 rows beside two busy processes: 2.2 s, and 0.4 s so.

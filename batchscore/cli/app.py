@@ -89,7 +89,22 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Workers = Annotated[int, typer.Option("--workers", min=1, max=64, help="Intervals scored at a time, in threads.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        max=64,
+        help="Intervals scored at a time; where there are fewer, each is cut into shards, by its key.",
+    ),
+]
+Backend = Annotated[
+    Literal["threading", "loky", "dask", "ray"],
+    typer.Option(
+        "--backend",
+        help="Whether workers are threads, processes (loky), or those of a Dask or Ray cluster.",
+    ),
+]
 
 
 @app.callback()
@@ -261,6 +276,7 @@ def score(
     chunk_rows: ChunkRows = None,
     accept_sql: AcceptSql = None,
     workers: Workers = 1,
+    backend: Backend = "threading",
 ) -> None:
     """Score what is due: every complete interval of JOB that has no published predictions, oldest first.
 
@@ -268,7 +284,8 @@ def score(
     """
     from batchscore.cli.score import Asked, score
 
-    _say(score(_session(context), job, interval, Asked(chunk_rows, accept_sql, workers), force=force))
+    asked = Asked(chunk_rows, accept_sql, workers, backend=backend)
+    _say(score(_session(context), job, interval, asked, force=force))
 
 
 @app.command()
@@ -281,6 +298,7 @@ def backfill(
     chunk_rows: ChunkRows = None,
     accept_sql: AcceptSql = None,
     workers: Workers = 1,
+    backend: Backend = "threading",
     part: Annotated[
         str,
         typer.Option(
@@ -292,7 +310,8 @@ def backfill(
     """Score JOB's intervals from --from up to, not including, --to. A failed one does not stop the others."""
     from batchscore.cli.score import Asked, backfill
 
-    _say(backfill(_session(context), job, (from_, to), only, Asked(chunk_rows, accept_sql, workers, part)))
+    asked = Asked(chunk_rows, accept_sql, workers, part, backend)
+    _say(backfill(_session(context), job, (from_, to), only, asked))
 
 
 @app.command()

@@ -23,9 +23,9 @@ from batchscore.job import Job
 from batchscore.model.bundle import Bundle
 from batchscore.model.trust import Trust
 from batchscore.monitor.truth import check_labels
-from batchscore.run.execute import output_of
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
+from batchscore.run.scoring import output_of
 from batchscore.run.shadow import refuse_shadow_table, side_of
 from batchscore.settings import Settings
 from batchscore.sources import read_frame

@@ -25,7 +25,7 @@ from batchscore.logs import configure
 from batchscore.model.bundle import Bundle
 from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.monitor.watch import Watcher
-from batchscore.run.execute import output_of
+from batchscore.run.scoring import output_of
 from batchscore.settings import load_settings
 from batchscore.warehouse import Warehouse
 

@@ -24,7 +24,7 @@ from batchscore.monitor.findings import intervals_told
 from batchscore.monitor.labelled import Evaluator, Performance
 from batchscore.monitor.pooled import worst_slices
 from batchscore.monitor.verdict import FEWEST_ROWS
-from batchscore.run.execute import output_of
+from batchscore.run.scoring import output_of
 from batchscore.sources import Source
 from batchscore.warehouse import Warehouse
 

@@ -20,8 +20,8 @@ from batchscore.monitor.due import Reason, degraded, drifted, new_labels, older_
 from batchscore.monitor.labelled import Evaluator
 from batchscore.problem import better
 from batchscore.recipe import Condition
-from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
+from batchscore.run.scoring import output_of
 from batchscore.sources import read_frame
 from batchscore.train.workflow import promotable, train
 from batchscore.warehouse import Transaction, Warehouse

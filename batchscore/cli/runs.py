@@ -23,11 +23,11 @@ from batchscore.ledger import Owner, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
 from batchscore.person import person
-from batchscore.run.execute import output_of
 from batchscore.run.lease import leased
 from batchscore.run.prune import prune as prune_warehouse
 from batchscore.run.prune import would_prune
 from batchscore.run.publish import clear_up, publish
+from batchscore.run.scoring import output_of
 from batchscore.run.shadow import side_of
 from batchscore.warehouse import Output, Warehouse
 

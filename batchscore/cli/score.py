@@ -16,6 +16,7 @@ import typer
 from batchscore import ledger
 from batchscore.cli.alerts import alerting
 from batchscore.cli.drift import watch
+from batchscore.cli.elsewhere import crew_of
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, runs_of
 from batchscore.errors import (
@@ -37,8 +38,10 @@ from batchscore.monitor.harmless import harmless
 from batchscore.monitor.lineage import Lineage
 from batchscore.monitor.watch import Watcher
 from batchscore.run.again import has_changed
-from batchscore.run.execute import Scoring, make_tables, score_interval
+from batchscore.run.crew import at_work
+from batchscore.run.execute import score_interval
 from batchscore.run.plan import Only, Planned, plan
+from batchscore.run.scoring import Backend, Scoring, make_tables
 from batchscore.run.workers import in_turn
 from batchscore.settings import PREFIX, Settings
 from batchscore.warehouse import Warehouse
@@ -163,7 +166,8 @@ class Asked:
     Attributes:
         chunk_rows: Rows a chunk; the job's own number when None.
         accept_sql: Why another query than the bundle's may run.
-        workers: How many intervals are scored at a time.
+        workers: How many intervals are scored at a time; where there are fewer, each is cut into shards for the rest.
+        backend: Whether workers are threads, or else whose processes.
         part: "i/n": of the window's intervals, counted from 0, the i-th and every n-th behind it.
     """
 
@@ -171,6 +175,7 @@ class Asked:
     accept_sql: str | None = None
     workers: int = 1
     part: str = "0/1"
+    backend: Backend = "threading"
 
     def of(self, planned: Sequence[Planned]) -> Sequence[Planned]:
         """The part of a window's intervals; which ones does not depend on what became of any.
@@ -219,8 +224,9 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
             log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            scoring = _scoring(session, job, bundle, warehouse, asked)
-            _score_all(scoring, watcher, chosen, history, asked.workers, outcome)
+            scoring = _scoring(session, job, bundle, warehouse, asked, len(chosen))
+            with at_work(scoring.crew):
+                _score_all(scoring, watcher, chosen, history, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -257,8 +263,9 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
             log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
             return f"nothing to do: {why}"
         if chosen:
-            scoring = _scoring(session, job, bundle, warehouse, asked)
-            _score_all(scoring, watcher, chosen, history, asked.workers, outcome)
+            scoring = _scoring(session, job, bundle, warehouse, asked, len(chosen))
+            with at_work(scoring.crew):
+                _score_all(scoring, watcher, chosen, history, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -308,9 +315,12 @@ def _opened(session: Session, job: Job, outcome: _Outcome) -> Iterator[Warehouse
                 outcome.standing = ledger.standing(tx.connection, job.name)
 
 
-def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked) -> Scoring:
-    chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, asked.workers)
-    return session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows)
+def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked, intervals: int) -> Scoring:
+    accept, workers = asked.accept_sql, asked.workers
+    chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, workers)
+    crew = crew_of(session, job, bundle, workers, asked.backend, accept, chunk_rows)
+    shards = max(1, workers // intervals)
+    return session.scoring(job, bundle, warehouse, accept, chunk_rows, shards, crew)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
@@ -390,10 +400,9 @@ def _score_all(
     watcher: Watcher,
     chosen: Sequence[Planned],
     history: Sequence[Run],
-    workers: int,
     outcome: _Outcome,
 ) -> None:
-    """Score the intervals, `workers` of them at a time, and compare each with training.
+    """Score the intervals, as many at a time as there are workers, and compare each with training.
 
     An error is an interval's own, and the others are tried: a file that is not there, rows that break the contract,
     another process at work. Only where a database or network stays gone, which the rest would wait for as long, none
@@ -422,7 +431,7 @@ def _score_all(
                 raise
             return run
 
-        with closing(in_turn(one, chosen, workers)) as results:
+        with closing(in_turn(one, chosen, min(scoring.crew.workers, len(chosen)))) as results:
             for each, result in _in_order(chosen, results):
                 if result is None:
                     outcome.untried += 1

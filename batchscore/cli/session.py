@@ -35,8 +35,8 @@ from batchscore.model.scorer import check_golden
 from batchscore.model.trust import Trust
 from batchscore.monitor.apart import Samples
 from batchscore.monitor.watch import Watcher
-from batchscore.run.execute import Scoring, prepare
 from batchscore.run.retry import Patience
+from batchscore.run.scoring import ALONE, Crew, Scoring, prepare
 from batchscore.run.shadow import check_fits, without_reasons
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
@@ -270,7 +270,16 @@ class Session:
             log.info(Event.CHUNK_BOUNDED, chunk_rows=most, asked=job.limits.chunk_rows, memory=memory)
         return min(job.limits.chunk_rows, most)
 
-    def scoring(self, job: Job, bundle: Bundle, warehouse: Warehouse, accept: str | None, chunk_rows: int) -> Scoring:
+    def scoring(
+        self,
+        job: Job,
+        bundle: Bundle,
+        warehouse: Warehouse,
+        accept: str | None,
+        chunk_rows: int,
+        shards: int = 1,
+        crew: Crew = ALONE,
+    ) -> Scoring:
         """Everything that scoring needs, with the output table made or checked.
 
         Raises:
@@ -299,6 +308,8 @@ class Session:
                 chunk_rows=chunk_rows,
                 lease_seconds=self.settings.lease_seconds,
                 retry_seconds=self.settings.retry_seconds,
+                shards=shards,
+                crew=crew,
             )
         )
 

@@ -37,13 +37,13 @@ _SUMMED = ("rows_read", "predictions", "rejects", "shadow_predictions", "shadow_
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one shard of a run has come.
+    """How far a run, or one shard of it, has come.
 
     Attributes:
         chunks: Chunks committed.
         inputs: The fingerprint of their rows.
-        failures: Rows of the run on which the features or the pipeline failed.
-        shadow_failures: The same of its shadow's.
+        failures: Rows of the run, whichever shard's, on which the features or the pipeline failed.
+        shadow_failures: Rows on which those of its shadow did.
     """
 
     chunks: int
@@ -91,15 +91,23 @@ def complete(
     tx.execute(sa.insert(CHUNKS).values(values))
 
 
-def progress(tx: sa.Connection, run_id: str, shard: int) -> Progress:
-    """Where the shard goes on."""
+def progress(tx: sa.Connection, run_id: str, shard: int | None = None) -> Progress:
+    """Where a shard goes on; of the whole run where none is named."""
     c = CHUNKS.c
-    query = sa.select(c.chunk, c.rows_read, c.input_hash, c.shadow_failures).where(c.run_id == run_id, c.shard == shard)
-    done = tx.execute(query.order_by(c.chunk)).all()
-    failed = sa.and_(REJECTS.c.run_id == run_id, REJECTS.c.stage.in_(("features", "pipeline")))
-    failures = int(tx.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
+    query = sa.select(c.shard, c.chunk, c.rows_read, c.input_hash, c.shadow_failures).where(c.run_id == run_id)
+    if shard is not None:
+        query = query.where(c.shard == shard)
+    done = tx.execute(query.order_by(c.shard, c.chunk)).all()
+    # A chunk that lacks one before it, which somebody has removed, is counted with that one.
+    chunks = sum({chunk.shard: chunk.chunk + 1 for chunk in done}.values())
     inputs = sum((Fingerprint.parse(chunk.rows_read, chunk.input_hash) for chunk in done), Fingerprint())
-    return Progress(done[-1].chunk + 1 if done else 0, inputs, failures, sum(chunk.shadow_failures for chunk in done))
+    return Progress(chunks, inputs, failures(tx, run_id), sum(chunk.shadow_failures for chunk in done))
+
+
+def failures(tx: sa.Connection, run_id: str) -> int:
+    """On how many rows of a run the features or the pipeline failed."""
+    failed = sa.and_(REJECTS.c.run_id == run_id, REJECTS.c.stage.in_(("features", "pipeline")))
+    return int(tx.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
 
 
 def totals_of(tx: sa.Connection, run_id: str) -> Totals:

@@ -19,6 +19,7 @@ from batchscore.ledger.tables import CHUNKS, PROFILES, RUNS
 __all__ = [
     "Run",
     "begin",
+    "cut",
     "fail",
     "find",
     "history",
@@ -53,6 +54,7 @@ class Run:
         shadow_predictions: How many rows of it are published; None where there is none.
         scored_at: The one instant that every row of the run carries.
         sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
+        cuts: The values of the first key column that cut its rows into shards, as a JSON list; None where nothing does.
     """
 
     run_id: str
@@ -67,6 +69,7 @@ class Run:
     shadow_version: int | None = None
     status: Status = "running"
     sql_accepted: str | None = None
+    cuts: str | None = None
     published_at: datetime | None = None
     rows_read: int | None = None
     predictions: int | None = None
@@ -125,6 +128,13 @@ def begin(tx: sa.Connection, run: Run, version: str) -> Run:
     taken = replace(taken, status="running", error=None, sql_accepted=run.sql_accepted)
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_columns(taken) | record))
     return taken
+
+
+def cut(tx: sa.Connection, run: Run, cuts: Sequence[int | str]) -> Run:
+    """Cut a run of which no chunk is committed into shards, for good."""
+    done = replace(run, cuts=json.dumps(cuts))
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(cuts=done.cuts))
+    return done
 
 
 def published(tx: sa.Connection, run: Run) -> Run | None:

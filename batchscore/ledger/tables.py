@@ -44,6 +44,7 @@ RUNS = sa.Table(
     sa.Column("output_table", sa.String(128), nullable=False),
     sa.Column("shadow_version", sa.BigInteger),
     sa.Column("sql_accepted", TEXT),
+    sa.Column("cuts", TEXT),
     sa.Column("scored_at", Instant, nullable=False),
     sa.Column("published_at", Instant),
     sa.Column("rows_read", sa.BigInteger),
@@ -75,6 +76,7 @@ Attributes:
     output_table: Where its predictions go, schema and all.
     shadow_version: The version that scored beside it, of the same name; NULL where none did.
     sql_accepted: The reason given for a query that is not the bundle's; NULL where it was the bundle's.
+    cuts: The values of the first key column that cut its rows into shards, as a JSON list; NULL where it has one shard.
     scored_at: The one instant that every row of the run carries.
     published_at: When it was published.
     rows_read: Predictions and rejects together; NULL until it is published or held, like the next five.
@@ -134,8 +136,8 @@ CHUNKS = sa.Table(
 
 Attributes:
     run_id: The run.
-    shard: 0.
-    chunk: The chunk's number in the run, from 0.
+    shard: The number of its shard, from 0.
+    chunk: The chunk's number in the shard, from 0.
     key_low: The key of its first row, as JSON.
     key_high: The key of its last row, as JSON.
     rows_read: Predictions and rejects together.
@@ -165,7 +167,7 @@ REJECTS = sa.Table(
 
 Attributes:
     run_id: The run.
-    shard: 0.
+    shard: The shard that it was in.
     chunk: The chunk that it was in.
     row_key: Its key, as a JSON list.
     stage: Where it failed: `input`, `features`, `pipeline` or `prediction`.

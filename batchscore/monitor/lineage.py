@@ -35,7 +35,7 @@ from batchscore.ledger import Run
 from batchscore.logs import Event, log, redacted
 from batchscore.monitor.channels import Undelivered, within
 from batchscore.monitor.harmless import harmless
-from batchscore.run.execute import Scoring
+from batchscore.run.scoring import Scoring
 from batchscore.sources import SqlSource
 from batchscore.sources.parquet import ParquetSource
 

@@ -19,15 +19,13 @@ from batchscore.job import SHADOW, Job, Limits
 from batchscore.ledger import Lease, Progress, Run, Totals
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle
+from batchscore.model.scorer import MOST_FAILURES
 from batchscore.profile import ColumnProfile, Profile
 from batchscore.run.gates import times, tripped
 from batchscore.run.shadow import MOST_FAILURES as MOST_SHADOW_FAILURES
 from batchscore.warehouse import Output, Transaction, Warehouse
 
-__all__ = ["SHARD", "audit", "clear_up", "publish", "refuse_shared_table"]
-
-# One shard a run for now; the ledger already tells them apart.
-SHARD = 0
+__all__ = ["audit", "clear_up", "publish", "refuse_shared_table"]
 
 
 def publish(
@@ -48,7 +46,7 @@ def publish(
         begun: `time.monotonic()` when this process took the run up, for the log.
 
     Raises:
-        TooManyRejects: More rows were rejected than the job's limits allow.
+        TooManyRejects: More rows were rejected than the job's limits allow, or more failed than any run may have.
         GateTripped: A gate of the job's `[publish]` is not passed.
         IntervalLeased: Another process took the run up.
         UsageError: Another job has published into the same table since this one looked, or this one intervals that
@@ -78,13 +76,14 @@ def _publish(
             ledger.keep_others_out(tx.connection)
             refuse_shared_table(tx, run.job, output.table)
         _refuse_other_cut(tx, run, job)
-        done = ledger.progress(tx.connection, run.run_id, SHARD)
+        done = ledger.progress(tx.connection, run.run_id)
         totals = audit(tx, output, run, done)
         if totals is None:
             raise WarehouseError(
                 f"run {run.run_id} of {run.interval}: {run.stage} or batchscore_rejects does not hold what the run "
                 "committed; something else has changed it. Nothing was published. Run again: it starts from nothing."
             )
+        _refuse_failures(done, bundle)
         _check_rejects(tx, run, totals, job.limits)
         side = output.side if totals.shadow_failures <= MOST_SHADOW_FAILURES else None
         totals = totals if side else replace(totals, shadow_predictions=0)
@@ -187,6 +186,16 @@ def audit(tx: Transaction, output: Output, run: Run, done: Progress) -> Totals |
     held = (staged, rejected, done.chunks, staged + rejected, shadowed)
     counted = (totals.predictions, totals.rejects, totals.chunks, totals.rows_read, totals.shadow_predictions)
     return totals if held == counted else None
+
+
+def _refuse_failures(done: Progress, bundle: Bundle) -> None:
+    # No shard knows of the others' failures.
+    if done.failures > MOST_FAILURES:
+        raise TooManyRejects(
+            f"the features and the pipeline of {bundle} fail on {done.failures:,} rows of the run, more than "
+            f"{MOST_FAILURES:,}. Nothing was published. Mend the rows at the source, or retrain with features that "
+            "take them."
+        )
 
 
 def _check_rejects(tx: Transaction, run: Run, totals: Totals, limits: Limits) -> None:

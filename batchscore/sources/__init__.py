@@ -19,9 +19,9 @@ from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
 from batchscore.sources import anysql, duckdb, postgres, sqlite
 from batchscore.sources.parquet import ParquetSource
-from batchscore.sources.statement import Key, Page, Query, Statement, Wanted
+from batchscore.sources.statement import WHOLE, Key, Page, Query, Span, Statement, Wanted
 
-__all__ = ["Chunk", "Key", "Source", "SqlSource", "open_source", "read_chunks", "read_frame"]
+__all__ = ["WHOLE", "Chunk", "Key", "Source", "Span", "SqlSource", "open_source", "read_chunks", "read_frame"]
 
 _KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "timestamp_tz", "boolean")
 _TWICE = "it occurs more than once. Make it unique at the source, or add a column to the key of the job's [source]."
@@ -84,6 +84,7 @@ class Source(Protocol):
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Wanted = None,
+        span: Span = WHOLE,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval in canonical batches; the first may be empty and only say which columns there are.
 
@@ -96,11 +97,22 @@ class Source(Protocol):
             batch_rows: The most rows of a batch.
             columns: The columns whose values are wanted, each with the type it is declared to have, or None where it
                 is not; None for all. Every other one comes as NULLs of type Null, whatever its type is.
+            span: Of an ordered reading, the part of it that the first key column lies in.
 
         Raises:
             SchemaMismatch: A wanted column has no canonical type, a name occurs twice, or a key column is missing.
             WarehouseError: The database or file refuses.
             TransientError: The database cannot be reached, or the connection breaks.
+        """
+
+    def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
+        """The values of a key column, integers or text, that cut an interval's rows into about equal parts.
+
+        Fewer than `parts - 1` where there are too few values, ascending in the order of the keys; each part begins with
+        its value.
+
+        Raises:
+            BatchscoreError: See `batches`.
         """
 
 
@@ -132,10 +144,18 @@ class SqlSource:
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Wanted = None,
+        span: Span = WHOLE,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`."""
-        page = Page(order, limit, batch_rows, columns)
+        page = Page(order, limit, batch_rows, columns, span)
         yield from self.read(Query(self.database, self.statement, self.parameters, interval, page))
+
+    def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
+        """Where to cut an interval's rows; see `Source.cuts`."""
+        page = Page((column,), parts=parts)
+        found = self.read(Query(self.database, self.statement, self.parameters, interval, page))
+        # The text's characters are in the order of its bytes. Before the first value lies no row.
+        return sorted({value for frame in found if frame.height for value in frame[column.name].drop_nulls()})[1:]
 
 
 def open_source(rows: Rows, *, database: Database | None, text: str | None, where: str, calendar: Calendar) -> Source:
@@ -171,6 +191,7 @@ def read_chunks(
     key: Sequence[str],
     chunk_rows: int,
     on_extra: Callable[[list[str]], None] | None = None,
+    span: Span = WHOLE,
 ) -> Generator[Chunk]:
     """The rows of an interval in key order, in chunks of exactly `chunk_rows`, the last one shorter.
 
@@ -181,6 +202,7 @@ def read_chunks(
         key: The columns that identify a row, in order.
         chunk_rows: Rows in a chunk.
         on_extra: Called once with the columns that the schema does not declare, if there are any.
+        span: Which of the rows; keys that occur twice are found where they are in one.
 
     Raises:
         SchemaMismatch: A column is missing or cannot be cast exactly, or the key is of a type that has no exact order.
@@ -194,7 +216,7 @@ def read_chunks(
     held, told = schema.empty(), on_extra is None
     with (
         SchemaMismatch.unquoted(source.private, source.where),
-        closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types)) as batches,
+        closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types, span=span)) as batches,
     ):
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):

@@ -59,12 +59,13 @@ def _stream(connection: sa.Connection, query: Query) -> Iterator[pl.DataFrame]:
     rows: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(inner)
     values = {name: _in_utc(value) for name, value in query.values().items()}
     with closing(connection.execute(rows.limit(0), values)) as none:
-        names = list(none.keys())
+        names: Sequence[str] = list(none.keys())
     query.page.check(names, query.where)
     yield frame_of(names, [], query.where, query.page.columns)
     size = query.page.batch_rows
     streaming = connection.execution_options(stream_results=True, max_row_buffer=size)
     rows = _paged(rows, query.page, query.database.dialect)
+    names = query.page.given(names)
     with closing(streaming.execute(rows, values)) as result:
         described = result.cursor.description if result.cursor and query.database.dialect in MYSQL else ()
         for part in result.partitions(size):
@@ -103,9 +104,29 @@ def _escaped(query: Query) -> str:
 
 def _paged(rows: sa.Select[Any], page: Page, dialect: str) -> sa.Select[Any]:
     bytewise = _TEXT_ORDER.get(dialect, _as_it_is)
-    plain: list[sa.ColumnElement[Any]] = [sa.column(column.name) for column in page.order]
-    keys = [bytewise(key) if c.type == "string" else key for key, c in zip(plain, page.order, strict=True)]
+    forms = [bytewise if column.type == "string" else _as_it_is for column in page.order]
+    keys = [form(sa.column(column.name)) for form, column in zip(forms, page.order, strict=True)]
+    if page.parts:
+        return _cuts(rows, page.order[0].name, keys[0], page.parts)
+    low, high = page.span.low, page.span.high
+    if low is not None:
+        above = keys[0] >= forms[0](sa.literal(low))
+        rows = rows.where(above if high is not None else sa.or_(above, keys[0].is_(None)))
+    if high is not None:
+        rows = rows.where(keys[0] < forms[0](sa.literal(high)))
     return rows.order_by(*keys).limit(page.limit)
+
+
+def _cuts(rows: sa.Select[Any], name: str, key: sa.ColumnElement[Any], parts: int) -> sa.Select[Any]:
+    """What `Page.sql` writes for the same."""
+    source = rows.get_final_froms()[0]
+    column: sa.ColumnElement[Any] = sa.column(name)
+    part = sa.func.ntile(sa.literal_column(str(parts))).over(order_by=key).label("batchscore_part")
+    tiled = sa.select(column, key.label("batchscore_place"), part).select_from(source).subquery("tiled")
+    prior = sa.func.lag(tiled.c.batchscore_part).over(order_by=tiled.c.batchscore_place).label("batchscore_prior")
+    beside = sa.select(tiled.c[name], tiled.c.batchscore_part, prior).subquery("beside")
+    begins = sa.or_(beside.c.batchscore_part != beside.c.batchscore_prior, beside.c.batchscore_prior.is_(None))
+    return sa.select(beside.c[name]).where(begins)
 
 
 def _as_it_is(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

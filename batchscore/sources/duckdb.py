@@ -48,7 +48,7 @@ def stream(
     connection.sql("BEGIN TRANSACTION READ ONLY")
     # Asked of the query itself: around a subquery DuckDB renames the second of two columns of one name.
     page.check(connection.sql(inner, params=dict(values)).columns, where)
-    rows = connection.sql(page.sql(inner, _TEXT_ORDER), params=dict(values))
+    rows = connection.sql(page.sql(inner, _TEXT_ORDER, marker), params={**values, **page.span.values})
     with closing(rows.to_arrow_reader(page.batch_rows)) as reader:
         yield canonical(no_rows(reader.schema), where, page.columns)
         for batch in _batches(reader):

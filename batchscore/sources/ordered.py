@@ -61,7 +61,12 @@ class Ordered:
                     given = given or batch.height > 0
                     yield batch
         except duckdb.Error as error:
-            if given or not self.page.order or "Out of Memory" not in str(error) or not (cuts := self._cuts(bounds)):
+            if (
+                given
+                or not self.page.order
+                or "Out of Memory" not in str(error)
+                or not (cuts := self.cuts(_PARTS, bounds))
+            ):
                 raise
         else:
             return
@@ -90,13 +95,17 @@ class Ordered:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"SELECT * FROM ({self.inner}){where}", values
 
-    def _cuts(self, bounds: Bounds) -> list[Key]:
-        """A few keys between the bounds, with about as many rows between each two; none where there is one key only."""
+    def cuts(self, parts: int, bounds: Bounds = (None, None)) -> list[Key]:
+        """Keys that cut the rows between the bounds into about equal parts; fewer where there are too few keys.
+
+        Raises:
+            duckdb.Error: DuckDB refuses.
+        """
         query, values = self._between(bounds)
         names = [column.name for column in self.page.order]
         sql = f"SELECT {', '.join(map(identifier, names))} FROM ({query}) USING SAMPLE reservoir({_SAMPLE} ROWS)"
         with closing(self.connect()) as connection:
             sample = canonical(connection.sql(sql, params=values).to_arrow_table(), self.where)
         keys = sample.drop_nulls().sort(names).rows()
-        found = dict.fromkeys(keys[len(keys) * part // _PARTS] for part in range(1, _PARTS) if keys)
+        found = dict.fromkeys(keys[len(keys) * part // parts] for part in range(1, parts) if keys)
         return [key for key in found if key not in (bounds[0], keys[0])]

@@ -22,8 +22,9 @@ from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
 from batchscore.schema import Column, TypeName
+from batchscore.sources.duckdb import marker
 from batchscore.sources.ordered import Ordered
-from batchscore.sources.statement import Page, Wanted, identifier
+from batchscore.sources.statement import WHOLE, Page, Span, Wanted, identifier
 
 __all__ = ["ParquetSource"]
 
@@ -87,6 +88,7 @@ class ParquetSource:
         limit: int | None = None,
         batch_rows: int = 50_000,
         columns: Wanted = None,
+        span: Span = WHOLE,
     ) -> Generator[pl.DataFrame]:
         """The rows of an interval; see `Source.batches`.
 
@@ -96,37 +98,51 @@ class ParquetSource:
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
         page = Page(order, limit, batch_rows, columns)
+        with self._ordered(interval, page, span) as rows:
+            yield from rows.batches()
+
+    def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
+        """Where to cut an interval's rows, by a sample of them; see `Source.cuts`."""
+        with self._ordered(interval, Page((column,)), WHOLE) as rows:
+            return [value for (value,) in rows.cuts(parts) if isinstance(value, (int, str))]
+
+    @contextmanager
+    def _ordered(self, interval: Interval, page: Page, span: Span) -> Iterator[Ordered]:
+        """The files' rows."""
         with _ENGINE.translated(self.where), _folder() as spill:
             settings = {"memory_limit": f"{cgroup.memory() // _SHARE} B", "temp_directory": spill}
             connect = partial(duckdb.connect, ":memory:", config={**settings})
             with closing(connect()) as connection:
                 files = self._files(connection, interval)
-                inner, values = self._query(connection, files, interval, columns)
+                inner, values = self._query(connection, files, interval, page, span)
             try:
-                yield from Ordered(connect, inner, values, page, self.where).batches()
+                yield Ordered(connect, inner, values, page, self.where)
             except duckdb.Error as error:
                 raise duckdb.IOException(f"{_guilty(files, error)} cannot be read: {error}") from None
 
     def _query(
-        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, columns: Wanted
+        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, page: Page, span: Span
     ) -> tuple[str, dict[str, Value]]:
         listed = ", ".join(map(_literal, files))
         # DuckDB would type a directory by what the interval's happen to be called.
         table = f"read_parquet([{listed}], union_by_name = true, hive_types_autocast = false)"
         types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
-        if typed := self._partition_types({k: v for k, v in _partitions(files).items() if k in types}, columns):
+        partitions = {name: texts for name, texts in _partitions(files).items() if name in types}
+        if typed := self._partition_types(partitions, page.columns):
             given = ", ".join(f"{_literal(name)}: {type_}" for name, type_ in typed.items())
             table = f"{table[:-1]}, hive_types = {{{given}}})"
             types |= typed
         partial = [name for name in _partial(connection, listed) if name in types]
         left_out = f" EXCLUDE ({', '.join(map(identifier, partial))})" if partial else ""
-        query = f"SELECT *{left_out} FROM {table}"
-        if self.time_column is None:
-            return query, {}
-        first, last = self._bounds(interval, types)
-        column = identifier(self.time_column)
-        values: dict[str, Value] = {"interval_start": first, "interval_end": last}
-        return f"{query} WHERE {column} >= $interval_start AND {column} < $interval_end", values
+        query, values, conditions = f"SELECT *{left_out} FROM {table}", dict(span.values), list[str]()
+        # Bare text compares by its bytes here, and lets DuckDB leave out row groups.
+        if page.order and page.order[0].name in types:
+            conditions += span.conditions(identifier(page.order[0].name), marker)
+        if self.time_column is not None:
+            values["interval_start"], values["interval_end"] = self._bounds(interval, types)
+            column = identifier(self.time_column)
+            conditions += [f"{column} >= $interval_start", f"{column} < $interval_end"]
+        return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query, values
 
     def _partition_types(self, found: Mapping[str, set[str]], columns: Wanted) -> dict[str, str]:
         """DuckDB's types of the directories' columns that are more than text."""

@@ -41,7 +41,7 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
         closing(dbapi.connect(query.database.libpq_uri())) as connection,
         closing(connection.cursor()) as cursor,
     ):
-        types = _begin(cursor, query.values())
+        types = _begin(cursor, query.values() | query.page.span.values)
         yield from _stream(cursor, query, types)
 
 

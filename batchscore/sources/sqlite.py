@@ -77,9 +77,10 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
 
 
 def _stream(connection: sqlite3.Connection, query: Query) -> Iterator[pl.DataFrame]:
-    values = {name: _text(value) for name, value in query.values().items()}
+    values = {name: _text(value) for name, value in (query.values() | query.page.span.values).items()}
     names = _columns(connection, query, values)
     yield frame_of(names, [], query.where, query.page.columns)
+    names = query.page.given(names)
     with closing(connection.execute(query.sql(_marker, _TEXT_ORDER), values)) as cursor:
         while rows := cursor.fetchmany(query.page.batch_rows):
             yield frame_of(names, rows, query.where, query.page.columns)

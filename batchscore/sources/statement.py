@@ -18,12 +18,23 @@ from batchscore.interval import Interval
 from batchscore.job import Value
 from batchscore.schema import Column, TypeName
 
-__all__ = ["INTERVAL_PARAMETERS", "Key", "Page", "Query", "Statement", "Wanted", "identifier"]
+__all__ = [
+    "INTERVAL_PARAMETERS",
+    "SPAN_PARAMETERS",
+    "Key",
+    "Page",
+    "Query",
+    "Span",
+    "Statement",
+    "Wanted",
+    "identifier",
+]
 
 Key = tuple[int | str | bool | date | datetime, ...]
 Wanted = Mapping[str, TypeName | None] | None
 
 INTERVAL_PARAMETERS = ("interval_start", "interval_end")
+SPAN_PARAMETERS = ("batchscore_low", "batchscore_high")
 
 # SQLAlchemy's names where sqlglot has another; what neither knows is read as standard SQL.
 _SQLGLOT = {"postgresql": "postgres", "cockroachdb": "postgres", "mariadb": "mysql", "mssql": "tsql"}
@@ -102,7 +113,7 @@ class Statement:
         """
         known = [*INTERVAL_PARAMETERS, *parameters]
         # DuckDB and Postgres settings do not tell :Day from :day.
-        folded = Counter(name.casefold() for name in known)
+        folded = Counter(name.casefold() for name in (*known, *SPAN_PARAMETERS))
         if clash := [name for name in parameters if folded[name.casefold()] > 1]:
             raise UsageError(f"{self.where}: the parameter name {clash[0]} is taken twice, in any case. Rename it.")
         if unknown := [name for name in self.names if name not in known]:
@@ -120,30 +131,86 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A range of the first key column: from `low` to before `high`, integers or text; None has no bound there.
+
+    A NULL, which no key may be and which somebody has to meet, is in the span that has no `high`.
+    """
+
+    low: int | str | None = None
+    high: int | str | None = None
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """The bounds that there are, by the name of their parameter."""
+        named = zip(SPAN_PARAMETERS, (self.low, self.high), strict=True)
+        return {name: value for name, value in named if value is not None}
+
+    def conditions(self, column: str, bound: Callable[[str], str]) -> list[str]:
+        """What SQL asks of the column, where `bound` writes a parameter to compare it with."""
+        low, high = SPAN_PARAMETERS
+        conditions = []
+        if self.low is not None:
+            above = f"{column} >= {bound(low)}"
+            conditions.append(above if self.high is not None else f"({above} OR {column} IS NULL)")
+        if self.high is not None:
+            conditions.append(f"{column} < {bound(high)}")
+        return conditions
+
+
+WHOLE = Span()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Which rows of a query, as `Source.batches` is asked for them."""
+    """Which rows of a query, as `Source.batches` is asked for them.
+
+    Attributes:
+        parts: Not the rows are asked for, but the values of the first column of `order` that cut them into so many
+            parts; see `Source.cuts`.
+    """
 
     order: Sequence[Column] = ()
     limit: int | None = None
     batch_rows: int = 50_000
     columns: Wanted = None
+    span: Span = WHOLE
+    parts: int | None = None
 
-    def sql(self, inner: str, text_order: str) -> str:
+    def sql(self, inner: str, text_order: str, marker: Callable[[str], str]) -> str:
         """The page of the query `inner`.
 
         Args:
             inner: The query, its own parameters rendered.
             text_order: SQL with `{}` in the place of a text value, that orders text by its UTF-8 bytes, as Polars
                 does.
+            marker: How a parameter is written.
         """
         wrap = [text_order if column.type == "string" else "{}" for column in self.order]
         keys = [form.format(identifier(column.name)) for form, column in zip(wrap, self.order, strict=True)]
-        parts = [f"SELECT * FROM (\n{inner}\n) AS batchscore_rows"]
+        rows = f"(\n{inner}\n) AS batchscore_rows"
+        if self.parts:
+            return self._cuts(rows, identifier(self.order[0].name), keys[0], self.parts)
+        parts = [f"SELECT * FROM {rows}"]
+        conditions = self.span.conditions(keys[0], lambda name: wrap[0].format(marker(name))) if keys else []
+        if conditions:
+            parts.append(f"WHERE {' AND '.join(conditions)}")
         if keys:
             parts.append(f"ORDER BY {', '.join(keys)}")
         if self.limit is not None:
             parts.append(f"LIMIT {self.limit:d}")
         return "\n".join(parts)
+
+    def given(self, columns: Sequence[str]) -> Sequence[str]:
+        """The columns that the page of a query with these has."""
+        return [self.order[0].name] if self.parts else columns
+
+    def _cuts(self, rows: str, name: str, key: str, parts: int) -> str:
+        """The first value of each part; where equal ones reach over a cut, some of them more than once."""
+        place, part, prior = "batchscore_place", "batchscore_part", "batchscore_prior"
+        tiled = f"SELECT {name}, {key} AS {place}, NTILE({parts:d}) OVER (ORDER BY {key}) AS {part} FROM {rows}"
+        beside = f"SELECT {name}, {part}, LAG({part}) OVER (ORDER BY {place}) AS {prior} FROM (\n{tiled}\n) AS tiled"
+        return f"SELECT {name} FROM (\n{beside}\n) AS beside WHERE {part} <> {prior} OR {prior} IS NULL"
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """Check the query's columns before the database is asked to order by them.
@@ -179,7 +246,7 @@ class Query:
 
     def sql(self, marker: Callable[[str], str], text_order: str) -> str:
         """The SQL of the page, with `values()` to be bound."""
-        return self.page.sql(self.statement.render(marker), text_order)
+        return self.page.sql(self.statement.render(marker), text_order, marker)
 
 
 def identifier(name: str) -> str:

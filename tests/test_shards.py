@@ -1,0 +1,241 @@
+"""One interval in several shards: in threads, in processes, on the workers of a cluster."""
+
+from __future__ import annotations
+
+import json
+import signal
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+import toy
+from toy import Project
+
+DAY = ("--from", "2024-02-01", "--to", "2024-02-02")
+SHARDED = ("--workers", "3", "--chunk-rows", "10")
+KILLED = {"BATCHSCORE_FAULT": "after_commit:1:kill"}
+
+
+@pytest.fixture
+def project(request: pytest.FixtureRequest, trained: Project, tmp_path: Any) -> Project:
+    """The toy job, trained, on the database that the test names; on Postgres where it names none."""
+    url = toy.url_of(request, tmp_path) if hasattr(request, "param") else request.getfixturevalue("postgres_url")
+    return toy.unscored(tmp_path, url, trained)
+
+
+def facts(project: Project) -> tuple[Any, ...]:
+    """What one day leaves behind that does not hang on how it was cut."""
+    ((run_id, *run),) = toy.query(
+        project.url, "SELECT run_id, status, rows_read, predictions, rejects, input_hash FROM batchscore_runs"
+    )
+    profiles = toy.query(
+        project.url,
+        "SELECT role, column_name, row_count, null_count, minimum, maximum FROM batchscore_profiles "
+        f"WHERE run_id = '{run_id}' ORDER BY role, column_name",
+    )
+    rejects = toy.query(project.url, "SELECT row_key, stage, reason FROM batchscore_rejects ORDER BY row_key")
+    return run, project.table(), profiles, rejects
+
+
+def forget(project: Project) -> None:
+    """Take away all that was scored."""
+    made = [name for name in toy.tables(project.url) if name.startswith(("toy_", "batchscore_"))]
+    toy.execute(project.url, *(f"DROP TABLE {name}" for name in made))
+
+
+def alone(project: Project) -> tuple[Any, ...]:
+    """What one worker makes of the day, taken away again."""
+    done = project.call("backfill", "toy", *DAY)
+    assert done.code == 0, done.out
+    found = facts(project)
+    forget(project)
+    return found
+
+
+def shards(project: Project) -> list[tuple[Any, ...]]:
+    """Shard, number of chunks, rows, and the first and last key, by shard."""
+    sql = "SELECT shard, chunk, rows_read, key_low, key_high FROM batchscore_chunks ORDER BY shard, chunk"
+    chunks = pl.DataFrame(toy.query(project.url, sql), orient="row", schema=["shard", "chunk", "rows", "low", "high"])
+    found = chunks.group_by("shard", maintain_order=True).agg(
+        pl.len(), pl.col("rows").sum(), pl.col("low").first(), pl.col("high").last()
+    )
+    return [
+        (shard, count, rows, json.loads(low)[0], json.loads(high)[0]) for shard, count, rows, low, high in found.rows()
+    ]
+
+
+def spoil(project: Project) -> None:
+    """Rows of the day that cannot be scored: one by its schema, one by its features."""
+    toy.execute(
+        project.url,
+        "UPDATE toy SET a = NULL WHERE id = 3110",
+        "UPDATE toy SET a = -1 WHERE id = 3190",
+    )
+
+
+class TestThreads:
+    @pytest.mark.parametrize("project", toy.RUNS, indirect=True)
+    def test_shards_make_what_one_worker_makes(self, project: Project) -> None:
+        """A day cut in three has the very same predictions, counts, rejects and hash of its rows."""
+        spoil(project)
+        whole = alone(project)
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert done.code == 0, done.out
+        assert facts(project) == whole
+        assert [event["shards"] for event in done.named("run.cut")] == [3]
+        assert shards(project) == [(0, 4, 34, 3101, 3134), (1, 4, 33, 3135, 3167), (2, 4, 33, 3168, 3200)]
+
+    def test_workers_are_shared_out_over_intervals(self, project: Project) -> None:
+        """Of four workers two days get two shards each; four days are not cut."""
+        two = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--workers", "4")
+        forget(project)
+        four = project.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-05", "--workers", "4")
+
+        assert two.code == 0
+        assert [event["shards"] for event in two.named("run.cut")] == [2, 2]
+        assert (four.code, four.named("run.cut")) == (0, [])
+        assert toy.query(project.url, "SELECT DISTINCT cuts FROM batchscore_runs") == [(None,)]
+
+    def test_text_keys(self, project: Project) -> None:
+        """Text is cut by its bytes, as rows are ordered, whatever the database's own order is."""
+        project.edit(
+            "sql/toy/rows.sql", ("SELECT id,", "SELECT CASE WHEN id % 2 = 0 THEN 'a' ELSE 'B' END || id AS id,")
+        )
+        project.edit(
+            "sql/toy/labels.sql", ("SELECT id,", "SELECT CASE WHEN id % 2 = 0 THEN 'a' ELSE 'B' END || id AS id,")
+        )
+        (project.root / "var/registry").unlink()
+        assert project.call("train", "toy").code == 0
+        whole = alone(project)
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert done.code == 0, done.out
+        assert facts(project) == whole
+        found = shards(project)
+        assert [(shard, rows) for shard, _, rows, _, _ in found] == [(0, 34), (1, 33), (2, 33)]
+        assert all(high < low for (*_, high), (*_, low, _) in pairwise(found))
+
+    def test_a_null_in_the_key_is_met(self, project: Project) -> None:
+        """The last shard has the rows whose key is NULL, which stop the run as ever."""
+        toy.execute(project.url, "UPDATE toy SET id = NULL WHERE id = 3150")
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert (done.code, "id is NULL" in done.error) == (11, True)
+
+    def test_one_key_is_one_shard(self, project: Project) -> None:
+        """Where there are fewer keys than workers there are fewer shards, and none is empty."""
+        toy.execute(project.url, "DELETE FROM toy WHERE id > 3102 AND ts >= '2024-02-01 00:00:00+00'")
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert done.code == 0, done.out
+        assert [(shard, rows) for shard, _, rows, _, _ in shards(project)] == [(0, 1), (1, 1)]
+
+    def test_no_row_at_all(self, project: Project) -> None:
+        """A day without rows is published with none, by however many workers."""
+        toy.execute(project.url, "DELETE FROM toy WHERE id BETWEEN 3101 AND 3200")
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert (done.code, done.named("run.empty") != []) == (0, True)
+
+    def test_parquet(self, trained: Project, tmp_path: Any) -> None:
+        """Files are cut by the key too."""
+        toy.rows().drop("y").write_parquet(tmp_path / "rows.parquet", row_group_size=500)
+        project = Project.at(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb", f'parquet = "{tmp_path}/rows.parquet"')
+        toy.load(project.url, toy.rows())
+        assert project.call("train", "toy").code == 0
+        whole = alone(project)
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert done.code == 0, done.out
+        assert facts(project) == whole
+        assert [rows for _, _, rows, _, _ in shards(project)] == [33, 33, 34]
+
+    @pytest.mark.parametrize("workers", ["1", "3"])
+    def test_a_run_that_was_killed_goes_on_in_its_shards(self, project: Project, workers: str) -> None:
+        """Behind the last chunk of each, by as many workers or fewer, and with nothing twice."""
+        whole = alone(project)
+        killed = project.run("backfill", "toy", *DAY, *SHARDED, **KILLED)
+        before = toy.query(project.url, "SELECT shard, chunk, committed_at FROM batchscore_chunks ORDER BY 1, 2")
+
+        done = project.call("backfill", "toy", *DAY, "--chunk-rows", "10", "--workers", workers)
+
+        assert killed.code == -signal.SIGKILL
+        assert done.code == 0, done.out
+        assert len(before) >= 2
+        assert not done.named("run.cut")
+        assert sum(event["chunks"] for event in done.named("run.resumed")) == len(before)
+        after = toy.query(project.url, "SELECT shard, chunk, committed_at FROM batchscore_chunks ORDER BY 1, 2")
+        assert set(before) <= set(after)
+        assert facts(project) == whole
+
+    def test_rows_that_changed_meanwhile_begin_all_shards_anew(self, project: Project) -> None:
+        """A shard whose committed rows are no longer those takes the others along."""
+        killed = project.run("backfill", "toy", *DAY, *SHARDED, **KILLED)
+        toy.execute(project.url, "UPDATE toy SET a = a + 1 WHERE id BETWEEN 3101 AND 3200")
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert killed.code == -signal.SIGKILL
+        assert done.code == 0, done.out
+        assert done.named("run.restarted")
+        found = facts(project)
+        forget(project)
+        assert found == alone(project)
+
+    def test_failures_are_counted_over_all_shards(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However a run is cut, on more rows than a run may fail on nothing is published."""
+        monkeypatch.setattr("batchscore.run.publish.MOST_FAILURES", 5)
+        project.edit("jobs/toy.toml", ("rejects = 0.05", "rejects = 1.0"))
+        toy.execute(project.url, "UPDATE toy SET a = -1 WHERE id IN (3101, 3102, 3140, 3150, 3190, 3191)")
+
+        done = project.call("backfill", "toy", *DAY, *SHARDED)
+
+        assert (done.code, "fail on 6 rows of the run" in done.error) == (11, True)
+        assert project.table() == []
+
+
+class TestProcesses:
+    def test_processes_make_what_one_worker_makes(self, project: Project) -> None:
+        """Each shard in a process of its own: the same table, and every process logs its chunks."""
+        spoil(project)
+        whole = alone(project)
+
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky")
+
+        assert done.code == 0, done.out + done.err
+        assert facts(project) == whole
+        assert sorted({event["shard"] for event in done.named("chunk.committed")}) == [0, 1, 2]
+
+    def test_workers_that_are_killed(self, project: Project) -> None:
+        """Each process is killed behind the second chunk of its shard; new ones go on there, and nothing is lost."""
+        whole = alone(project)
+
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky", **KILLED)
+
+        assert done.code == 0, done.out + done.err
+        assert done.named("attempt.failed")
+        assert facts(project) == whole
+
+    def test_an_error_of_a_worker_is_the_command_s(self, project: Project) -> None:
+        """What a process cannot score ends the command with that error's code and words."""
+        toy.execute(project.url, "UPDATE toy SET id = NULL WHERE id = 3150")
+
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky")
+
+        assert (done.code, "id is NULL" in done.error) == (11, True)
+
+    def test_a_file_admits_one_process(self, trained: Project, tmp_path: Any) -> None:
+        """With a warehouse in a file the command says what to do instead, and writes nothing."""
+        project = toy.unscored(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb", trained)
+
+        done = project.call("backfill", "toy", *DAY, "--workers", "2", "--backend", "loky")
+
+        assert (done.code, "the workers are threads" in done.error) == (2, True)
