@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
 from batchscore.layout import Layout
 from batchscore.model import unpickle
+from batchscore.model.encoders import quickened
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.features import Features, module_name
 from batchscore.model.predictor import Label, Predictor
@@ -197,6 +198,7 @@ class Bundle:
                 manifest.output_types,
                 manifest.threshold,
                 explainer,
+                quick=quickened(fitted),
             ),
             query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),
