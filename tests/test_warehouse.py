@@ -726,6 +726,27 @@ class TestValues:
         position = [each.name for each in WIDE.columns].index(column)
         assert [row[position] for row in published(warehouse, WIDE)] == values
 
+    @pytest.mark.parametrize("column", ["yes", "n", "x", "day", "local", "instant"])
+    def test_edges_of_one_length(self, bench: Bench, warehouse: Warehouse, column: str) -> None:
+        """The same where every value of a row is as long as those of the others: without text, and without NULL."""
+        values = [v for v in EDGES[column] if v is not None and (bench.infinite or v not in (math.inf, -math.inf))]
+        output = Output("fixed", tuple(each for each in WIDE.columns if each.name in ("id", column)))
+
+        publish(warehouse, output, frame_of(output, **{column: values}))
+
+        assert [row[:2] for row in published(warehouse, output)] == list(enumerate(values))
+
+    @pytest.mark.parametrize("live", ["DOUBLE PRECISION", "NUMERIC(20, 2)", "INTEGER", "TEXT"])
+    def test_no_bits_of_another_type(self, postgres: PostgresBench, live: str) -> None:
+        """Where the live column is of another type, it has the values all the same, and never their bits."""
+        table = sa.Table("other", sa.MetaData(), sa.Column("id", sa.BigInteger))
+        with postgres.open() as warehouse, warehouse.begin() as tx:
+            tx.connection.execute(sa.text(f"CREATE TABLE other (id {live})"))
+
+            tx.load(table, pl.DataFrame({"id": [1, -2, 3_000]}))
+
+        assert postgres.query("SELECT CAST(id AS BIGINT) FROM other ORDER BY 1") == [(-2,), (1,), (3_000,)]
+
     @pytest.mark.long
     def test_infinity(self, mariadb: MariaDBBench) -> None:
         """Where there are no infinities, the column is refused by its name, and nothing is written."""

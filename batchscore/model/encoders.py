@@ -7,7 +7,6 @@ the encoder's own code is asked for those, and its answers are spread over the r
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 __all__ = ["quickened"]
 
-_ENCODERS = (OneHotEncoder, OrdinalEncoder, TargetEncoder)
 # Rows for each distinct value from which on it is quicker.
 _REPEATED = 4
 
@@ -48,7 +46,7 @@ def quickened(estimator: Any) -> Any:
             return _with(estimator, "estimator", quickened(estimator.estimator))
         case _:
             # Not a class that somebody made of one: what that one's methods do is not known.
-            return _with(estimator, "__class__", _quick(type(estimator))) if type(estimator) in _ENCODERS else estimator
+            return _with(estimator, "__class__", _QUICK[type(estimator)]) if type(estimator) in _QUICK else estimator
     return _with(estimator, name, parts)
 
 
@@ -56,11 +54,6 @@ def _with(estimator: Any, name: str, value: Any) -> Any:
     changed = copy.copy(estimator)
     setattr(changed, name, value)
     return changed
-
-
-@cache
-def _quick(encoder: Any) -> type:
-    return type(encoder.__name__, (_Quick, encoder), {})
 
 
 class _Quick:
@@ -76,6 +69,9 @@ class _Quick:
             np.column_stack([answer[place, column] for column, place in enumerate(places)])
             for answer in (numbers, known)
         )
+
+
+_QUICK = {each: type(each.__name__, (_Quick, each), {}) for each in (OneHotEncoder, OrdinalEncoder, TargetEncoder)}
 
 
 def _told_apart(rows: Any) -> tuple[pl.DataFrame, list[npt.NDArray[Any]]] | None:
