@@ -202,36 +202,40 @@ class TestThreads:
         assert project.table() == []
 
 
-class TestProcesses:
-    def test_processes_make_what_one_worker_makes(self, project: Project) -> None:
-        """Each shard in a process of its own: the same table, and every process logs its chunks."""
+@pytest.mark.parametrize("backend", ["loky", *(pytest.param(name, marks=pytest.mark.long) for name in ("dask", "ray"))])
+class TestElsewhere:
+    """Shards in other processes: of this machine, or on a local cluster of three workers."""
+
+    def test_they_make_what_one_worker_makes(self, project: Project, backend: str) -> None:
+        """Each shard in a process of its own: the same table, counts, rejects and profiles."""
         spoil(project)
         whole = alone(project)
 
-        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky")
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", backend)
 
         assert done.code == 0, done.out + done.err
         assert facts(project) == whole
-        assert sorted({event["shard"] for event in done.named("chunk.committed")}) == [0, 1, 2]
+        assert [rows for _, _, rows, _, _ in shards(project)] == [34, 33, 33]
 
-    def test_workers_that_are_killed(self, project: Project) -> None:
-        """Each process is killed behind the second chunk of its shard; new ones go on there, and nothing is lost."""
+    def test_workers_that_are_killed(self, project: Project, backend: str) -> None:
+        """Each is killed behind the second chunk of its shard; others go on there, and nothing is lost or twice."""
         whole = alone(project)
 
-        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky", **KILLED)
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", backend, **KILLED)
 
         assert done.code == 0, done.out + done.err
-        assert done.named("attempt.failed")
         assert facts(project) == whole
 
-    def test_an_error_of_a_worker_is_the_command_s(self, project: Project) -> None:
-        """What a process cannot score ends the command with that error's code and words."""
+    def test_an_error_of_a_worker_is_the_command_s(self, project: Project, backend: str) -> None:
+        """What a worker cannot score ends the command with that error's code and words."""
         toy.execute(project.url, "UPDATE toy SET id = NULL WHERE id = 3150")
 
-        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", "loky")
+        done = project.run("backfill", "toy", *DAY, *SHARDED, "--backend", backend)
 
         assert (done.code, "id is NULL" in done.error) == (11, True)
 
+
+class TestProcesses:
     def test_a_file_admits_one_process(self, trained: Project, tmp_path: Any) -> None:
         """With a warehouse in a file the command says what to do instead, and writes nothing."""
         project = toy.unscored(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb", trained)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 
-from batchscore import cgroup
+from batchscore import cgroup, ledger
 from batchscore.ahead import ahead
 from batchscore.errors import BatchscoreError, SourceChanged, Terminated, TransientError, UsageError
 from batchscore.ledger import Lease, Run
@@ -78,7 +79,9 @@ def _elsewhere(
     crew, chunks = scoring.crew, 0
     same = (scoring.bundle.digest, scoring.query_digest)
     with _translated(crew.backend), parallel_config(crew.backend):
-        parallel = Parallel(n_jobs=crew.workers, return_as="generator_unordered", pre_dispatch="all", batch_size=1)
+        # Ray's gives them all in the end.
+        how = "list" if crew.backend == "ray" else "generator_unordered"
+        parallel = Parallel(n_jobs=crew.workers, return_as=how, pre_dispatch="all", batch_size=1)
         # In a thread: a signal reaches the main one only between two waits.
         with ahead(_drawn(parallel, [delayed(_one)(remake, same, run, lease, shard) for shard in shards])) as results:
             for done, rows in results:
@@ -88,9 +91,13 @@ def _elsewhere(
 
 
 def _drawn(parallel: Parallel, calls: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """What the calls give, as they are done; joblib's own iterator is begun and ended in the thread that draws."""
-    with closing(parallel(calls)) as results:
+    """What the calls give, as they are done; the work is begun, and where need be ended, by the thread that draws."""
+    results = parallel(calls)
+    try:
         yield from results
+    finally:
+        if isinstance(results, Generator):
+            results.close()
 
 
 def _one(remake: Callable[[], Scoring], same: tuple[str, str], run: Run, lease: Lease, shard: Shard) -> tuple[int, int]:
@@ -101,6 +108,9 @@ def _one(remake: Callable[[], Scoring], same: tuple[str, str], run: Run, lease: 
             f"a worker has another {scoring.bundle}, or other SQL for job {run.job}, than the process that asks it to "
             "work. Give every worker the same image, registry and settings."
         )
+    # A scheduler may have given the work to another before, which has ended.
+    with scoring.warehouse.begin(f"the shards of {run.interval}") as tx:
+        shard = replace(shard, done=ledger.progress(tx.connection, run.run_id, shard.number))
     rows: list[int] = []
     chunks = score_shard(scoring, run, lease, shard, rows.append)
     return chunks, sum(rows)
@@ -146,8 +156,11 @@ def _gather(crew: Crew, stack: contextlib.ExitStack) -> None:
             import ray
             from ray.util.joblib import register_ray
 
+            # It reports to its makers unless it is told not to. What workers log stays with Ray: it would put words in
+            # front of each line.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             given: dict[str, Any] = {"num_cpus": crew.workers} if crew.address is None else {}
-            ray.init(crew.address, include_dashboard=False, **given)
+            ray.init(crew.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **given)
             stack.callback(ray.shutdown)
             register_ray()
 

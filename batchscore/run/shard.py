@@ -17,7 +17,7 @@ import polars as pl
 
 from batchscore import ledger, stop
 from batchscore.ahead import ahead
-from batchscore.errors import WarehouseError
+from batchscore.errors import TransientError, WarehouseError
 from batchscore.faults import fault
 from batchscore.fingerprint import Fingerprint
 from batchscore.ledger import Lease, Progress, Run, Totals
@@ -199,9 +199,16 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, shard: int, number: int, p
         ):
             _write(tx, scoring, run, lease, shard, number, part)
     except WarehouseError:
-        # Whoever has taken the interval meanwhile may have dropped the stage.
+        # Whoever has taken the interval meanwhile may have dropped the stage; a worker that was given up for dead, and
+        # has the same lease, may have committed this chunk.
         with scoring.warehouse.begin(f"the lease of {run.interval}") as tx:
             ledger.check(tx.connection, lease)
+            there = ledger.progress(tx.connection, run.run_id, shard).chunks
+        if there > number:
+            raise TransientError(
+                f"chunk {number} of shard {shard} of {run.interval} was committed by another worker. It is taken up "
+                "again behind what is committed."
+            ) from None
         raise
     fault("after_commit", number)
     log.info(
@@ -218,7 +225,8 @@ def _commit(scoring: Scoring, run: Run, lease: Lease, shard: int, number: int, p
 def _write(tx: Transaction, scoring: Scoring, run: Run, lease: Lease, shard: int, number: int, part: _Part) -> None:
     chunk, result = part.chunk, part.scored
     tx.stage(scoring.output, run.stage, scoring.narrow, part.staged)
-    tx.load(ledger.REJECTS, _reject_rows(run, shard, number, result.rejects, scoring.job.source.private))
+    if result.rejects.height:
+        tx.load(ledger.REJECTS, _reject_rows(run, shard, number, result.rejects, scoring.job.source.private))
     fault("after_stage", number)
     # Last: it keeps the commits of the run's other shards waiting.
     ledger.check(tx.connection, lease)
