@@ -26,7 +26,6 @@ from batchscore.cli.session import Session
 from batchscore.errors import IntervalLeased, UsageError, WarehouseError
 from batchscore.interval import Interval
 from batchscore.ledger import Lease, Run
-from batchscore.run import execute
 from batchscore.run.execute import _plan_run, _take_up, score_interval
 from batchscore.run.publish import publish
 from batchscore.run.scoring import Scoring
@@ -762,7 +761,7 @@ class TestRejects:
         self, project: Project, chunk_rows: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """How many rows may fail before bisecting is given up does not depend on the size of a chunk."""
-        monkeypatch.setattr(execute, "MOST_FAILURES", 3)
+        monkeypatch.setattr("batchscore.run.shard.MOST_FAILURES", 3)
         day = (*DAYS[:3], "2024-02-02", "--chunk-rows", chunk_rows)
         toy.execute(project.url, "UPDATE toy SET a = -2 WHERE id IN (3101, 3150, 3200)")
         assert project.call("backfill", "toy", *day).code == 0

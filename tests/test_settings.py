@@ -24,6 +24,8 @@ PLACES = (
     "pushgateway_url",
     "metrics_dir",
     "alert_webhook_url",
+    "dask_scheduler",
+    "ray_address",
 )
 KEYS = ("signing_key", "verify_keys", "allowed_modules")
 PUBLIC = (*PLACES, *KEYS, "allow_unsigned", "lease_seconds", "retry_seconds", "log_format")

@@ -109,7 +109,9 @@ def _under_lease(scoring: Scoring, planned: Run, history: Sequence[Run], on_chun
             with span("publish", {"db.collection.name": run.output_table}):
                 return publish(warehouse, scoring.output, run, lease, scoring.bundle, scoring.job, begun=begun)
         except InputMoved:
-            log.warning(Event.RUN_RESTARTED, run_id=run.run_id)
+            done = [shard.done for shard in shards]
+            counts = {"chunks": sum(each.chunks for each in done), "rows": sum(each.inputs.rows for each in done)}
+            log.warning(Event.RUN_RESTARTED, run_id=run.run_id, **counts)
             with warehouse.begin(f"the stage of {interval}") as tx:
                 ledger.check(tx.connection, lease)
                 _start_again(tx, scoring, run)
