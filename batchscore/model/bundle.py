@@ -25,7 +25,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
 from batchscore.layout import Layout
 from batchscore.model import unpickle
-from batchscore.model.encoders import quickened
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.features import Features, module_name
 from batchscore.model.predictor import Label, Predictor
@@ -185,6 +184,8 @@ class Bundle:
         features = _features(files["features.py"], where)
         with _installed_here(where):
             fitted = pipeline()
+        from batchscore.model.encoders import quickened
+
         references = json.loads(files["reference.json"])
         explainer = _explainer(fitted, files.get(_EXPLAINER))
         return cls(

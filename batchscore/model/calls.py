@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.random import BitGenerator
-from sklearn.frozen import FrozenEstimator
 
 __all__ = ["Odd", "check_arguments", "check_filled", "check_names", "check_state"]
 
@@ -73,6 +72,8 @@ def check_state(thing: Any, state: Any, is_named: Callable[[Any], bool]) -> None
             raise Odd(f"it gives {name} another {key}")
     if type(state) is dict and type(state.get("_sklearn_version", "")) is not str:
         raise Odd(f"it gives {name} a version that is no text")
+    from sklearn.frozen import FrozenEstimator
+
     # It hands out every attribute of what it holds.
     if issubclass(kind, FrozenEstimator) and not (type(state) is dict and hasattr(type(state.get("estimator")), "fit")):
         raise Odd(f"it gives {name} what is no estimator")

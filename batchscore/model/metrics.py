@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn import metrics as sk
 
 from batchscore.model.predictor import Label
 from batchscore.problem import Task
@@ -83,7 +82,9 @@ def silhouette(inputs: Floats, clusters: pl.Series) -> float:
     """
     if not 2 <= clusters.n_unique() < len(clusters):
         return math.nan
-    return float(sk.silhouette_score(inputs, clusters.to_numpy()))
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(inputs, clusters.to_numpy()))
 
 
 def _binary(labels: pl.Series, predictions: pl.DataFrame, classes: tuple[Label, ...]) -> Metrics:

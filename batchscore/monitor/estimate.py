@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.optimize import isotonic_regression
 
 from batchscore.ledger import Run
 from batchscore.model.bootstrap import RESAMPLES, Drawn, defined, intervals
@@ -188,6 +187,8 @@ def _drawn(rng: np.random.Generator, counts: Counts, means: Floats, calibrations
 
 def _fitted(rng: np.random.Generator, cells: pl.DataFrame, positive: pl.Expr) -> Calibrations:
     """Isotonic fits of the share of positive rows by score; without any rows a score is taken at its word."""
+    from scipy.optimize import isotonic_regression
+
     if cells.is_empty():
         return [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))] * (1 + RESAMPLES)
     by_bin = cells.group_by("score_bin").agg(pl.col("score").sum() / pl.col("count").sum()).sort("score_bin")
