@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import sqlalchemy as sa
-from duckdb_engine import ConnectionWrapper
+from duckdb_engine import ConnectionWrapper, Dialect
 
 from batchscore import duckfile
 from batchscore.database import Database
@@ -65,6 +65,15 @@ _IS_VIEW = sa.text(
 )
 
 
+class _Dialect(Dialect):
+    """duckdb_engine's own makes each statement anew; this one keeps what it made of one that is like it."""
+
+    supports_statement_cache = True
+
+
+sa.dialects.registry.register("duckdb.cached", __name__, "_Dialect")
+
+
 class DuckDB:
     """The DuckDB backend."""
 
@@ -81,7 +90,7 @@ class DuckDB:
         # Every connection is a cursor of one root with DuckDB's own default configuration, so that a source may
         # open the same file in this process; the engine's own connect would give it another.
         self.engine = sa.create_engine(
-            "duckdb://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True, max_overflow=-1
+            "duckdb+cached://", creator=lambda: ConnectionWrapper(self._cursor()), hide_parameters=True, max_overflow=-1
         )
         self._writes = not read_only and path != ":memory:"
         if self._writes:
