@@ -127,6 +127,9 @@ class Event(StrEnum):
     """More intervals are missing than one call catches up with, or than it tried before a database was gone."""
     BUNDLE_WRITTEN = "bundle.written"
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
+    BUNDLE_COMPILED = "bundle.compiled"
+    """A version was registered once more, with its trees compiled for the architectures `made`; it is the same in all
+    else as the version `of`."""
     BUNDLE_PROMOTED = "bundle.promoted"
     """An alias points at another version; back at an earlier one, with `rolled_back_from`."""
     BUNDLES_PRUNED = "bundles.pruned"

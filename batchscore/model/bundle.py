@@ -38,7 +38,17 @@ from batchscore.schema import Schema, TypeName
 if TYPE_CHECKING:
     from batchscore.model.explain import Explainer
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack", "pack_compiled"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "Manifest",
+    "Training",
+    "libraries_changed",
+    "libraries_here",
+    "pack",
+    "pack_compiled",
+]
 
 FORMAT: Literal[3] = 3
 MANIFEST = "bundle.json"
@@ -290,7 +300,9 @@ def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
     return _described(numbered, files)
 
 
-def pack_compiled(files: Mapping[str, bytes], compiled: Mapping[str, bytes], built: Built, version: int) -> dict[str, bytes]:
+def pack_compiled(
+    files: Mapping[str, bytes], compiled: Mapping[str, bytes], built: Built, version: int
+) -> dict[str, bytes]:
     """The files of a version as another one, with its trees compiled besides.
 
     Args:

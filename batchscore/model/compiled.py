@@ -17,6 +17,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class _Library:
             self._part(rows, sums)
             return
         with ThreadPoolExecutor(parts, thread_name_prefix="batchscore-trees") as pool:
-            spans = [slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+            spans = [slice(begin, end) for begin, end in pairwise(ends)]
             list(pool.map(lambda span: self._part(rows[span], sums[span]), spans))
 
     def _part(self, rows: Array, sums: Array) -> None:
@@ -106,7 +107,7 @@ def _opened(data: bytes) -> ctypes.CDLL:
         return _opened_file(data)
     # It stays open: the loader takes a library of a name that it knows for the one that it knows.
     try:
-        with open(handle, "wb", closefd=False) as file:  # noqa: PTH123 - it has no path
+        with open(handle, "wb", closefd=False) as file:
             file.write(data)
         fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         return ctypes.CDLL(f"/proc/self/fd/{handle}")
@@ -164,7 +165,7 @@ def _told(command: list[str]) -> str:
 
 
 def fast(predictor: Predictor, data: bytes) -> Predictor:
-    """The predictor with its trees summed by a library of these bytes, which is loaded: whose they are was asked before.
+    """The predictor with its trees summed by a library of these bytes; whose they are was asked before.
 
     Raises:
         NotCompiled: It cannot be loaded, or is none for these trees.
@@ -237,9 +238,10 @@ def put_to_use(bundle: Bundle, *, trusted: bool) -> Bundle:
         made = ", ".join(sorted(bundle.compiled))
         log.info(Event.MODEL_UNCOMPILED, **here, why=f"its trees are compiled for {made}; the original scores")
         return bundle
+    if not trusted:
+        log.warning(Event.MODEL_UNCOMPILED, **here, why="no trusted key has signed it; the original scores")
+        return bundle
     try:
-        if not trusted:
-            raise NotCompiled("no trusted key has signed it")
         features = bundle.predictor.features.transform(bundle.golden_rows)
         predictor, rows = compare(bundle.predictor, bundle.compiled[architecture()], features)
     except NotCompiled as error:
@@ -285,5 +287,7 @@ def compiled(bundle: Bundle, rows: pl.DataFrame) -> Bundle:
         speed = _speed(bundle.predictor, other, rows)
     told = {**(bundle.built.compilers if bundle.built else {}), **compilers_}
     return replace(
-        bundle, compiled={**bundle.compiled, **libraries}, built=Built(compilers=dict(sorted(told.items())), speed=speed)
+        bundle,
+        compiled={**bundle.compiled, **libraries},
+        built=Built(compilers=dict(sorted(told.items())), speed=speed),
     )

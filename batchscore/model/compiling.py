@@ -10,8 +10,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,17 @@ from batchscore.model.shapley import LEAF
 __all__ = ["compilers", "library"]
 
 _NAMES = ("cc", "gcc", "clang")
-# No name of a function of fast arithmetic: a sum is rounded as the libraries round theirs.
-_FLAGS = ("-O3", "-std=c11", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-s", "-Wl,--build-id=none")
+# Without fast arithmetic: a sum is rounded as the libraries round theirs.
+_FLAGS = (
+    "-O3",
+    "-std=c11",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-s",
+    "-Wl,--build-id=none",
+)
 _SECONDS = 600
 _CACHE_LINE = 64
 # Leaves are bits of a word.
@@ -160,12 +169,14 @@ def _small_trees(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Array]] 
 
 def _limits(ensemble: Ensemble) -> Iterator[Array]:
     """The limits of each feature."""
-    splits = [(tree.feature >= 0) & ~np.isin(np.arange(len(tree.feature)), [*tree.categories]) for tree in ensemble.trees]
+    splits = [
+        (tree.feature != LEAF) & ~np.isin(np.arange(len(tree.feature)), [*tree.categories]) for tree in ensemble.trees
+    ]
     feature = np.concatenate([tree.feature[split] for tree, split in zip(ensemble.trees, splits, strict=True)])
     limit = np.concatenate([tree.limit[split] for tree, split in zip(ensemble.trees, splits, strict=True)])
     order = np.argsort(feature, kind="stable")
     ends = np.searchsorted(feature[order], np.arange(ensemble.features + 1))
-    for begin, end in zip(ends[:-1], ends[1:], strict=True):
+    for begin, end in pairwise(ends):
         yield limit[order[begin:end]]
 
 

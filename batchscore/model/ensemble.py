@@ -31,7 +31,7 @@ from sklearn.pipeline import Pipeline
 from batchscore.model.shapley import LEAF
 from batchscore.model.trees import bitset
 
-__all__ = ["Ensemble", "Family", "NotCompiled", "Nodes", "Sums", "family_of", "with_estimator"]
+__all__ = ["Ensemble", "Family", "Nodes", "NotCompiled", "Sums", "family_of", "with_estimator"]
 
 Array = npt.NDArray[Any]
 
@@ -171,19 +171,21 @@ def _last(pipeline: Any) -> Any:
 
 def _calibrated(pipeline: Any) -> Any:
     """The one calibrated classifier of a calibration behind a fitted pipeline; None where it is none, or of several."""
-    fitted = getattr(pipeline, "calibrated_classifiers_", ()) if isinstance(pipeline, CalibratedClassifierCV) else ()
+    if not isinstance(pipeline, CalibratedClassifierCV):
+        return None
+    fitted: Any = getattr(pipeline, "calibrated_classifiers_", ())
     return fitted[0] if len(fitted) == 1 else None
 
 
-def _twin(estimator: Any, **changed: Any) -> Any:
+def _twin(fitted: Any, /, **changed: Any) -> Any:
     """One of the same class that shares all but what is changed."""
-    twin = object.__new__(type(estimator))
-    twin.__dict__.update(estimator.__dict__ | changed)
+    twin = object.__new__(type(fitted))
+    twin.__dict__.update(fitted.__dict__ | changed)
     return twin
 
 
 class _Hist:
-    """`HistGradientBoosting…`, private to scikit-learn in the layout of 1.9; what comes of it is compared before use."""
+    """`HistGradientBoosting…`, in the layout of scikit-learn 1.9, to which it is private; see `trees`."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
@@ -203,13 +205,19 @@ class _Hist:
         return self.estimator.n_features_in_, self.estimator.n_trees_per_iteration_, np.float64, np.float64
 
     def summed_by(self, sums: Sums) -> Any:
-        def predict_iterations(rows: Array, predictors: Any, raw: Array, is_binned: bool, n_threads: int) -> None:
+        estimator = self.estimator
+
+        def predict_iterations(rows: Array, predictors: Any, raw: Array, *how: Any) -> None:
+            if predictors is not estimator._predictors:  # noqa: SLF001
+                # Some of them, for a prediction stage by stage.
+                type(estimator)._predict_iterations(estimator, rows, predictors, raw, *how)  # noqa: SLF001
+                return
             # Theirs lie column by column.
             whole = np.ascontiguousarray(raw)
             sums(rows, whole)
             raw[...] = whole
 
-        return _twin(self.estimator, _predict_iterations=predict_iterations)
+        return _twin(estimator, _predict_iterations=predict_iterations)
 
     @staticmethod
     def _nodes(predictor: Any, known: Array, place: Array) -> Nodes:
@@ -317,9 +325,7 @@ class _Isolation(_Plain):
             depths = np.zeros((rows.shape[0], 1))
             sums(rows, depths)
             most = len(estimator.estimators_) * _average_path_length([estimator._max_samples])  # noqa: SLF001
-            return np.asarray(
-                2 ** (-np.divide(depths[:, 0], most, out=np.ones_like(depths[:, 0]), where=most != 0))
-            )
+            return np.asarray(2 ** (-np.divide(depths[:, 0], most, out=np.ones_like(depths[:, 0]), where=most != 0)))
 
         return _twin(estimator, _compute_score_samples=compute_score_samples)
 
@@ -386,9 +392,9 @@ class _Boosters:
                 most = int(_listed(each, node).max(initial=0)) + 1
                 feature = int(each["split_index"][node])
                 kinds[feature] = max(kinds.get(feature, 0), most)
-        if numeric := [int(j) for each in fields for j in each["split_index"][each["node_type"] == _BY_NUMBER]]:
-            if mixed := kinds.keys() & set(numeric):
-                raise NotCompiled(f"feature {min(mixed)} is split on as a number and as a category")
+        numeric = {int(j) for each in fields for j in each["split_index"][each["node_type"] == _BY_NUMBER]}
+        if mixed := kinds.keys() & numeric:
+            raise NotCompiled(f"feature {min(mixed)} is split on as a number and as a category")
         trees = [_boosted_nodes(each, kinds, rows) for each in fields]
         begin = header.get_field("base_scores").astype(sums).tolist()
         return Ensemble(trees, features, outputs, rows, sums, kinds, begin=begin, **told)
@@ -516,9 +522,7 @@ class _LightGBM(_Boosters):
         options = dict(each.split(":", 1) for each in told if ":" in each)
         if name not in _LIGHTGBM_LINKS or "sqrt" in told:
             raise NotCompiled(f"the objective {' '.join([name, *told])} is none of {', '.join(_LIGHTGBM_LINKS)}")
-        return self._read(
-            self.estimator.booster_, link=_LIGHTGBM_LINKS[name], alpha=float(options.get("sigmoid", 1))
-        )
+        return self._read(self.estimator.booster_, link=_LIGHTGBM_LINKS[name], alpha=float(options.get("sigmoid", 1)))
 
     def shape(self) -> tuple[int, int, type[np.floating[Any]], type[np.floating[Any]]]:
         booster = self.estimator.booster_
@@ -542,7 +546,7 @@ class _LightGBM(_Boosters):
 _LIGHTGBM_LINKS: dict[str, Literal["", "sigmoid", "softmax"]] = {
     "binary": "sigmoid",
     "multiclass": "softmax",
-    **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), ""),  # type: ignore[dict-item]
+    **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), ""),
 }
 
 _FAMILIES: tuple[tuple[tuple[type, ...], Callable[[Any], Family]], ...] = (
