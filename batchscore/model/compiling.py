@@ -108,6 +108,7 @@ def _sources(ensemble: Ensemble) -> dict[str, bytes]:
         "REAL": _c(ensemble.rows),
         "SUM": sums,
         "SUM_IS_FLOAT": int(sums == "float"),
+        "TINY": ensemble.tiny.hex(),
         # As scikit-learn reads a code: in eight bits.
         "CODES": 255 if set(ensemble.kinds.values()) == {256} else 0x7FFFFFFF,
     }

@@ -91,6 +91,7 @@ class Ensemble:
         link: What becomes of the sums of a row, besides: a probability, or one for each output.
         alpha: What `sigmoid` multiplies the sum by first.
         begin: What the sums of a row begin with, where the estimator does not say so itself.
+        tiny: A number that is no larger is 0.
     """
 
     trees: Sequence[Nodes]
@@ -102,6 +103,7 @@ class Ensemble:
     link: Literal["", "sigmoid", "softmax"] = ""
     alpha: float = 1.0
     begin: Sequence[float] = ()
+    tiny: float = 0.0
 
 
 class Family(Protocol):
@@ -522,7 +524,12 @@ class _LightGBM(_Boosters):
         options = dict(each.split(":", 1) for each in told if ":" in each)
         if name not in _LIGHTGBM_LINKS or "sqrt" in told:
             raise NotCompiled(f"the objective {' '.join([name, *told])} is none of {', '.join(_LIGHTGBM_LINKS)}")
-        return self._read(self.estimator.booster_, link=_LIGHTGBM_LINKS[name], alpha=float(options.get("sigmoid", 1)))
+        return self._read(
+            self.estimator.booster_,
+            link=_LIGHTGBM_LINKS[name],
+            alpha=float(options.get("sigmoid", 1)),
+            tiny=_LIGHTGBM_ZERO,
+        )
 
     def shape(self) -> tuple[int, int, type[np.floating[Any]], type[np.floating[Any]]]:
         booster = self.estimator.booster_
@@ -543,6 +550,8 @@ class _LightGBM(_Boosters):
         return _twin(self.estimator, _Booster=_Replaced(booster, predict=predict))
 
 
+# Its kZeroThreshold, a single.
+_LIGHTGBM_ZERO = float(np.float32(1e-35))
 _LIGHTGBM_LINKS: dict[str, Literal["", "sigmoid", "softmax"]] = {
     "binary": "sigmoid",
     "multiclass": "softmax",

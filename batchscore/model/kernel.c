@@ -22,6 +22,9 @@ SHOWN const SUM *const batchscore_begin = begin;
 /* A feature is one of numbers, or of `kinds` categories; one that is none of these comes behind them, then a missing. */
 FROM(int32_t, kinds);
 
+/* LightGBM takes what is as small as this for 0. */
+static REAL given(REAL value) { return TINY > 0 && value >= (REAL)-TINY && value <= (REAL)TINY ? 0 : value; }
+
 static int32_t code(REAL value, int32_t count) {
   if (value != value) return count + 1;
   if (!(value >= 0 && value < 2147483648.0)) return count;
@@ -58,7 +61,7 @@ static void place(int32_t feature, const REAL *rows, int64_t count, int32_t *pla
   const REAL *limit = limits + first_limit[feature];
   int32_t size = first_limit[feature + 1] - first_limit[feature], first = first_place[feature];
   REAL values[ROWS];
-  for (int64_t i = 0; i < count; ++i) values[i] = rows[i * FEATURES + feature];
+  for (int64_t i = 0; i < count; ++i) values[i] = given(rows[i * FEATURES + feature]);
   if (kinds[feature]) {
     for (int64_t i = 0; i < count; ++i) places[i] = first + code(values[i], kinds[feature]);
     return;
@@ -112,7 +115,7 @@ static void add_trees(const REAL *rows, int64_t count, SUM *sums) {
   int32_t codes[CATEGORICAL ? ROWS : 1][CATEGORICAL ? FEATURES : 1];
   for (int64_t i = 0; i < ROWS; ++i) {
     for (int32_t j = 0; j < FEATURES; ++j) {
-      REAL value = i < count ? rows[i * FEATURES + j] : 0;
+      REAL value = i < count ? given(rows[i * FEATURES + j]) : 0;
       values[i][2 * j] = value != value ? (REAL)-INFINITY : value;
       values[i][2 * j + 1] = value;
       if (CATEGORICAL) codes[i][j] = code(value, kinds[j]);
