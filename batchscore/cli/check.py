@@ -21,6 +21,7 @@ from batchscore.errors import BatchscoreError, BundleNotFound, SchemaMismatch, S
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
+from batchscore.model.ensemble import has_trees
 from batchscore.model.trust import Trust
 from batchscore.monitor.truth import check_labels
 from batchscore.run.execute import output_of
@@ -82,7 +83,7 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
     job = findings.look("job", lambda: session.job(name), lambda job: f"{job.problem.task}: {job.problem.objective}")
     if job is not None:
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
-        if bundle is not None:
+        if bundle is not None and has_trees(bundle.predictor.pipeline):
             findings.tell("compiled", *_told_compiled(job, bundle))
             _query(session, job, bundle, accept_sql, findings)
         planned: list[Planned] | None = None

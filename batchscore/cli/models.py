@@ -131,7 +131,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "objective": manifest.problem.objective,
         "task": f"{manifest.problem.task} on {manifest.problem.target}".removesuffix(" on "),
         "classes": ", ".join(map(str, manifest.classes)),
-        "compiled": str(Built.model_validate_json(files[BUILT])) if BUILT in files else "",
+        **({"compiled": str(Built.model_validate_json(files[BUILT]))} if BUILT in files else {}),
         **({"score": f"the probability of {manifest.classes[1]}"} if manifest.problem.task == "binary" else {}),
         "key": ", ".join(manifest.key),
         "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),

@@ -31,7 +31,7 @@ from sklearn.pipeline import Pipeline
 from batchscore.model.shapley import LEAF
 from batchscore.model.trees import bitset
 
-__all__ = ["Ensemble", "Family", "Nodes", "NotCompiled", "Sums", "family_of", "with_estimator"]
+__all__ = ["Ensemble", "Family", "NoTrees", "Nodes", "NotCompiled", "Sums", "family_of", "has_trees", "with_estimator"]
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +50,10 @@ class Sums(Protocol):
 
 class NotCompiled(Exception):
     """A model's trees cannot be compiled, or what was compiled cannot be used; the message says why."""
+
+
+class NoTrees(NotCompiled):
+    """A model has no trees that are known, so that there is nothing to compile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def family_of(pipeline: Any) -> Family:
     """What is known of the estimator at the end of a pipeline.
 
     Raises:
-        NotCompiled: It is none of those that are known.
+        NoTrees: It is none of those that are known.
     """
     estimator = _last(pipeline)
     kind = type(estimator)
@@ -139,7 +143,16 @@ def family_of(pipeline: Any) -> Family:
         return _XGBoost(estimator)
     if kind.__module__.startswith("lightgbm.") and kind.__name__ in ("LGBMClassifier", "LGBMRegressor"):
         return _LightGBM(estimator)
-    raise NotCompiled(f"{kind.__name__} is no ensemble of trees that is known")
+    raise NoTrees(f"{kind.__name__} is no ensemble of trees that is known")
+
+
+def has_trees(pipeline: Any) -> bool:
+    """Whether a fitted pipeline ends with trees that are known."""
+    try:
+        family_of(pipeline)
+    except NoTrees:
+        return False
+    return True
 
 
 def with_estimator(pipeline: Any, estimator: Any) -> Any:

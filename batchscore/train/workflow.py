@@ -15,7 +15,7 @@ from batchscore.layout import Layout
 from batchscore.logs import Event, log
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
 from batchscore.model.compiled import compiled
-from batchscore.model.ensemble import NotCompiled
+from batchscore.model.ensemble import NotCompiled, has_trees
 from batchscore.model.evaluation import Evaluation, Finding, Threshold
 from batchscore.model.explain import Explainer, reason_types, refuse_unexplainable
 from batchscore.model.features import Features, check_row_wise
@@ -173,7 +173,7 @@ def train(
 
 def _compiled(job: Job, bundle: Bundle, test: Part, on_step: Step) -> Bundle:
     """The bundle with its trees compiled, where the job wants that and it can be; what became of it is told."""
-    if not job.model.compile:
+    if not job.model.compile or not has_trees(bundle.predictor.pipeline):
         return bundle
     try:
         with span("compile"):
