@@ -143,11 +143,14 @@ class Model(Table):
         use: An alias, which `models promote` moves, or a version number, which stays.
         shadow: Another alias or version, whose predictions of the same rows go to `<output table>_shadow`. Where it is
             not there, or cannot be used, nothing is shadowed, and nothing else changes.
+        compile: Whether `train` compiles the model's trees where a C compiler is at hand, and runs score with what was
+            compiled where it gives what the original gives.
     """
 
     name: Name
     use: str | Whole = "champion"
     shadow: str | Whole | None = None
+    compile: bool = True
 
 
 class Output(Table):

@@ -46,6 +46,12 @@ class Event(StrEnum):
     BUNDLE_UNSIGNED = "bundle.unsigned"
     """A bundle was loaded without a signature that was looked at: a warning where keys are set and unsigned bundles are
     let in all the same, and else a line of what is so."""
+    MODEL_COMPILED = "model.compiled"
+    """The bundle's trees score as compiled for this architecture: on how many rows they gave what the original gives,
+    and in how many threads they run."""
+    MODEL_UNCOMPILED = "model.uncompiled"
+    """The bundle has compiled trees, and the original scores all the same, and why: at info where they are compiled for
+    other architectures, and else a warning."""
     FEATURES_DIFFER = "features.differ"
     """The features in the job folder are not the bundle's; the bundle's ran."""
     SQL_ACCEPTED = "sql.accepted"
@@ -123,6 +129,9 @@ class Event(StrEnum):
     """More intervals are missing than one call catches up with, or than it tried before a database was gone."""
     BUNDLE_WRITTEN = "bundle.written"
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
+    BUNDLE_COMPILED = "bundle.compiled"
+    """A version was registered once more, with its trees compiled for the architectures `made`; it is the same in all
+    else as the version `of`."""
     BUNDLE_PROMOTED = "bundle.promoted"
     """An alias points at another version; back at an earlier one, with `rolled_back_from`."""
     BUNDLES_PRUNED = "bundles.pruned"

@@ -16,6 +16,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
@@ -123,21 +124,23 @@ def test_other_rows_take_the_way_they_took(some: Any) -> None:
 
 
 def test_they_are_found_inside_a_pipeline() -> None:
-    """In steps, columns, unions and calibrated classifiers; and the pipeline that was given stays as it was."""
+    """In steps, columns, unions, searches and calibrated classifiers; and the pipeline that was given stays as it was."""
+    many = pl.concat([FITTED] * 9)
     columns = make_column_transformer(
         (make_union(OneHotEncoder(handle_unknown="ignore"), OrdinalEncoder()), ["two"]),
         (make_pipeline(OneHotEncoder(handle_unknown="ignore"), FunctionTransformer()), ["one"]),
         (StandardScaler(), ["n"]),
     )
-    pipeline = make_pipeline(columns, LogisticRegression()).fit(FITTED, TARGET)
-    calibrated = CalibratedClassifierCV(FrozenEstimator(pipeline), cv=2).fit(FITTED, TARGET)
-    before, many = pickle.dumps(calibrated), pl.concat([FITTED] * 9)
+    searched = GridSearchCV(make_pipeline(columns, LogisticRegression()), {}, cv=2).fit(many, np.tile(TARGET, 9))
+    pipeline = make_pipeline(FunctionTransformer(), searched)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(pipeline), cv=2).fit(many, np.tile(TARGET, 9))
+    before = pickle.dumps(calibrated)
 
     quick = quickened(calibrated)
 
     np.testing.assert_array_equal(calibrated.predict_proba(many), quick.predict_proba(many))
     assert pickle.dumps(calibrated) == before
-    inner = quick.calibrated_classifiers_[0].estimator.estimator[0]
+    inner = quick.calibrated_classifiers_[0].estimator.estimator[1].best_estimator_[0]
     found = [inner.transformers_[0][1].transformer_list[0][1], inner.transformers_[1][1][0]]
     assert all(type(each) is not OneHotEncoder and isinstance(each, OneHotEncoder) for each in found)
 

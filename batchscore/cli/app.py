@@ -489,6 +489,21 @@ def models_verify(
     verify(_session(context), name, use)
 
 
+@models_app.command("compile")
+def models_compile(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    use: Annotated[str, typer.Argument(metavar="VERSION|ALIAS")] = "champion",
+) -> None:
+    """Register a version once more, with its trees compiled for this machine; needs a C compiler.
+
+    A version is never changed, so what was compiled later is a version of its own: promote it to use it.
+    """
+    from batchscore.cli.models import compile_
+
+    compile_(_session(context), name, use)
+
+
 @models_app.command("promote")
 def models_promote(
     context: typer.Context,

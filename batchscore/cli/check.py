@@ -21,6 +21,7 @@ from batchscore.errors import BatchscoreError, BundleNotFound, SchemaMismatch, S
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
+from batchscore.model.ensemble import has_trees
 from batchscore.model.trust import Trust
 from batchscore.monitor.truth import check_labels
 from batchscore.run.plan import Planned, plan
@@ -82,7 +83,8 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
     job = findings.look("job", lambda: session.job(name), lambda job: f"{job.problem.task}: {job.problem.objective}")
     if job is not None:
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
-        if bundle is not None:
+        if bundle is not None and has_trees(bundle.predictor.pipeline):
+            findings.tell("compiled", *_told_compiled(job, bundle))
             _query(session, job, bundle, accept_sql, findings)
         planned: list[Planned] | None = None
         warehouse = findings.look("warehouse", lambda: _permitted(session, job), _told_warehouse)
@@ -128,6 +130,18 @@ def _settings(settings: Settings, findings: _Findings) -> None:
 def _told_bundle(bundle: Bundle) -> str:
     golden = f"its {bundle.golden_rows.height} golden rows score here as they did at training"
     return f"{bundle} (digest {bundle.digest[:12]}): {golden}"
+
+
+def _told_compiled(job: Job, bundle: Bundle) -> tuple[str, str]:
+    """Whether compiled trees score here; nothing about that stops a run."""
+    made = ", ".join(sorted(bundle.compiled))
+    if not bundle.compiled:
+        return "none", f"{bundle} has no compiled trees"
+    if bundle.predictor.fast is not None:
+        return "ok", f"its trees are compiled for {made}, and give here what the original gives"
+    if not job.model.compile:
+        return "off", f"its trees are compiled for {made}, and [model] compile is false: the original scores"
+    return "off", f"its trees are compiled for {made}, and the original scores here; the log of a run says why"
 
 
 def _query(session: Session, job: Job, bundle: Bundle, accept_sql: str | None, findings: _Findings) -> None:

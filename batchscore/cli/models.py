@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import polars as pl
 import typer
 
 from batchscore.cli.found import show_evaluation
@@ -18,15 +19,31 @@ from batchscore.cli.session import Session
 from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, BundleUntrusted, UsageError
 from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log
+from batchscore.model.built import BUILT, Built, architectures_in
 from batchscore.model.bundle import MANIFEST, Manifest
+from batchscore.model.compiled import compiled, put_to_use
+from batchscore.model.ensemble import NotCompiled
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import SIGNATURE, write_keys
 from batchscore.model.unpickle import names_in
 from batchscore.train import compare as comparing
 
-__all__ = ["compare", "keygen", "list_", "promote", "prune", "roll_back", "show_model", "verify", "write_card"]
+__all__ = [
+    "compare",
+    "compile_",
+    "keygen",
+    "list_",
+    "promote",
+    "prune",
+    "roll_back",
+    "show_model",
+    "verify",
+    "write_card",
+]
 
+# How fast it is, is measured on the golden rows, again and again up to so many.
+_COMPILED_ROWS = 50_000
 _UNVERIFIED = "a key that is not verified here: BATCHSCORE_VERIFY_KEYS is not set"
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,7 +114,11 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
     key = session.registry.trust.check(files[MANIFEST], files.get(SIGNATURE), name)
     if format_ == "json":
-        told = manifest.model_dump(mode="json") | {"signed_by": key, "evaluation": evaluation.model_dump(mode="json")}
+        told = manifest.model_dump(mode="json") | {
+            "signed_by": key,
+            "compiled": architectures_in(files),
+            "evaluation": evaluation.model_dump(mode="json"),
+        }
         print(json.dumps(told, indent=2))
         return
     training = manifest.training
@@ -110,6 +131,7 @@ def show_model(session: Session, name: str, use: str, format_: Format) -> None:
         "objective": manifest.problem.objective,
         "task": f"{manifest.problem.task} on {manifest.problem.target}".removesuffix(" on "),
         "classes": ", ".join(map(str, manifest.classes)),
+        **({"compiled": str(Built.model_validate_json(files[BUILT]))} if BUILT in files else {}),
         **({"score": f"the probability of {manifest.classes[1]}"} if manifest.problem.task == "binary" else {}),
         "key": ", ".join(manifest.key),
         "training": " to ".join(instant(datetime.fromisoformat(end)) for end in (training.start, training.end)),
@@ -233,6 +255,35 @@ def verify(session: Session, name: str, use: str) -> None:
         signed_by=bundle.signed_by,
     )
     say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
+    trusted = bundle.signed_by is not None or not registry.trust.keys
+    if put_to_use(bundle, trusted=trusted).predictor.fast is not None:
+        say(f"{bundle}: its compiled trees give what the original gives")
+
+
+def compile_(session: Session, name: str, use: str) -> None:
+    """Register a version once more, with its trees compiled for every architecture that a compiler is here for.
+
+    Raises:
+        UsageError: It cannot be compiled here.
+    """
+    registry = session.registry
+    bundle = session.load(name, _resolved(session, "compile", name, use))
+    check_golden(bundle)
+    before = tuple(bundle.compiled)
+    often = _COMPILED_ROWS // bundle.golden_rows.height
+    try:
+        with redirect_stdout(sys.stderr):
+            bundle = compiled(bundle, pl.concat([bundle.golden_rows] * often))
+    except NotCompiled as error:
+        raise UsageError(f"{bundle} cannot be compiled: {error}. Its original scores as it did.") from error
+    version = session.patience().persist(lambda: registry.register_compiled(name, bundle.version, bundle))
+    manifest = registry.manifest(name, version)
+    made = sorted(set(bundle.compiled) - set(before))
+    log.info(Event.BUNDLE_COMPILED, model=name, version=version, of=bundle.version, digest=manifest.digest, made=made)
+    say(
+        f"{name} version {version} is version {bundle.version} with its trees compiled for {bundle.built}. "
+        f"To use it: batchscore models promote {name} {version}"
+    )
 
 
 def promote(session: Session, name: str, version: int, alias: str) -> None:

@@ -29,6 +29,7 @@ from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle, libraries_changed
+from batchscore.model.compiled import put_to_use
 from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
@@ -183,6 +184,7 @@ class Session:
             # The registry knows models, and not which job trains one.
             raise BundleNotFound(str(error).replace("<job>", job.name)) from None
         check_golden(bundle)
+        bundle = self.compiled(job, bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
         if changed := libraries_changed(bundle.manifest):
             log.warning(Event.BUNDLE_LIBRARIES, model=bundle.name, version=bundle.version, libraries=changed)
@@ -192,6 +194,12 @@ class Session:
             if path.read_text("utf-8", errors="replace") != bundle.predictor.features.source:
                 log.warning(Event.FEATURES_DIFFER, path=str(path), ran=f"{bundle}")
         return bundle.without_values(job.source.private)
+
+    def compiled(self, job: Job, bundle: Bundle) -> Bundle:
+        """The bundle with its compiled trees in use, where the job wants that and they agree with the original."""
+        # Where keys are set, and somebody let it in past them, its code is not trusted that far.
+        trusted = bundle.signed_by is not None or not self.registry.trust.keys
+        return put_to_use(bundle, trusted=trusted) if job.model.compile else bundle
 
     def challenger(self, job: Job, bundle: Bundle) -> Bundle:
         """The bundle that the job wants scored beside its own, verified like that one, without its reasons.
@@ -209,6 +217,7 @@ class Session:
         try:
             shadow = self.load(name, version)
             check_golden(shadow)
+            shadow = self.compiled(job, shadow)
         except BatchscoreError:
             raise
         except Exception as error:

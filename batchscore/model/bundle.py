@@ -13,7 +13,7 @@ import platform
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as library_version
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from batchscore.errors import BundleCorrupt, BundleIncompatible, TrainingError, UsageError
 from batchscore.layout import Layout
 from batchscore.model import unpickle
+from batchscore.model.built import BUILT, Built, architectures_in, file_of
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.features import Features, module_name
 from batchscore.model.predictor import Label, Predictor
@@ -37,7 +38,17 @@ from batchscore.schema import Schema, TypeName
 if TYPE_CHECKING:
     from batchscore.model.explain import Explainer
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "Manifest", "Training", "libraries_changed", "libraries_here", "pack"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "Manifest",
+    "Training",
+    "libraries_changed",
+    "libraries_here",
+    "pack",
+    "pack_compiled",
+]
 
 FORMAT: Literal[3] = 3
 MANIFEST = "bundle.json"
@@ -145,6 +156,8 @@ class Bundle:
         sample: Training rows without key, instants and private columns, for a classifier to tell others from; None
             where the job's `[drift] sample` was 0.
         signed_by: The id of the trusted key that signed it; None where no signature was looked at.
+        compiled: The predictor's trees as shared libraries, by architecture, none of them loaded; see `compiled`.
+        built: What compiled them; None where nothing is.
     """
 
     manifest: Manifest
@@ -159,6 +172,8 @@ class Bundle:
     tested: Tally | None = None
     sample: pl.DataFrame | None = None
     signed_by: str | None = None
+    compiled: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    built: Built | None = None
 
     @classmethod
     def load(cls, files: Mapping[str, bytes], where: str, modules: Collection[str] = ()) -> Self:
@@ -199,7 +214,7 @@ class Bundle:
                 manifest.output_types,
                 manifest.threshold,
                 explainer,
-                quick=quickened(fitted),
+                fast=quickened(fitted),
             ),
             query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),
@@ -209,6 +224,8 @@ class Bundle:
             evaluation=Evaluation.model_validate_json(files["evaluation.json"]),
             tested=_tested(manifest, files.get(_TESTED)),
             sample=pl.read_parquet(io.BytesIO(files[_SAMPLE])) if _SAMPLE in files else None,
+            compiled={each: files[file_of(each)] for each in architectures_in(files)},
+            built=Built.model_validate_json(files[BUILT]) if BUILT in files else None,
         )
 
     def __str__(self) -> str:
@@ -262,6 +279,7 @@ class Bundle:
             explained
             | tested
             | sample
+            | _compiled(self.compiled, self.built)
             | {
                 "rows.sql": self.query.encode(),
                 "features.py": self.predictor.features.source.encode(),
@@ -281,10 +299,40 @@ def pack(bundle: Bundle, version: int) -> dict[str, bytes]:
     files = bundle.files()
     # With the version as people will know it; a bundle that is only loaded has no use for a template engine.
     numbered = bundle.manifest.model_copy(update={"version": version})
-    files["card.html"] = card(numbered, bundle.evaluation).encode()
+    files["card.html"] = card(numbered, bundle.evaluation, bundle.built).encode()
+    return _described(numbered, files)
+
+
+def pack_compiled(
+    files: Mapping[str, bytes], compiled: Mapping[str, bytes], built: Built, version: int
+) -> dict[str, bytes]:
+    """The files of a version as another one, with its trees compiled besides.
+
+    Args:
+        files: Every file of a version, verified.
+        compiled: Shared libraries, by architecture.
+        built: What compiled these and those that are there.
+        version: Which the other one is.
+    """
+    from batchscore.model.card import card
+
+    numbered = Manifest.model_validate_json(files[MANIFEST]).model_copy(update={"version": version})
+    kept = {name: data for name, data in files.items() if name not in (MANIFEST, SIGNATURE)}
+    kept |= _compiled(compiled, built)
+    kept["card.html"] = card(numbered, Evaluation.model_validate_json(files["evaluation.json"]), built).encode()
+    return _described(numbered, kept)
+
+
+def _described(manifest: Manifest, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files with a manifest that names them all."""
     described = {name: File(sha256=_sha256(data), size=len(data)) for name, data in sorted(files.items())}
-    manifest = bundle.manifest.model_copy(update={"version": version, "files": described}).sealed()
-    return files | {MANIFEST: manifest.model_dump_json(indent=2).encode() + b"\n"}
+    sealed = manifest.model_copy(update={"files": described}).sealed()
+    return files | {MANIFEST: sealed.model_dump_json(indent=2).encode() + b"\n"}
+
+
+def _compiled(compiled: Mapping[str, bytes], built: Built | None) -> dict[str, bytes]:
+    told = {} if built is None else {BUILT: built.model_dump_json(indent=1).encode()}
+    return {file_of(each): data for each, data in compiled.items()} | told
 
 
 def libraries_changed(manifest: Manifest) -> dict[str, tuple[str, str]]:

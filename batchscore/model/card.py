@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from batchscore import page
+from batchscore.model.built import Built
 from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Confusion, Evaluation, Slice
 from batchscore.model.pictures import CLASSES, pictures
@@ -27,7 +28,7 @@ _ROWS = 40
 _FOLDS = 10
 
 
-def card(manifest: Manifest, evaluation: Evaluation) -> str:
+def card(manifest: Manifest, evaluation: Evaluation, built: Built | None = None) -> str:
     """The page: HTML with its style and pictures in it, no script, and nothing that a browser would fetch.
 
     What the evaluation does not have is left out. Names and values of the data are escaped.
@@ -35,12 +36,14 @@ def card(manifest: Manifest, evaluation: Evaluation) -> str:
     Args:
         manifest: What the bundle says of itself; its digest, which covers the card, is not told.
         evaluation: What training found out.
+        built: What was compiled of it, if anything was.
     """
     problem = manifest.problem
     template = page.template(Path(__file__).with_name("card.html"))
     return template.render(
         manifest=manifest,
         evaluation=evaluation,
+        built=built,
         problem=problem,
         style=page.style(),
         headline=evaluation.test.get(evaluation.metric),

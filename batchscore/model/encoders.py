@@ -44,6 +44,8 @@ def quickened(estimator: Any) -> Any:
             parts = [_with(each, "estimator", quickened(each.estimator)) for each in estimator.calibrated_classifiers_]
         case FrozenEstimator():
             return _with(estimator, "estimator", quickened(estimator.estimator))
+        case _ if hasattr(estimator, "best_estimator_"):
+            return _with(estimator, "best_estimator_", quickened(estimator.best_estimator_))
         case _:
             # Not a class that somebody made of one: what that one's methods do is not known.
             return _with(estimator, "__class__", _QUICK[type(estimator)]) if type(estimator) in _QUICK else estimator

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchscore.errors import BundleCorrupt, BundleNotFound, UsageError, nearest
 from batchscore.model.aliases import Aliases, Move
-from batchscore.model.bundle import MANIFEST, Bundle, Manifest, pack
+from batchscore.model.bundle import MANIFEST, Bundle, Manifest, pack, pack_compiled
 from batchscore.model.store import ALIASES, Store, open_store
 from batchscore.model.trust import SIGNATURE, Trust
 from batchscore.person import person
@@ -187,6 +187,26 @@ class Registry:
             WarehouseError: The place cannot be written.
         """
         return self.store.add(bundle.name, lambda version: self._signed(pack(bundle, version)))
+
+    def register_compiled(self, name: str, version: int, bundle: Bundle) -> int:
+        """Write a version once more, as the next one, with what was compiled of it besides; it itself stays as it is.
+
+        Args:
+            name: The model.
+            version: Which.
+            bundle: The same version, with its trees compiled.
+
+        Returns:
+            The next version.
+
+        Raises:
+            BundleError, WarehouseError: See `verified` and `register`.
+        """
+        _, files = self.verified(name, version)
+        compiled, built = bundle.compiled, bundle.built
+        if built is None:
+            raise ValueError(f"{bundle} has nothing that was compiled")
+        return self.store.add(name, lambda next_: self._signed(pack_compiled(files, compiled, built, next_)))
 
     def _signed(self, files: dict[str, bytes]) -> dict[str, bytes]:
         return files | self.trust.sign(files[MANIFEST])

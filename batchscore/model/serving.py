@@ -15,6 +15,7 @@ from polars.exceptions import PolarsError
 
 from batchscore.errors import InputError, SchemaMismatch
 from batchscore.model.bundle import MANIFEST, Bundle
+from batchscore.model.compiled import put_to_use
 from batchscore.model.scorer import check_golden, predict
 from batchscore.model.trust import SIGNATURE, Trust
 from batchscore.schema import Column
@@ -88,10 +89,10 @@ def _load_pyfunc(path: str) -> Served:
     settings = load_settings()
     trust = Trust.of(settings.verify_keys, None, settings.allow_unsigned, settings.allowed_modules)
     files = {file.name: file.read_bytes() for file in sorted(Path(path).iterdir())}
-    trust.check(files.get(MANIFEST, b""), files.get(SIGNATURE), path)
+    signed_by = trust.check(files.get(MANIFEST, b""), files.get(SIGNATURE), path)
     bundle = Bundle.load(files, path, trust.modules)
     check_golden(bundle)
-    return Served(bundle)
+    return Served(put_to_use(bundle, trusted=signed_by is not None or not trust.keys))
 
 
 def rows_of(rows: pd.DataFrame, bundle: Bundle) -> pl.DataFrame:

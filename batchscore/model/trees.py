@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from batchscore.model.shapley import LEAF, MISSING, Bools, Floats, Indices, Inputs, Tree
 
-__all__ = ["HistTrees", "PlainTrees", "has_trees", "trees_of"]
+__all__ = ["HistTrees", "PlainTrees", "bitset", "has_trees", "trees_of"]
 
 _HIST = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 _BOOSTED = (GradientBoostingClassifier, GradientBoostingRegressor)
@@ -86,7 +86,7 @@ class HistTrees:
         if categorical is None:
             categorical = np.zeros(estimator.n_features_in_, dtype=bool)
         ordered = categorical if order is None else categorical[order]
-        self._known = {int(j): _bitset(known[place[j]]) for j in np.flatnonzero(ordered)}
+        self._known = {int(j): bitset(known[place[j]]) for j in np.flatnonzero(ordered)}
 
     def inputs(self, rows: Any) -> Inputs:
         """The rows as these trees read them: with codes for what is categorical."""
@@ -114,7 +114,7 @@ class HistTrees:
             cover=nodes["count"].astype(np.float64),
             categories={
                 int(node): np.append(
-                    _bitset(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]]), missing_left[node]
+                    bitset(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]]), missing_left[node]
                 )
                 for node in np.flatnonzero(nodes["is_categorical"].astype(bool) & ~leaf)
             },
@@ -137,7 +137,7 @@ def _dense(rows: Any) -> Floats:
     return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
 
 
-def _bitset(words: npt.NDArray[np.uint32]) -> Bools:
+def bitset(words: npt.NDArray[np.uint32]) -> Bools:
     """Eight words as 256 Booleans, by code."""
     return np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little").astype(bool)
 

@@ -14,6 +14,8 @@ from batchscore.job import Job
 from batchscore.layout import Layout
 from batchscore.logs import Event, log
 from batchscore.model.bundle import FORMAT, Bundle, Manifest, Training, libraries_here
+from batchscore.model.compiled import compiled
+from batchscore.model.ensemble import NotCompiled, has_trees
 from batchscore.model.evaluation import Evaluation, Finding, Threshold
 from batchscore.model.explain import Explainer, reason_types, refuse_unexplainable
 from batchscore.model.features import Features, check_row_wise
@@ -51,6 +53,9 @@ GOLDEN_ROWS = 200
 
 # What reasons are relative to: enough rows for the mean of a column, few enough to explain in a moment.
 _BACKGROUND_ROWS = 10_000
+
+# As many rows as a chunk usually has.
+_SPEED_ROWS = 50_000
 
 Step = Callable[[str], None]
 
@@ -150,7 +155,7 @@ def train(
             series.name: _output_layout(job, series, predictor.threshold) for series in predictions.iter_columns()
         }
     golden = test.rows.gather_every(max(1, len(test) // GOLDEN_ROWS)).head(GOLDEN_ROWS)
-    return Bundle(
+    bundle = Bundle(
         manifest=_manifest(job, predictor, schema, window, given, labelled, train, validation, evaluation),
         schema=schema,
         predictor=predictor,
@@ -163,6 +168,21 @@ def train(
         tested=_tested(predictor, test, predictions),
         sample=_sample(job, given, layouts),
     )
+    return _compiled(job, bundle, test, on_step)
+
+
+def _compiled(job: Job, bundle: Bundle, test: Part, on_step: Step) -> Bundle:
+    """The bundle with its trees compiled, where the job wants that and it can be; what became of it is told."""
+    if not job.model.compile or not has_trees(bundle.predictor.pipeline):
+        return bundle
+    try:
+        with span("compile"):
+            bundle = compiled(bundle, test.some(_SPEED_ROWS).rows)
+    except NotCompiled as error:
+        on_step(f"its trees are not compiled: {error}")
+    else:
+        on_step(f"its trees are compiled for {bundle.built}")
+    return bundle
 
 
 def _sample(job: Job, given: pl.DataFrame, layouts: Mapping[str, Layout]) -> pl.DataFrame | None:
