@@ -154,3 +154,11 @@ def test_what_somebody_made_of_an_encoder_is_left_alone() -> None:
     own = Own().fit(FITTED[TEXT])
 
     assert quickened(own) is own
+
+
+def test_without_an_encoder_nothing_is_made() -> None:
+    """A pipeline that holds none is given back itself."""
+    pipeline = make_pipeline(make_column_transformer((StandardScaler(), ["n"])), LogisticRegression())
+    calibrated = CalibratedClassifierCV(FrozenEstimator(pipeline.fit(FITTED, TARGET)), cv=2).fit(FITTED, TARGET)
+
+    assert quickened(calibrated) is calibrated

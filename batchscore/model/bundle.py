@@ -214,7 +214,7 @@ class Bundle:
                 manifest.output_types,
                 manifest.threshold,
                 explainer,
-                fast=quickened(fitted),
+                fast=None if (quick := quickened(fitted)) is fitted else quick,
             ),
             query=files["rows.sql"].decode(),
             input_reference=_reference(references["input"]),

@@ -21,6 +21,8 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 __all__ = ["quickened"]
 
+# Where an estimator keeps the list of its steps, with their names.
+_LISTS = {Pipeline: "steps", ColumnTransformer: "transformers_", FeatureUnion: "transformer_list"}
 # Rows for each distinct value from which on it is quicker.
 _REPEATED = 4
 
@@ -30,32 +32,39 @@ def quickened(estimator: Any) -> Any:
 
     The estimator that is given stays as it is; what has no such encoder is given back itself.
     """
-    parts: list[Any]
-    match estimator:
-        case Pipeline():
-            name, parts = "steps", [(step, quickened(part)) for step, part in estimator.steps]
-        case ColumnTransformer():
-            name = "transformers_"
-            parts = [(step, quickened(part), columns) for step, part, columns in estimator.transformers_]
-        case FeatureUnion():
-            name, parts = "transformer_list", [(step, quickened(part)) for step, part in estimator.transformer_list]
-        case CalibratedClassifierCV():
-            name = "calibrated_classifiers_"
-            parts = [_with(each, "estimator", quickened(each.estimator)) for each in estimator.calibrated_classifiers_]
-        case FrozenEstimator():
-            return _with(estimator, "estimator", quickened(estimator.estimator))
-        case _ if hasattr(estimator, "best_estimator_"):
-            return _with(estimator, "best_estimator_", quickened(estimator.best_estimator_))
-        case _:
-            # Not a class that somebody made of one: what that one's methods do is not known.
-            return _with(estimator, "__class__", _QUICK[type(estimator)]) if type(estimator) in _QUICK else estimator
-    return _with(estimator, name, parts)
+    for kind, name in _LISTS.items():
+        if isinstance(estimator, kind):
+            return _with_parts(estimator, name)
+    if isinstance(estimator, CalibratedClassifierCV):
+        inner = [_with(each, "estimator") for each in estimator.calibrated_classifiers_]
+        same = all(new is old for new, old in zip(inner, estimator.calibrated_classifiers_, strict=True))
+        return estimator if same else _twin(estimator, calibrated_classifiers_=inner)
+    name = "estimator" if isinstance(estimator, FrozenEstimator) else "best_estimator_"
+    if hasattr(estimator, name):
+        return _with(estimator, name)
+    # Not a class that somebody made of one: what that one's methods do is not known.
+    return _twin(estimator, __class__=_QUICK[type(estimator)]) if type(estimator) in _QUICK else estimator
 
 
-def _with(estimator: Any, name: str, value: Any) -> Any:
-    changed = copy.copy(estimator)
-    setattr(changed, name, value)
-    return changed
+def _with_parts(estimator: Any, name: str) -> Any:
+    """The estimator with its list of names and estimators quickened."""
+    parts = getattr(estimator, name)
+    quick = [(step, quickened(part), *columns) for step, part, *columns in parts]
+    same = all(new[1] is old[1] for new, old in zip(quick, parts, strict=True))
+    return estimator if same else _twin(estimator, **{name: quick})
+
+
+def _with(estimator: Any, name: str) -> Any:
+    """The estimator with one that it holds quickened."""
+    quick = quickened(held := getattr(estimator, name))
+    return estimator if quick is held else _twin(estimator, **{name: quick})
+
+
+def _twin(estimator: Any, /, **changes: Any) -> Any:
+    twin = copy.copy(estimator)
+    for name, value in changes.items():
+        setattr(twin, name, value)
+    return twin
 
 
 class _Quick:
