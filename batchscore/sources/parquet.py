@@ -9,8 +9,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import duckdb
@@ -21,9 +20,13 @@ from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
+from batchscore.objectstore import ObjectStore
 from batchscore.schema import Column, TypeName
 from batchscore.sources.ordered import Ordered
 from batchscore.sources.statement import Page, Wanted, identifier
+
+if TYPE_CHECKING:
+    from batchscore.sources.objects import Objects
 
 __all__ = ["ParquetSource"]
 
@@ -31,6 +34,7 @@ _ENGINE = Database.at("duckdb:///:memory:")
 # What the sort may hold, as a share of the memory: a night's rows come through in order, however many they are.
 _SHARE = 4
 _FIELD = "interval_start"
+_SETTING = "parquet"
 # What DuckDB makes of a directory's name, by the declared type; text where there is none.
 _HIVE_TYPES: Mapping[TypeName, str] = {"integer": "BIGINT", "date": "DATE"}
 _NO_VALUE = ("__hive_default_partition__", "null")
@@ -96,37 +100,57 @@ class ParquetSource:
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
         page = Page(order, limit, batch_rows, columns)
-        with _ENGINE.translated(self.where), _folder() as spill:
-            settings = {"memory_limit": f"{cgroup.memory() // _SHARE} B", "temp_directory": spill}
-            connect = partial(duckdb.connect, ":memory:", config={**settings})
-            with closing(connect()) as connection:
-                files = self._files(connection, interval)
-                inner, values = self._query(connection, files, interval, columns)
+        with _ENGINE.translated(self.where), _folder() as spill, _engine(self.path, spill) as engine:
+            with closing(engine.connect()) as connection:
+                found = self._files(engine, connection, interval)
+                files = self._in_time(found, interval, columns)
+                engine.look_ahead(connection, files)
+                inner, values = self._query(connection, found, files, interval, page)
             try:
-                yield from Ordered(connect, inner, values, page, self.where).batches()
+                yield from Ordered(engine.connect, inner, values, page, self.where).batches()
             except duckdb.Error as error:
-                raise duckdb.IOException(f"{_guilty(files, error)} cannot be read: {error}") from None
+                if engine.failed:
+                    raise
+                raise duckdb.IOException(f"{_guilty(engine, files, page, error)} cannot be read: {error}") from None
 
     def _query(
-        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, columns: Wanted
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        found: Sequence[str],
+        files: Sequence[str],
+        interval: Interval,
+        page: Page,
     ) -> tuple[str, dict[str, Value]]:
+        """The rows of some of the files that were found, of which only the wanted columns are read."""
         listed = ", ".join(map(_literal, files))
         # DuckDB would type a directory by what the interval's happen to be called.
         table = f"read_parquet([{listed}], union_by_name = true, hive_types_autocast = false)"
         types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
-        if typed := self._partition_types({k: v for k, v in _partitions(files).items() if k in types}, columns):
+        partitions = {name: texts for name, texts in _partitions(found).items() if name in types}
+        if typed := self._partition_types(partitions, page.columns):
             given = ", ".join(f"{_literal(name)}: {type_}" for name, type_ in typed.items())
             table = f"{table[:-1]}, hive_types = {{{given}}})"
             types |= typed
-        partial = [name for name in _partial(connection, listed) if name in types]
-        left_out = f" EXCLUDE ({', '.join(map(identifier, partial))})" if partial else ""
-        query = f"SELECT *{left_out} FROM {table}"
+        partial = _partial(connection, listed)
+        names = [name for name in types if name not in partial]
+        read = [identifier(name) if page.wants(name) else f"NULL AS {identifier(name)}" for name in names]
+        query = f"SELECT {', '.join(read)} FROM {table}"
         if self.time_column is None:
             return query, {}
         first, last = self._bounds(interval, types)
         column = identifier(self.time_column)
         values: dict[str, Value] = {"interval_start": first, "interval_end": last}
         return f"{query} WHERE {column} >= $interval_start AND {column} < $interval_end", values
+
+    def _in_time(self, files: list[str], interval: Interval, columns: Wanted) -> list[str]:
+        """The files whose directories do not say that all their rows are of other dates; one, if all of them say so."""
+        name = self.time_column or ""
+        texts = [_directories(file).get(name, "") for file in files]
+        dates = all(_reads_as("date", text) or text.lower() in _NO_VALUE for text in texts)
+        if not dates or (columns or {}).get(name) not in (None, "date"):
+            return files
+        first, last = (str(bound) for bound in self._local_dates(interval))
+        return [file for file, text in zip(files, texts, strict=True) if first <= text < last] or files[:1]
 
     def _partition_types(self, found: Mapping[str, set[str]], columns: Wanted) -> dict[str, str]:
         """DuckDB's types of the directories' columns that are more than text."""
@@ -168,16 +192,16 @@ class ParquetSource:
             )
         return first.date(), last.date()
 
-    def _files(self, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
+    def _files(self, engine: _Engine, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
         patterns = list(dict.fromkeys(self._patterns(interval)))
-        found = {file: None for pattern in patterns for file in _glob(connection, pattern)}
+        found = engine.find_all(connection, patterns)
         if not found:
             listed = patterns[0] if len(patterns) == 1 else f"{patterns[0]}, nor any other up to {patterns[-1]}"
             raise WarehouseError(
                 f"{self.where}: no file matches {listed}. Check that the files of {interval} have arrived, and the "
                 "parquet path under [source]."
             )
-        return list(found)
+        return found
 
     def _patterns(self, window: Interval) -> Iterator[str]:
         interval = self.calendar.containing(window.start)
@@ -198,15 +222,92 @@ class ParquetSource:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
 
 
-def _guilty(files: Sequence[str], error: duckdb.Error) -> str:
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """DuckDB in memory, with the room that its sort may take, and the objects that it may read.
+
+    Attributes:
+        settings: Of each connection.
+        objects: Of a bucket; None for local files.
+    """
+
+    settings: Mapping[str, str | bool]
+    objects: Objects | None
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A database of its own."""
+        connection = duckdb.connect(":memory:", config={**self.settings})
+        if self.objects is not None:
+            connection.register_filesystem(self.objects)
+        return connection
+
+    def find_all(self, connection: duckdb.DuckDBPyConnection, patterns: Sequence[str]) -> list[str]:
+        """The files that match any of some patterns, each once."""
+        if self.objects is not None:
+            return self.objects.find_all(connection, patterns)
+        return list({file: None for pattern in patterns for file in _glob(connection, pattern)})
+
+    def look_ahead(self, connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+        """Have at hand what will be asked of each file."""
+        if self.objects is not None:
+            self.objects.look_ahead(connection, files)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a store has refused to give an object."""
+        return self.objects is not None and self.objects.failure is not None
+
+
+@contextmanager
+def _engine(path: str, spill: str) -> Iterator[_Engine]:
+    """What reads the files of a path, with a folder for what does not fit in the memory.
+
+    Raises:
+        UsageError: See `ObjectStore.at`.
+        WarehouseError, TransientError: What the store said, where DuckDB has it only in its own words.
+    """
+    objects = _objects(path) if ObjectStore.is_meant(path) else None
+    settings: dict[str, str | bool] = {
+        "memory_limit": f"{cgroup.memory() // _SHARE} B",
+        "temp_directory": spill,
+        # Whatever a path may look like, nothing is downloaded for it.
+        "autoinstall_known_extensions": False,
+    }
+    try:
+        yield _Engine(settings, objects)
+    except duckdb.Error:
+        if objects is not None and objects.failure is not None:
+            raise objects.failure from None
+        raise
+
+
+def _objects(path: str) -> Objects:
+    scheme, _, rest = path.partition("://")
+    store = ObjectStore.at(
+        f"{scheme}://{rest.partition('/')[0]}",
+        setting=_SETTING,
+        named_by="the parquet path of the job",
+        form=f"{scheme}://bucket/path/*.parquet",
+    )
+    try:
+        from batchscore.sources.objects import Objects
+    except ImportError:
+        raise ObjectStore.lacking(_SETTING, scheme) from None
+    return Objects(store)
+
+
+def _guilty(engine: _Engine, files: Sequence[str], page: Page, error: duckdb.Error) -> str:
     """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
     if named := [file for file in files if file in str(error)]:
         return named[0]
     for file in files:
-        with closing(duckdb.connect(":memory:")) as connection:
+        with closing(engine.connect()) as connection:
             try:
+                table = f"read_parquet({_literal(file)})"
+                names = [name for name, *_ in _fetch(connection, f"DESCRIBE FROM {table}") if page.wants(name)]
                 # A plain count would be told by the file's footer.
-                _fetch(connection, f"SELECT max(hash(COLUMNS(*))) FROM read_parquet({_literal(file)})")
+                hashes = ", ".join(f"max(hash({identifier(name)}))" for name in names) or "count(*)"
+                _fetch(connection, f"SELECT {hashes} FROM {table}")
             except duckdb.Error:
                 return file
     return f"{files[0]}, or one of {len(files) - 1} more," if len(files) > 1 else files[0]
@@ -253,11 +354,16 @@ def _glob(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[str]:
 def _partitions(files: Sequence[str]) -> dict[str, set[str]]:
     """The values of the directories named `key=value`, by key."""
     found: dict[str, set[str]] = {}
-    for folder in {part for file in files for part in file.split("/")[:-1]}:
-        name, equals, value = folder.partition("=")
-        if equals:
+    for folder in {file.rpartition("/")[0] for file in files}:
+        for name, value in _directories(f"{folder}/").items():
             found.setdefault(name, set()).update([] if value.lower() in _NO_VALUE else [unquote(value)])
     return found
+
+
+def _directories(file: str) -> dict[str, str]:
+    """The directories named `key=value` of one file, as they are written."""
+    parts = (part.partition("=") for part in file.split("/")[:-1])
+    return {name: value for name, equals, value in parts if equals}
 
 
 def _reads_as(type_: TypeName, text: str) -> bool:

@@ -145,6 +145,10 @@ class Page:
             parts.append(f"LIMIT {self.limit:d}")
         return "\n".join(parts)
 
+    def wants(self, column: str) -> bool:
+        """Whether the values of a column are to be given."""
+        return self.columns is None or column in self.columns or any(column == each.name for each in self.order)
+
     def check(self, columns: Sequence[str], where: str) -> None:
         """Check the query's columns before the database is asked to order by them.
 
