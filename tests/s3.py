@@ -46,7 +46,6 @@ class Request:
     method: str
     path: str
     headers: dict[str, str]
-    number: int
     sent: int = 0
 
 
@@ -72,6 +71,7 @@ class Proxy:
         seen: Each request that came, in order.
         spoil: Asked for each request; `None` lets it through, and otherwise see `Spoilt`.
         seconds: How long each answer takes.
+        most: How many requests there were at a time.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -79,6 +79,9 @@ class Proxy:
         self.seen: list[Request] = []
         self.spoil: Callable[[Request], Spoilt | None] = lambda _: None
         self.seconds = 0.0
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
         self._upstream = urlsplit(upstream).netloc
 
     @property
@@ -90,9 +93,19 @@ class Proxy:
         """Pass a request on and its answer back."""
         body = handler.rfile.read(int(handler.headers.get("content-length", 0)))
         headers = {name: value for name, value in handler.headers.items() if name.lower() != "connection"}
-        request = Request(handler.command, unquote(handler.path), headers, len(self.seen))
-        self.seen.append(request)
-        time.sleep(self.seconds)
+        request = Request(handler.command, unquote(handler.path), headers)
+        with self._lock:
+            self.seen.append(request)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            time.sleep(self.seconds)
+            self._pass_on(handler, request, body)
+        finally:
+            with self._lock:
+                self._now -= 1
+
+    def _pass_on(self, handler: BaseHTTPRequestHandler, request: Request, body: bytes) -> None:
         spoilt = self.spoil(request)
         match spoilt:
             case "reset":
@@ -145,7 +158,7 @@ def proxied(upstream: str) -> Iterator[Proxy]:
         def do_GET(self) -> None:
             proxy.answer(self)
 
-        do_HEAD = do_PUT = do_GET  # noqa: N815 - the class finds them by these names
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the class finds them by these names
 
         def log_message(self, *args: Any) -> None:
             """Nobody reads it."""

@@ -8,9 +8,9 @@ for the object as it was listed, so that what is read is one version of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -204,8 +204,14 @@ class _Handle:
         """Nothing is held."""
 
 
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_REQUESTS, thread_name_prefix="batchscore-objects")
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests; where one fails, those that wait are not made."""
+    pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="batchscore-objects")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _changed(listed: _Listed) -> NoReturn:

@@ -1,40 +1,31 @@
-"""Rows from Parquet files, by path or glob, read and ordered by an in-memory DuckDB."""
+"""Rows from Parquet files, local or in an object store, by path or glob, ordered by an in-memory DuckDB."""
 
 from __future__ import annotations
 
 import re
 import string
-import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import duckdb
 import polars as pl
 
-from batchscore import cgroup
 from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
-from batchscore.objectstore import ObjectStore
 from batchscore.schema import Column, TypeName
+from batchscore.sources.engine import Engine, fetch, literal
 from batchscore.sources.ordered import Ordered
 from batchscore.sources.statement import Page, Wanted, identifier
-
-if TYPE_CHECKING:
-    from batchscore.sources.objects import Objects
 
 __all__ = ["ParquetSource"]
 
 _ENGINE = Database.at("duckdb:///:memory:")
-# What the sort may hold, as a share of the memory: a night's rows come through in order, however many they are.
-_SHARE = 4
 _FIELD = "interval_start"
-_SETTING = "parquet"
 # What DuckDB makes of a directory's name, by the declared type; text where there is none.
 _HIVE_TYPES: Mapping[TypeName, str] = {"integer": "BIGINT", "date": "DATE"}
 _NO_VALUE = ("__hive_default_partition__", "null")
@@ -49,7 +40,8 @@ class ParquetSource:
     declared; where none is, of integers or dates if all of them are such, and of text otherwise.
 
     Attributes:
-        path: A path or glob; `{interval_start:%Y-%m-%d}` stands for an interval's local start.
+        path: A path or glob, of local files or of the objects of one bucket; `{interval_start:%Y-%m-%d}` stands for an
+            interval's local start.
         where: What the rows are called in messages.
         time_column: The column whose time lies in the interval: a timestamp (UTC where it has no zone), or a date
             of the calendar's zone. None takes every row of the files.
@@ -66,11 +58,13 @@ class ParquetSource:
     private: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a path that cannot be filled in, and files that nothing ties to an interval.
+        """Refuse a path that cannot be filled in or reached, and files that nothing ties to an interval.
 
         Raises:
-            UsageError: The path has another field, or there is neither `{interval_start}` nor a time column.
+            UsageError: The path has another field, there is neither `{interval_start}` nor a time column, or see
+                `Engine.refuse`.
         """
+        Engine.refuse(self.path)
         templated = _has_field(self.path, self.where)
         if self.tied and not templated and self.time_column is None:
             raise UsageError(
@@ -95,12 +89,13 @@ class ParquetSource:
         """The rows of an interval; see `Source.batches`.
 
         Raises:
-            WarehouseError: No file matches, or a file cannot be read.
+            WarehouseError: No file matches, or a file cannot be read; or an object store refuses.
+            TransientError: An object store does not answer, or an object was replaced since it was listed.
             SchemaMismatch: A wanted column has no canonical type, or the key or time column is missing.
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
         page = Page(order, limit, batch_rows, columns)
-        with _ENGINE.translated(self.where), _folder() as spill, _engine(self.path, spill) as engine:
+        with _ENGINE.translated(self.where), Engine.reading(self.path, page) as engine:
             with closing(engine.connect()) as connection:
                 found = self._files(engine, connection, interval)
                 files = self._in_time(found, interval, columns)
@@ -111,7 +106,7 @@ class ParquetSource:
             except duckdb.Error as error:
                 if engine.failed:
                     raise
-                raise duckdb.IOException(f"{_guilty(engine, files, page, error)} cannot be read: {error}") from None
+                raise duckdb.IOException(f"{engine.guilty(files, page, error)} cannot be read: {error}") from None
 
     def _query(
         self,
@@ -122,13 +117,13 @@ class ParquetSource:
         page: Page,
     ) -> tuple[str, dict[str, Value]]:
         """The rows of some of the files that were found, of which only the wanted columns are read."""
-        listed = ", ".join(map(_literal, files))
+        listed = ", ".join(map(literal, files))
         # DuckDB would type a directory by what the interval's happen to be called.
         table = f"read_parquet([{listed}], union_by_name = true, hive_types_autocast = false)"
-        types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
+        types = dict(fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
         partitions = {name: texts for name, texts in _partitions(found).items() if name in types}
         if typed := self._partition_types(partitions, page.columns):
-            given = ", ".join(f"{_literal(name)}: {type_}" for name, type_ in typed.items())
+            given = ", ".join(f"{literal(name)}: {type_}" for name, type_ in typed.items())
             table = f"{table[:-1]}, hive_types = {{{given}}})"
             types |= typed
         partial = _partial(connection, listed)
@@ -192,7 +187,7 @@ class ParquetSource:
             )
         return first.date(), last.date()
 
-    def _files(self, engine: _Engine, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
+    def _files(self, engine: Engine, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
         patterns = list(dict.fromkeys(self._patterns(interval)))
         found = engine.find_all(connection, patterns)
         if not found:
@@ -222,114 +217,6 @@ class ParquetSource:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
 
 
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """DuckDB in memory, with the room that its sort may take, and the objects that it may read.
-
-    Attributes:
-        settings: Of each connection.
-        objects: Of a bucket; None for local files.
-    """
-
-    settings: Mapping[str, str | bool]
-    objects: Objects | None
-
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """A database of its own."""
-        connection = duckdb.connect(":memory:", config={**self.settings})
-        if self.objects is not None:
-            connection.register_filesystem(self.objects)
-        return connection
-
-    def find_all(self, connection: duckdb.DuckDBPyConnection, patterns: Sequence[str]) -> list[str]:
-        """The files that match any of some patterns, each once."""
-        if self.objects is not None:
-            return self.objects.find_all(connection, patterns)
-        return list({file: None for pattern in patterns for file in _glob(connection, pattern)})
-
-    def look_ahead(self, connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
-        """Have at hand what will be asked of each file."""
-        if self.objects is not None:
-            self.objects.look_ahead(connection, files)
-
-    @property
-    def failed(self) -> bool:
-        """Whether a store has refused to give an object."""
-        return self.objects is not None and self.objects.failure is not None
-
-
-@contextmanager
-def _engine(path: str, spill: str) -> Iterator[_Engine]:
-    """What reads the files of a path, with a folder for what does not fit in the memory.
-
-    Raises:
-        UsageError: See `ObjectStore.at`.
-        WarehouseError, TransientError: What the store said, where DuckDB has it only in its own words.
-    """
-    objects = _objects(path) if ObjectStore.is_meant(path) else None
-    settings: dict[str, str | bool] = {
-        "memory_limit": f"{cgroup.memory() // _SHARE} B",
-        "temp_directory": spill,
-        # Whatever a path may look like, nothing is downloaded for it.
-        "autoinstall_known_extensions": False,
-    }
-    try:
-        yield _Engine(settings, objects)
-    except duckdb.Error:
-        if objects is not None and objects.failure is not None:
-            raise objects.failure from None
-        raise
-
-
-def _objects(path: str) -> Objects:
-    scheme, _, rest = path.partition("://")
-    store = ObjectStore.at(
-        f"{scheme}://{rest.partition('/')[0]}",
-        setting=_SETTING,
-        named_by="the parquet path of the job",
-        form=f"{scheme}://bucket/path/*.parquet",
-    )
-    try:
-        from batchscore.sources.objects import Objects
-    except ImportError:
-        raise ObjectStore.lacking(_SETTING, scheme) from None
-    return Objects(store)
-
-
-def _guilty(engine: _Engine, files: Sequence[str], page: Page, error: duckdb.Error) -> str:
-    """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
-    if named := [file for file in files if file in str(error)]:
-        return named[0]
-    for file in files:
-        with closing(engine.connect()) as connection:
-            try:
-                table = f"read_parquet({_literal(file)})"
-                names = [name for name, *_ in _fetch(connection, f"DESCRIBE FROM {table}") if page.wants(name)]
-                # A plain count would be told by the file's footer.
-                hashes = ", ".join(f"max(hash({identifier(name)}))" for name in names) or "count(*)"
-                _fetch(connection, f"SELECT {hashes} FROM {table}")
-            except duckdb.Error:
-                return file
-    return f"{files[0]}, or one of {len(files) - 1} more," if len(files) > 1 else files[0]
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    """A folder for what a sort cannot keep in memory.
-
-    Raises:
-        WarehouseError: There is no place for one.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="batchscore-")
-    except OSError as error:
-        raise WarehouseError(
-            f"no temporary folder can be made: {error}. Give a writable /tmp, or set TMPDIR to a folder that is."
-        ) from error
-    with folder as name:
-        yield name
-
-
 def _has_field(path: str, where: str) -> bool:
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(path) if name is not None]
@@ -341,14 +228,6 @@ def _has_field(path: str, where: str) -> bool:
             "strftime reads it, and no other field."
         )
     return bool(fields)
-
-
-def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
-    return connection.sql(sql).fetchall()
-
-
-def _glob(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[str]:
-    return sorted(file for (file,) in _fetch(connection, f"SELECT file FROM glob({_literal(pattern)})"))
 
 
 def _partitions(files: Sequence[str]) -> dict[str, set[str]]:
@@ -389,8 +268,4 @@ def _partial(connection: duckdb.DuckDBPyConnection, listed: str) -> list[str]:
         f"SELECT name FROM parquet_schema([{listed}]) GROUP BY name HAVING count(DISTINCT file_name) < "
         f"(SELECT count(DISTINCT file_name) FROM parquet_schema([{listed}]))"
     )
-    return [name for (name,) in _fetch(connection, sql)]
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return [name for (name,) in fetch(connection, sql)]
