@@ -187,5 +187,5 @@ class ObjectStore:
 
 def _reason(error: Exception) -> str:
     """The reason at the end of the first line: a library's text goes on with its own insides."""
-    line = str(error).splitlines()[0]
-    return _IN_URLS.sub("", line.rpartition(" - ")[2]).strip(" .") or type(error).__name__
+    line = str(error).splitlines()[0].rpartition(" - ")[2].removeprefix("Server returned non-2xx status code: ")
+    return _IN_URLS.sub("", line).strip(" .:") or type(error).__name__

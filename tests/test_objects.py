@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,8 +23,9 @@ import obstore
 import polars as pl
 import pytest
 import toy
+from blobs import Blobs
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
-from s3 import Proxy, Request, Spoilt, bucket_at, proxied, store_at, upload
+from s3 import Proxy, Request, Spoilt, bucket_at, proxied, serving, store_at, upload
 from toy import Project
 
 from batchscore.errors import TransientError, UsageError, WarehouseError
@@ -424,6 +426,40 @@ class TestNamed:
 
         assert isinstance(found.client, store)
         assert isinstance(Objects(found).protocol, str)
+
+    def test_of_google(self, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+        """gs:// is read, by a server that speaks S3's protocol, whose lists and objects Google's are written like."""
+        bucket = f"b{uuid.uuid4().hex}"
+        plain = HTTPStore(lake.proxy.endpoint, client_options={"allow_http": True})
+        obstore.put(plain, bucket, b"")
+        numbered(3).write_parquet(lake.folder / "a.parquet")
+        obstore.put(plain, f"{bucket}/day=2/a.parquet", (lake.folder / "a.parquet").read_bytes())
+        monkeypatch.setenv("GOOGLE_BASE_URL", lake.proxy.endpoint)
+        monkeypatch.setenv("GOOGLE_BEARER_TOKEN", CANARY)
+
+        assert ids(opened(f"gs://{bucket}/*/*.parquet")) == [0, 1, 2]
+        with pytest.raises(WarehouseError, match=r"^gs://none/a/\*\.parquet cannot be listed: NoSuchBucket"):
+            ids(opened("gs://none/a/*.parquet"))
+        lake.proxy.spoil = lambda _: (403, "AccessDenied")
+        with pytest.raises(WarehouseError, match=r"AccessDenied\. Check the GOOGLE_ credentials") as caught:
+            ids(opened(f"gs://{bucket}/*/*.parquet"))
+        assert CANARY not in str(caught.value)
+
+    def test_of_azure(self, monkeypatch: pytest.MonkeyPatch, impatient: None, tmp_path: Path) -> None:
+        """az:// is read from a stand-in that lists bare tags, as Azure does; a signature in a URL is not told."""
+        numbered(3).write_parquet(tmp_path / "a.parquet")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"sv=2026&sig={CANARY}")
+        with serving(Blobs({"day=2/a.parquet": (tmp_path / "a.parquet").read_bytes()})) as endpoint:
+            monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{endpoint}/account")
+
+            assert ids(opened("az://lake/*/*.parquet")) == [0, 1, 2]
+            assert ids(opened("az://lake/day=2/a.parquet")) == [0, 1, 2]
+            with pytest.raises(WarehouseError, match=r"ContainerNotFound\. Make the container"):
+                ids(opened("az://none/*/*.parquet"))
+        with pytest.raises(TransientError, match=r"check AZURE_STORAGE_ENDPOINT") as caught:
+            ids(opened("az://lake/*/*.parquet"))
+        assert CANARY not in str(caught.value)
 
     def test_no_account(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What the environment lacks is told with the names of its variables."""
