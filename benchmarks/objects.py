@@ -163,23 +163,28 @@ def main() -> None:
             ("pyarrow.dataset, s3://", arrow, glob),
         ]
         seconds: dict[str, list[float]] = {name: [] for name, _, _ in ways}
+        busy: dict[str, list[float]] = {name: [] for name, _, _ in ways}
         fetched: dict[str, tuple[int, int]] = {}
         for _ in range(given.rounds):
             for name, read, path in ways:
                 before, begun = (server.requests.value, server.sent.value), time.perf_counter()
+                spent = time.process_time()
                 rows = read(path)
                 seconds[name].append(time.perf_counter() - begun)
+                busy[name].append(time.process_time() - spent)
                 fetched[name] = (server.requests.value - before[0], server.sent.value - before[1])
     print(f"{rows:,} rows of one day in {given.files} of {3 * given.files} files, {len(WANTED)} of 20 columns;")
     print(
         f"{size / 1e6:,.0f} MB in the store; each answer waits {given.wait * 1e3:.0f} ms; {os.cpu_count()} processors\n"
     )
     base = statistics.median(seconds["batchscore, on disk"])
-    print(f"{'':28}{'s':>7}{'rows/s':>12}{'of disk':>9}{'requests':>10}{'MB':>8}")
+    print(f"{'':28}{'s':>7}{'rows/s':>12}{'of disk':>9}{'processor s':>13}{'requests':>10}{'MB':>8}")
     for name, taken in seconds.items():
         middle = statistics.median(taken)
         requests, sent = fetched[name]
-        print(f"{name:28}{middle:7.2f}{rows / middle:12,.0f}{base / middle:9.2f}{requests:10}{sent / 1e6:8.1f}")
+        work = statistics.median(busy[name])
+        told = f"{name:28}{middle:7.2f}{rows / middle:12,.0f}{base / middle:9.2f}{work:13.2f}"
+        print(f"{told}{requests:10}{sent / 1e6:8.1f}")
 
 
 if __name__ == "__main__":

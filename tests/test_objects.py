@@ -232,6 +232,7 @@ class TestFetched:
         # Of twelve columns three, of three files the footers and one of the bodies.
         assert few < 0.2 * size
         assert {each.path[-9:] for each in bodies} == {"2.parquet"}
+        assert all("if-match" in each.headers for each in lake.proxy.reads)
         assert len({(each.path, each.headers.get("range")) for each in lake.proxy.reads}) == len(lake.proxy.reads)
         assert sum(each.sent for each in lake.proxy.reads) < 1.2 * size
 
@@ -245,13 +246,29 @@ class TestFetched:
             lake.proxy.most = 0
             ids(lake.source(path))
             assert lake.proxy.most > 3
+        # A small file is fetched whole, and once.
+        assert len(lake.proxy.reads) == 10
+
+    def test_threads(self, lake: Lake) -> None:
+        """Threads that share an open object, as DuckDB's do, each read on from where they are."""
+        obstore.put(lake.client, "digits", b"0123456789")
+        url = f"{lake.url}/digits"
+        with Engine.reading(url, Page()) as engine, closing(engine.connect()) as connection:
+            assert engine.find_all(connection, [url]) == [url]
+            opened = engine.objects.open(url)
+            opened.seek(2)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(opened.seek, 7).result()
+                assert opened.read(2) == b"23"
+                assert other.submit(opened.read, 2).result() == b"78"
+                assert opened.read(9) == b"456789"
 
     def test_a_few_rows(self, lake: Lake) -> None:
         """A look at a few rows, as `check` takes it, does not fetch what lies far behind them."""
         lake.put("big.parquet", numbered(400_000), row_group_size=10_000)
 
         assert len(read_frame(lake.source("big.parquet"), DAY, key=["id"], limit=100)) == 100
-        assert sum(each.sent for each in lake.proxy.reads) < (lake.folder / "big.parquet").stat().st_size / 4
+        assert sum(each.sent for each in lake.proxy.reads) < (lake.folder / "big.parquet").stat().st_size / 16
 
 
 def every(n: int, spoilt: Spoilt) -> object:
@@ -306,6 +323,29 @@ class TestTroubled:
 
         with pytest.raises(TransientError, match=r"rows\.parquet cannot be read: SlowDown"):
             ids(source)
+
+    def test_once(self, lake: Lake, impatient: None) -> None:
+        """What has failed for good is not asked for again by the reads that follow."""
+        obstore.put(lake.client, "digits", b"0123456789")
+        url = f"{lake.url}/digits"
+        with Engine.reading(url, Page()) as engine, closing(engine.connect()) as connection:
+            engine.find_all(connection, [url])
+            lake.proxy.spoil = lambda _: (503, "SlowDown")
+            lake.proxy.seen.clear()
+            for _ in range(3):
+                with pytest.raises(TransientError, match="digits cannot be read: SlowDown"):
+                    engine.objects.open(url).read(2)
+        assert len(lake.proxy.seen) == 2
+
+    def test_secrets(self, lake: Lake) -> None:
+        """Of a URL in a library's words neither a password nor a signature is told."""
+        store = ObjectStore.at(lake.url, setting="parquet", named_by="the job", form="")
+        with (
+            pytest.raises(WarehouseError, match=r"^it fails: bad http://host/path at all\.") as caught,
+            store.told("it", "fails"),
+        ):
+            raise ValueError(f"bad http://me:{CANARY}@host/path?sig={CANARY}&a=b at all")
+        assert CANARY not in str(caught.value)
 
     @pytest.mark.parametrize("knows", [True, False])
     def test_replaced(self, lake: Lake, knows: bool) -> None:

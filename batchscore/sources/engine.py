@@ -96,11 +96,6 @@ class Engine:
         if self.objects is not None:
             self.objects.look_ahead(connection, files)
 
-    @property
-    def failed(self) -> bool:
-        """Whether a store has refused to give an object."""
-        return self.objects is not None and self.objects.failure is not None
-
     def guilty(self, files: Sequence[str], page: Page, error: duckdb.Error) -> str:
         """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
         if named := [file for file in files if file in str(error)]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import duckdb
 import fsspec
 
+from batchscore import cgroup
 from batchscore.errors import BatchscoreError, TransientError
 from batchscore.objectstore import ObjectStore
 
@@ -29,8 +30,8 @@ __all__ = ["Objects"]
 
 # Requests at a time for lists, of which a window of a year has as many as days, and for footers.
 _REQUESTS = 8
-# What files end with is asked for by each connection. It is kept, and so small files are read once.
-_TAIL_BYTES, _TAILS_BYTES = 2**20, 2**26
+# What files end with, which is all of a small file, is asked for by each connection: so much of the memory keeps it.
+_TAILS_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Objects(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         self._store = store
         self._listed: dict[str, _Listed] = {}
         self._tails: dict[str, tuple[int, bytes]] = {}
+        self._room = cgroup.memory() // _TAILS_SHARE
 
     def find_all(self, connection: duckdb.DuckDBPyConnection, patterns: Sequence[str]) -> list[str]:
         """The URLs that match any of some patterns, a pattern's own in order; it matches as it does local files.
@@ -163,8 +165,8 @@ class Objects(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         except BatchscoreError as error:
             self.failure = self.failure or error
             raise
-        room = len(data) <= _TAIL_BYTES and sum(len(each) for _, each in self._tails.values()) < _TAILS_BYTES
-        if end == listed.size and room:
+        if end == listed.size and len(data) <= self._room:
+            self._room -= len(data)
             self._tails[listed.url] = start, data
         return data
 

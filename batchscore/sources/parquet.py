@@ -104,8 +104,6 @@ class ParquetSource:
             try:
                 yield from Ordered(engine.connect, inner, values, page, self.where).batches()
             except duckdb.Error as error:
-                if engine.failed:
-                    raise
                 raise duckdb.IOException(f"{engine.guilty(files, page, error)} cannot be read: {error}") from None
 
     def _query(
