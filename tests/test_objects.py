@@ -215,6 +215,15 @@ class TestFetched:
         assert ids(lake.source("{interval_start:%d}/*.parquet", None), window) == list(range(1, 32))
         assert lake.proxy.most > 3
 
+    def test_days_of_one_folder(self, lake: Lake) -> None:
+        """Days that are files of one folder are found in one list of it."""
+        for day in range(1, 5):
+            lake.put(f"days/2024-01-0{day}-0.parquet", numbered(1, day, day))
+        window = Interval(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 4, tzinfo=UTC))
+
+        assert ids(lake.source("days/{interval_start:%Y-%m-%d}-*.parquet", None), window) == [1, 2, 3]
+        assert len(lake.proxy.seen) - len(lake.proxy.reads) == 1
+
     def test_columns_and_times(self, lake: Lake) -> None:
         """Only the wanted columns are fetched, of the row groups that may hold the interval, and each once."""
         for day in range(1, 4):

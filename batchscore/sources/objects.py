@@ -74,9 +74,13 @@ class Objects(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
             WarehouseError, TransientError: See `ObjectStore.told`.
             duckdb.IOException: A pattern has more than one `**`.
         """
+        # Days of one folder are patterns of one list.
+        places = {pattern: _fixed(self._path(pattern)) for pattern in patterns}
+        first = {place: pattern for pattern, place in reversed(places.items())}
         with _pool() as pool:
-            candidates = list(pool.map(self._candidates, patterns))
-        for pattern, listed in zip(patterns, candidates, strict=True):
+            candidates = dict(zip(first, pool.map(self._candidates, first.values()), strict=True))
+        for pattern, place in places.items():
+            listed = candidates[place]
             names = _matching(connection, [each.path for each in listed], self._path(pattern))
             found = sorted((each for each in listed if each.path in names), key=lambda each: each.url)
             self._listed |= {each.url: each for each in found if each.size or self._is_there(each.path)}
