@@ -56,7 +56,9 @@ class Rows(Table):
 
     Attributes:
         sql: A file with one query, relative to the SQL folder.
-        parquet: A path or glob of files, relative to the folder that the command runs in.
+        parquet: A path or glob of files, relative to the folder that the command runs in; or of objects, as
+            `s3://bucket/path/*.parquet`, `gs://…` or `az://container/…`, which needs the extra `s3`, with credentials,
+            region and endpoint as the variables `AWS_…`, `GOOGLE_…` or `AZURE_…` say.
         parameters: Values of the query's own `:name` placeholders, beside `:interval_start` and `:interval_end`.
     """
 

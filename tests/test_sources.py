@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from s3 import upload
 from toy import MARIADB
 
 from batchscore.database import Database
@@ -40,7 +41,6 @@ from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import WHOLE, Span, SqlSource, anysql, open_source, read_chunks, read_frame
 from batchscore.sources.ordered import Ordered
-from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import Statement
 
 DAY = Interval(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
@@ -233,7 +233,20 @@ class ParquetBench:
         return self.source()
 
 
-@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", MARIADB, "parquet"])
+class ObjectsBench(ParquetBench):
+    """The same files in an object store."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        super().__init__(path)
+        self.url = url
+
+    def source(self):
+        rows = JobSource(parquet=f"{self.url}/*.parquet", key=("id",), time_column="seen")
+        upload(self.folder, self.url)
+        return open_source(rows, database=None, text=None, where="rows.parquet", calendar=UTC_DAYS)
+
+
+@pytest.fixture(params=["duckdb", "sqlite", "postgres", "anysql", MARIADB, "parquet", "objects"])
 def bench(request, tmp_path):
     """Each kind of source in turn."""
     match request.param:
@@ -243,12 +256,40 @@ def bench(request, tmp_path):
             return SQLiteBench(tmp_path)
         case "parquet":
             return ParquetBench(tmp_path)
+        case "objects":
+            return ObjectsBench(tmp_path, request.getfixturevalue("s3_url"))
         case "postgres":
             return PostgresBench(request.getfixturevalue("postgres_url"))
         case "anysql":
             return AnySQLBench(request.getfixturevalue("postgres_url"))
         case "mariadb":
             return MariaDBBench(request.getfixturevalue("mariadb_url"))
+
+
+@pytest.fixture(params=["local", "objects"])
+def parquet(request, tmp_path):
+    """Makes sources over Parquet files in `tmp_path`, and over the same files in an object store."""
+    url = request.getfixturevalue("s3_url") if request.param == "objects" else None
+
+    def source(path, *, time_column=None, calendar=UTC_DAYS):
+        place = str(path) if url is None else f"{url}/{str(path).removeprefix(f'{tmp_path}/')}"
+        rows = JobSource(parquet=place, key=("id",), time_column=time_column)
+        opened = open_source(rows, database=None, text=None, where="rows.parquet", calendar=calendar)
+        return opened if url is None else Uploaded(opened, tmp_path, url)
+
+    return source
+
+
+class Uploaded:
+    """A source over a folder in an object store, to which a local one is copied as it is when it is read."""
+
+    def __init__(self, source, folder: Path, url: str) -> None:
+        self.where, self.caution, self.private = source.where, source.caution, source.private
+        self._source, self._folder, self._url = source, folder, url
+
+    def batches(self, *args, **options):
+        upload(self._folder, self._url)
+        return self._source.batches(*args, **options)
 
 
 @pytest.fixture(params=["postgres", "anysql"])
@@ -829,7 +870,7 @@ WIDE_TYPES = {"id": "integer", "text": "string", "half": "integer", "day": "date
 WIDE_SCHEMA = Schema(tuple(Column(name, WIDE_TYPES.get(name, "float"), nullable=True) for name in WIDE.columns))
 
 
-def read_wide(tmp_path, monkeypatch, rows, key, megabytes):
+def read_wide(parquet, tmp_path, monkeypatch, rows, key, megabytes):
     """The rows in chunks, by a sort that has so much memory, and the bounds between which they were sorted."""
     rows.write_parquet(tmp_path / f"{DAY.start:%Y-%m-%d}.parquet", row_group_size=5_000)
     monkeypatch.setattr("batchscore.cgroup.memory", lambda: 4 * megabytes * 1_000_000)
@@ -846,26 +887,26 @@ def read_wide(tmp_path, monkeypatch, rows, key, megabytes):
 
 
 @pytest.mark.parametrize("key", [["id"], ["text"], ["half", "id"], ["day", "text"]])
-def test_wide_parquet_in_little_memory(tmp_path, monkeypatch, key):
+def test_wide_parquet_in_little_memory(parquet, tmp_path, monkeypatch, key):
     """Rows of 200 columns that a sort has no room for come in order and whole, a range of keys at a time."""
-    found, ranges = read_wide(tmp_path, monkeypatch, WIDE, key, 50)
+    found, ranges = read_wide(parquet, tmp_path, monkeypatch, WIDE, key, 50)
 
     assert len(ranges) > 1
     assert found.equals(WIDE.sort(key))
 
 
-def test_a_null_in_the_key_of_wide_parquet(tmp_path, monkeypatch):
+def test_a_null_in_the_key_of_wide_parquet(parquet, tmp_path, monkeypatch):
     """A row without a key is not left out with the ranges: it is an error."""
     rows = WIDE.with_columns(id=pl.when(pl.col("id") == 7).then(None).otherwise("id"))
 
     with pytest.raises(KeyViolation, match="id is NULL"):
-        read_wide(tmp_path, monkeypatch, rows, ["id"], 50)
+        read_wide(parquet, tmp_path, monkeypatch, rows, ["id"], 50)
 
 
-def test_parquet_for_which_there_is_no_memory_at_all(tmp_path, monkeypatch):
+def test_parquet_for_which_there_is_no_memory_at_all(parquet, tmp_path, monkeypatch):
     """Where not even one key's rows find room, the error says that memory is what is missing."""
     with pytest.raises(WarehouseError, match="Out of Memory"):
-        read_wide(tmp_path, monkeypatch, WIDE, ["id"], 3)
+        read_wide(parquet, tmp_path, monkeypatch, WIDE, ["id"], 3)
 
 
 def test_no_room_for_a_temporary_folder(tmp_path, monkeypatch):
@@ -1051,19 +1092,13 @@ def test_any_other_database_needs_its_driver():
             next(source.batches(DAY))
 
 
-def parquet(path, *, time_column=None, calendar=UTC_DAYS):
-    """A source over Parquet files."""
-    rows = JobSource(parquet=str(path), key=("id",), time_column=time_column)
-    return open_source(rows, database=None, text=None, where="rows.parquet", calendar=calendar)
-
-
 def days(first: int, last: int, zone: str = "UTC") -> Interval:
     """Days of January 2024 in a zone."""
     calendar = Calendar("day", ZoneInfo(zone))
     return Interval(calendar.instant(date(2024, 1, first)), calendar.instant(date(2024, 1, last)))
 
 
-def test_parquet_paths_follow_the_calendar(tmp_path):
+def test_parquet_paths_follow_the_calendar(parquet, tmp_path):
     """The path names the interval's local start; a window of many reads those that exist, each once."""
     for day in (1, 2, 4):
         numbered(2).with_columns(id=pl.Series([day * 10, day * 10 + 1])).write_parquet(
@@ -1083,7 +1118,7 @@ def test_parquet_paths_follow_the_calendar(tmp_path):
         next(source.batches(days(5, 9, "America/New_York")))
 
 
-def test_parquet_hive_directories_are_columns(tmp_path):
+def test_parquet_hive_directories_are_columns(parquet, tmp_path):
     """`day=2024-01-02/` is a column too, and may be the time column, in the calendar's zone."""
     for day in (1, 2, 3):
         folder = tmp_path / f"day=2024-01-0{day}"
@@ -1100,14 +1135,19 @@ def test_parquet_hive_directories_are_columns(tmp_path):
     assert one.rows() == [(3, date(2024, 1, 3))]
 
 
-def partitioned(folder: Path, **named: Sequence[str]) -> ParquetSource:
-    """Files in directories `name=value`, whose ids count up in the order given."""
-    (name, values), *_ = named.items()
-    for number, value in enumerate(values):
-        inside = folder / f"{name}={value}"
-        inside.mkdir(parents=True)
-        pl.DataFrame({"id": [number], "seen": [at(0)]}).write_parquet(inside / "part-0.parquet")
-    return parquet(folder / "*/*.parquet", time_column="seen")
+@pytest.fixture
+def partitioned(parquet, tmp_path):
+    """Makes sources over files in directories `name=value`, whose ids count up in the order given."""
+
+    def source(**named: Sequence[str]):
+        (name, values), *_ = named.items()
+        for number, value in enumerate(values):
+            inside = tmp_path / f"{name}={value}"
+            inside.mkdir(parents=True)
+            pl.DataFrame({"id": [number], "seen": [at(0)]}).write_parquet(inside / "part-0.parquet")
+        return parquet(tmp_path / "*/*.parquet", time_column="seen")
+
+    return source
 
 
 @pytest.mark.parametrize(
@@ -1123,9 +1163,9 @@ def partitioned(folder: Path, **named: Sequence[str]) -> ParquetSource:
         (["__HIVE_DEFAULT_PARTITION__"], [None]),
     ],
 )
-def test_parquet_directories_are_typed_at_training(tmp_path, values, typed):
+def test_parquet_directories_are_typed_at_training(partitioned, values, typed):
     """Where no type is declared, directories are integers or dates if every one of them is, and text otherwise."""
-    assert read_frame(partitioned(tmp_path, part=values), DAY, key=["id"])["part"].to_list() == typed
+    assert read_frame(partitioned(part=values), DAY, key=["id"])["part"].to_list() == typed
 
 
 @pytest.mark.parametrize(
@@ -1139,9 +1179,9 @@ def test_parquet_directories_are_typed_at_training(tmp_path, values, typed):
         (["__HIVE_DEFAULT_PARTITION__"], [1]),
     ],
 )
-def test_parquet_directories_have_the_declared_type(tmp_path, values, declared):
+def test_parquet_directories_have_the_declared_type(partitioned, values, declared):
     """An interval whose directories happen to be all digits, or all dates, has the type that training had."""
-    source, schema = partitioned(tmp_path, part=values), schema_of(numbered(len(declared), part=declared))
+    source, schema = partitioned(part=values), schema_of(numbered(len(declared), part=declared))
     read = {int: int, str: str, date: date.fromisoformat}[type(declared[0])]
     expected = [None if value.startswith("__") else read(value) for value in values]
 
@@ -1158,13 +1198,13 @@ def test_parquet_directories_have_the_declared_type(tmp_path, values, declared):
         ("2", 0.5, r"want float, got string"),
     ],
 )
-def test_parquet_directories_of_another_type_are_refused(tmp_path, value, declared, message):
+def test_parquet_directories_of_another_type_are_refused(partitioned, value, declared, message):
     """A directory whose name is no value of the declared type is an error that names it."""
     with pytest.raises(SchemaMismatch, match=message):
-        chunks(partitioned(tmp_path, part=["1", value]), numbered(1, part=[declared]))
+        chunks(partitioned(part=["1", value]), numbered(1, part=[declared]))
 
 
-def test_parquet_dates_cannot_tell_hours(tmp_path):
+def test_parquet_dates_cannot_tell_hours(parquet, tmp_path):
     """An hour of a day is no date: refused, with what to do."""
     pl.DataFrame({"id": [1], "day": [date(2024, 1, 2)]}).write_parquet(tmp_path / "1.parquet")
     source = parquet(tmp_path / "1.parquet", time_column="day", calendar=Calendar("hour", ZoneInfo("UTC")))
@@ -1174,7 +1214,7 @@ def test_parquet_dates_cannot_tell_hours(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
-def test_parquet_naive_times_are_utc(tmp_path, unit):
+def test_parquet_naive_times_are_utc(parquet, tmp_path, unit):
     """Timestamps without a zone, of any precision, are instants in UTC."""
     times = pl.Series([t.replace(tzinfo=None) for t in (at(-1), at(0), at(86_399), at(86_400))])
     pl.DataFrame({"id": range(4), "seen": times.cast(pl.Datetime(unit))}).write_parquet(tmp_path / "1.parquet")
@@ -1182,7 +1222,7 @@ def test_parquet_naive_times_are_utc(tmp_path, unit):
     assert read_frame(parquet(tmp_path / "1.parquet", time_column="seen"), DAY, key=["id"])["id"].to_list() == [1, 2]
 
 
-def test_parquet_files_that_differ_are_not_bent_to_the_first(tmp_path):
+def test_parquet_files_that_differ_are_not_bent_to_the_first(parquet, tmp_path):
     """A float in the second file stays one, and a column that one file lacks is missed, not read as NULL."""
     numbered(1, x=[1], y=[1]).write_parquet(tmp_path / "1.parquet")
     numbered(2, y=[1, 1]).with_columns(x=pl.Series([0.0, 1.5]))[1:].write_parquet(tmp_path / "2.parquet")
@@ -1196,7 +1236,7 @@ def test_parquet_files_that_differ_are_not_bent_to_the_first(tmp_path):
         chunks(source, declared)
 
 
-def test_parquet_that_cannot_be_read_is_named(tmp_path):
+def test_parquet_that_cannot_be_read_is_named(parquet, tmp_path):
     """A file that is no Parquet, or is damaged inside, is a WarehouseError with its path."""
     good = tmp_path / "good.parquet"
     numbered(50_000, text=[f"value {i}" for i in range(50_000)]).write_parquet(good)
@@ -1208,7 +1248,7 @@ def test_parquet_that_cannot_be_read_is_named(tmp_path):
             read_frame(parquet(tmp_path / name, time_column="seen"), DAY, key=["id"])
 
 
-def test_a_parquet_file_at_fault_is_named_among_others(tmp_path):
+def test_a_parquet_file_at_fault_is_named_among_others(parquet, tmp_path):
     """The file that cannot be read is named, wherever it stands among the others, and no database is."""
     for number in range(3):
         numbered(50_000, text=[f"value {number} {i}" for i in range(50_000)]).write_parquet(
@@ -1224,7 +1264,7 @@ def test_a_parquet_file_at_fault_is_named_among_others(tmp_path):
     assert "duckdb:" not in str(caught.value)
 
 
-def test_parquet_messages_speak_of_no_query(tmp_path):
+def test_parquet_messages_speak_of_no_query(parquet, tmp_path):
     """What is wrong with a column or a key of files is to be mended at the source, for there is no query."""
     numbered(2, x=["a", "b"]).with_columns(id=pl.lit(1)).write_parquet(tmp_path / "1.parquet")
     source = parquet(tmp_path / "1.parquet", time_column="seen")
@@ -1248,7 +1288,7 @@ def test_parquet_messages_speak_of_no_query(tmp_path):
         ("{interval_start:%Y-%m-%d}.parquet", "hour", "one file for several intervals"),
     ],
 )
-def test_parquet_paths_that_tie_nothing_to_an_interval_are_refused(path, every, message):
+def test_parquet_paths_that_tie_nothing_to_an_interval_are_refused(parquet, path, every, message):
     """What would score the same rows every night is a UsageError, before any file is looked for."""
     with pytest.raises(UsageError, match=message):
         next(parquet(path, calendar=Calendar(every, ZoneInfo("UTC"))).batches(DAY))
@@ -1261,7 +1301,7 @@ def test_parquet_paths_that_tie_nothing_to_an_interval_are_refused(path, every, 
         ("gone", SchemaMismatch, r"lacks 1 column.s. that \[source\] time_column names: gone"),
     ],
 )
-def test_parquet_time_column_must_be_a_time(tmp_path, name, error, message):
+def test_parquet_time_column_must_be_a_time(parquet, tmp_path, name, error, message):
     """A time column of text, or one that is not there, is refused by name."""
     numbered(1, text=["2024-01-02"]).write_parquet(tmp_path / "1.parquet")
 

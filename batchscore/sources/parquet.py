@@ -1,36 +1,31 @@
-"""Rows from Parquet files, by path or glob, read and ordered by an in-memory DuckDB."""
+"""Rows from Parquet files, local or in an object store, by path or glob, ordered by an in-memory DuckDB."""
 
 from __future__ import annotations
 
 import re
 import string
-import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
-from typing import Any
 from urllib.parse import unquote
 
 import duckdb
 import polars as pl
 
-from batchscore import cgroup
 from batchscore.database import Database
 from batchscore.errors import SchemaMismatch, UsageError, WarehouseError
 from batchscore.interval import Calendar, Interval
 from batchscore.job import Value
 from batchscore.schema import Column, TypeName
 from batchscore.sources.duckdb import marker
+from batchscore.sources.engine import Engine, fetch, literal
 from batchscore.sources.ordered import Ordered
 from batchscore.sources.statement import WHOLE, Page, Span, Wanted, identifier
 
 __all__ = ["ParquetSource"]
 
 _ENGINE = Database.at("duckdb:///:memory:")
-# What the sort may hold, as a share of the memory: a night's rows come through in order, however many they are.
-_SHARE = 4
 _FIELD = "interval_start"
 # What DuckDB makes of a directory's name, by the declared type; text where there is none.
 _HIVE_TYPES: Mapping[TypeName, str] = {"integer": "BIGINT", "date": "DATE"}
@@ -46,7 +41,8 @@ class ParquetSource:
     declared; where none is, of integers or dates if all of them are such, and of text otherwise.
 
     Attributes:
-        path: A path or glob; `{interval_start:%Y-%m-%d}` stands for an interval's local start.
+        path: A path or glob, of local files or of the objects of one bucket; `{interval_start:%Y-%m-%d}` stands for an
+            interval's local start.
         where: What the rows are called in messages.
         time_column: The column whose time lies in the interval: a timestamp (UTC where it has no zone), or a date
             of the calendar's zone. None takes every row of the files.
@@ -63,11 +59,13 @@ class ParquetSource:
     private: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a path that cannot be filled in, and files that nothing ties to an interval.
+        """Refuse a path that cannot be filled in or reached, and files that nothing ties to an interval.
 
         Raises:
-            UsageError: The path has another field, or there is neither `{interval_start}` nor a time column.
+            UsageError: The path has another field, there is neither `{interval_start}` nor a time column, or see
+                `Engine.refuse`.
         """
+        Engine.refuse(self.path)
         templated = _has_field(self.path, self.where)
         if self.tied and not templated and self.time_column is None:
             raise UsageError(
@@ -93,7 +91,8 @@ class ParquetSource:
         """The rows of an interval; see `Source.batches`.
 
         Raises:
-            WarehouseError: No file matches, or a file cannot be read.
+            WarehouseError: No file matches, or a file cannot be read; or an object store refuses.
+            TransientError: An object store does not answer, or an object was replaced since it was listed.
             SchemaMismatch: A wanted column has no canonical type, or the key or time column is missing.
             UsageError: The path or the time column is too coarse to tell one interval from the next.
         """
@@ -103,38 +102,47 @@ class ParquetSource:
 
     def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
         """Where to cut an interval's rows, by a sample of them; see `Source.cuts`."""
-        with self._ordered(interval, Page((column,)), WHOLE) as rows:
+        page = Page((column,), columns={column.name: column.type})
+        with self._ordered(interval, page, WHOLE) as rows:
             return [value for (value,) in rows.cuts(parts) if isinstance(value, (int, str))]
 
     @contextmanager
     def _ordered(self, interval: Interval, page: Page, span: Span) -> Iterator[Ordered]:
         """The files' rows."""
-        with _ENGINE.translated(self.where), _folder() as spill:
-            settings = {"memory_limit": f"{cgroup.memory() // _SHARE} B", "temp_directory": spill}
-            connect = partial(duckdb.connect, ":memory:", config={**settings})
-            with closing(connect()) as connection:
-                files = self._files(connection, interval)
-                inner, values = self._query(connection, files, interval, page, span)
+        with _ENGINE.translated(self.where), Engine.reading(self.path, page) as engine:
+            with closing(engine.connect()) as connection:
+                found = self._files(engine, connection, interval)
+                files = self._in_time(found, interval, page.columns)
+                engine.look_ahead(connection, files)
+                inner, values = self._query(connection, found, files, interval, page, span)
             try:
-                yield Ordered(connect, inner, values, page, self.where)
+                yield Ordered(engine.connect, inner, values, page, self.where)
             except duckdb.Error as error:
-                raise duckdb.IOException(f"{_guilty(files, error)} cannot be read: {error}") from None
+                raise duckdb.IOException(f"{engine.guilty(files, page, error)} cannot be read: {error}") from None
 
     def _query(
-        self, connection: duckdb.DuckDBPyConnection, files: Sequence[str], interval: Interval, page: Page, span: Span
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        found: Sequence[str],
+        files: Sequence[str],
+        interval: Interval,
+        page: Page,
+        span: Span,
     ) -> tuple[str, dict[str, Value]]:
-        listed = ", ".join(map(_literal, files))
+        """The rows of some of the files that were found, of which only the wanted columns are read."""
+        listed = ", ".join(map(literal, files))
         # DuckDB would type a directory by what the interval's happen to be called.
         table = f"read_parquet([{listed}], union_by_name = true, hive_types_autocast = false)"
-        types = dict(_fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
-        partitions = {name: texts for name, texts in _partitions(files).items() if name in types}
+        types = dict(fetch(connection, f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"))
+        partitions = {name: texts for name, texts in _partitions(found).items() if name in types}
         if typed := self._partition_types(partitions, page.columns):
-            given = ", ".join(f"{_literal(name)}: {type_}" for name, type_ in typed.items())
+            given = ", ".join(f"{literal(name)}: {type_}" for name, type_ in typed.items())
             table = f"{table[:-1]}, hive_types = {{{given}}})"
             types |= typed
-        partial = [name for name in _partial(connection, listed) if name in types]
-        left_out = f" EXCLUDE ({', '.join(map(identifier, partial))})" if partial else ""
-        query, values, conditions = f"SELECT *{left_out} FROM {table}", dict(span.values), list[str]()
+        partial = _partial(connection, listed)
+        names = [name for name in types if name not in partial]
+        read = [identifier(name) if page.wants(name) else f"NULL AS {identifier(name)}" for name in names]
+        query, values, conditions = f"SELECT {', '.join(read)} FROM {table}", dict(span.values), list[str]()
         # Bare text compares by its bytes here, and lets DuckDB leave out row groups.
         if page.order and page.order[0].name in types:
             conditions += span.conditions(identifier(page.order[0].name), marker)
@@ -143,6 +151,16 @@ class ParquetSource:
             column = identifier(self.time_column)
             conditions += [f"{column} >= $interval_start", f"{column} < $interval_end"]
         return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query, values
+
+    def _in_time(self, files: list[str], interval: Interval, columns: Wanted) -> list[str]:
+        """The files whose directories do not say that all their rows are of other dates; one, if all of them say so."""
+        name = self.time_column or ""
+        texts = [_directories(file).get(name, "") for file in files]
+        dates = all(_reads_as("date", text) or text.lower() in _NO_VALUE for text in texts)
+        if not dates or (columns or {}).get(name) not in (None, "date"):
+            return files
+        first, last = (str(bound) for bound in self._local_dates(interval))
+        return [file for file, text in zip(files, texts, strict=True) if first <= text < last] or files[:1]
 
     def _partition_types(self, found: Mapping[str, set[str]], columns: Wanted) -> dict[str, str]:
         """DuckDB's types of the directories' columns that are more than text."""
@@ -184,16 +202,16 @@ class ParquetSource:
             )
         return first.date(), last.date()
 
-    def _files(self, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
+    def _files(self, engine: Engine, connection: duckdb.DuckDBPyConnection, interval: Interval) -> list[str]:
         patterns = list(dict.fromkeys(self._patterns(interval)))
-        found = {file: None for pattern in patterns for file in _glob(connection, pattern)}
+        found = engine.find_all(connection, patterns)
         if not found:
             listed = patterns[0] if len(patterns) == 1 else f"{patterns[0]}, nor any other up to {patterns[-1]}"
             raise WarehouseError(
                 f"{self.where}: no file matches {listed}. Check that the files of {interval} have arrived, and the "
                 "parquet path under [source]."
             )
-        return list(found)
+        return found
 
     def _patterns(self, window: Interval) -> Iterator[str]:
         interval = self.calendar.containing(window.start)
@@ -214,37 +232,6 @@ class ParquetSource:
         return self.path.format(**{_FIELD: interval.start.astimezone(self.calendar.zone)})
 
 
-def _guilty(files: Sequence[str], error: duckdb.Error) -> str:
-    """Which file it is, in words: DuckDB does not name one where the bytes inside it make no sense."""
-    if named := [file for file in files if file in str(error)]:
-        return named[0]
-    for file in files:
-        with closing(duckdb.connect(":memory:")) as connection:
-            try:
-                # A plain count would be told by the file's footer.
-                _fetch(connection, f"SELECT max(hash(COLUMNS(*))) FROM read_parquet({_literal(file)})")
-            except duckdb.Error:
-                return file
-    return f"{files[0]}, or one of {len(files) - 1} more," if len(files) > 1 else files[0]
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    """A folder for what a sort cannot keep in memory.
-
-    Raises:
-        WarehouseError: There is no place for one.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="batchscore-")
-    except OSError as error:
-        raise WarehouseError(
-            f"no temporary folder can be made: {error}. Give a writable /tmp, or set TMPDIR to a folder that is."
-        ) from error
-    with folder as name:
-        yield name
-
-
 def _has_field(path: str, where: str) -> bool:
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(path) if name is not None]
@@ -258,22 +245,19 @@ def _has_field(path: str, where: str) -> bool:
     return bool(fields)
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
-    return connection.sql(sql).fetchall()
-
-
-def _glob(connection: duckdb.DuckDBPyConnection, pattern: str) -> list[str]:
-    return sorted(file for (file,) in _fetch(connection, f"SELECT file FROM glob({_literal(pattern)})"))
-
-
 def _partitions(files: Sequence[str]) -> dict[str, set[str]]:
     """The values of the directories named `key=value`, by key."""
     found: dict[str, set[str]] = {}
-    for folder in {part for file in files for part in file.split("/")[:-1]}:
-        name, equals, value = folder.partition("=")
-        if equals:
+    for folder in {file.rpartition("/")[0] for file in files}:
+        for name, value in _directories(f"{folder}/").items():
             found.setdefault(name, set()).update([] if value.lower() in _NO_VALUE else [unquote(value)])
     return found
+
+
+def _directories(file: str) -> dict[str, str]:
+    """The directories named `key=value` of one file, as they are written."""
+    parts = (part.partition("=") for part in file.split("/")[:-1])
+    return {name: value for name, equals, value in parts if equals}
 
 
 def _reads_as(type_: TypeName, text: str) -> bool:
@@ -299,8 +283,4 @@ def _partial(connection: duckdb.DuckDBPyConnection, listed: str) -> list[str]:
         f"SELECT name FROM parquet_schema([{listed}]) GROUP BY name HAVING count(DISTINCT file_name) < "
         f"(SELECT count(DISTINCT file_name) FROM parquet_schema([{listed}]))"
     )
-    return [name for (name,) in _fetch(connection, sql)]
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return [name for (name,) in fetch(connection, sql)]

@@ -201,6 +201,10 @@ class Page:
             parts.append(f"LIMIT {self.limit:d}")
         return "\n".join(parts)
 
+    def wants(self, column: str) -> bool:
+        """Whether the values of a column are to be given."""
+        return self.columns is None or column in self.columns or any(column == each.name for each in self.order)
+
     def given(self, columns: Sequence[str]) -> Sequence[str]:
         """The columns that the page of a query with these has."""
         return [self.order[0].name] if self.parts else columns
