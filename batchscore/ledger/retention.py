@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from batchscore.ledger.chunks import forget_chunks, forget_rejects, rejects_kept
 from batchscore.ledger.leases import is_free
-from batchscore.ledger.runs import Run, select_runs
+from batchscore.ledger.runs import Run, in_doubt, select_runs
 from batchscore.ledger.tables import ALERTS, CHUNKS, DRIFT, PROFILES, REJECTS, RUNS, TALLIES
 
 __all__ = ["abandoned", "forget_old", "forget_work", "stages_in_use"]
@@ -49,8 +49,12 @@ def forget_old(tx: sa.Connection, before: datetime, *, dry_run: bool = False) ->
 
 
 def abandoned(tx: sa.Connection, before: datetime) -> list[Run]:
-    """The unfinished runs begun before an instant that nobody has the lease of."""
-    old = select_runs(tx, RUNS.c.status.in_(_UNFINISHED), RUNS.c.scored_at < before)
+    """The unfinished runs begun before an instant that nobody has the lease of, and none that may be in a Delta table.
+
+    Of such a one the next command that scores finds out, and needs what there is of it.
+    """
+    known = sa.or_(RUNS.c.ticket.is_(None), sa.not_(in_doubt()))
+    old = select_runs(tx, RUNS.c.status.in_(_UNFINISHED), RUNS.c.scored_at < before, known)
     return [run for run in old if is_free(tx, run.job, run.interval)]
 
 

@@ -32,6 +32,7 @@ from batchscore.run.lease import leased
 from batchscore.run.plan import revision_of
 from batchscore.run.publish import SHARD, audit, clear_up, publish, refuse_shared_table
 from batchscore.run.retry import Patience
+from batchscore.run.sending import settle
 from batchscore.run.shadow import MOST_FAILURES as MOST_SHADOW_FAILURES
 from batchscore.run.shadow import Shadow, Shadowed, shadowed, with_shadow
 from batchscore.sources import Chunk, Source, read_chunks
@@ -221,6 +222,7 @@ def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: O
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
         fault("after_lease")
+        settle(warehouse, planned.job, planned.output_table, lease)
         run, done = _take_up(scoring, planned, lease, history)
         if run.status == "published":
             log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -16,7 +17,7 @@ from psycopg.sql import SQL, Identifier
 
 from batchscore.database import Database
 from batchscore.errors import OutputMismatch
-from batchscore.warehouse.tables import LiveColumn
+from batchscore.warehouse.tables import LiveColumn, fetched
 
 __all__ = ["Postgres"]
 
@@ -146,6 +147,11 @@ class Postgres:
             cursor.copy(SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(into, names)) as copy,
         ):
             copy.write(text.getbuffer())
+
+    def rows(
+        self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+    ) -> Iterator[pl.DataFrame]:
+        return fetched(connection, query, schema)
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)
