@@ -184,7 +184,9 @@ class Lake:
         window_of = f"interval_start >= '{_spelled(window.start)}' AND interval_start < '{_spelled(window.end)}'"
         with _told(location, "cannot be read"):
             found = pl.DataFrame(table.scan([*schema, "run_id"], window_of))
-        return found.filter(pl.col("run_id").is_in(list(runs))).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+        return found.filter(pl.col("run_id").is_in(list(runs))).select(
+            pl.col(name).cast(dtype) for name, dtype in schema.items()
+        )
 
     def replace(
         self,
@@ -218,7 +220,7 @@ class Lake:
         from deltalake.exceptions import CommitFailedError
 
         table = self._existing(location)
-        there = self._version(table, sending)
+        there = table.transaction_version(sending.app_id)
         if there == sending.ticket:
             return True
         if there is not None and there > sending.ticket:
@@ -249,20 +251,12 @@ class Lake:
         Returns:
             None where another commit was in the way, and it is to be looked at again.
         """
-        from deltalake import CommitProperties, Transaction
-        from deltalake.exceptions import CommitFailedError
-
         table = self._open(location)
-        there = None if table is None else self._version(table, sending)
+        there = None if table is None else table.transaction_version(sending.app_id)
         if table is None or (there is not None and there >= sending.ticket):
             return there == sending.ticket
-        properties = CommitProperties(app_transactions=[Transaction(sending.app_id, sending.ticket + 1)])
         with _told(location, "cannot be written"):
-            try:
-                table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
-            except CommitFailedError:
-                return None
-        return False
+            return False if _mark(table, sending.app_id, sending.ticket + 1) else None
 
     def _open(self, location: str) -> DeltaTable | None:
         """The table as it is now; None where it can be made."""
@@ -288,9 +282,6 @@ class Lake:
             return table
         raise WarehouseError(f"{location}: the Delta table is gone. Run again: it is made anew.")
 
-    def _version(self, table: DeltaTable, sending: Sending) -> int | None:
-        return table.transaction_version(sending.app_id)
-
     def _make(self, location: str, output: Output) -> DeltaTable:
         from deltalake import DeltaTable, Field, Schema
         from deltalake.schema import PrimitiveType
@@ -306,22 +297,30 @@ class Lake:
 
     def _prove_create_only(self, location: str) -> None:
         """Refuse a store that would let one process write over another's commit."""
-        from deltalake import CommitProperties, Transaction
-        from deltalake.exceptions import CommitFailedError
-
+        tables = [self._existing(location), self._existing(location)]
         with _told(location, "cannot be written"):
-            for table in (self._existing(location), late := self._existing(location)):
-                properties = CommitProperties(
-                    app_transactions=[Transaction(f"{_PROBE}/{table is late}", 1)], max_commit_retries=0
-                )
-                try:
-                    table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
-                except CommitFailedError:
-                    return
+            # The second does not know of the first one's commit, and must not be let in.
+            if not all([_mark(table, f"{_PROBE}/{place}", 1, retries=0) for place, table in enumerate(tables)]):
+                return
         raise WarehouseError(
             f"{location}: the store overwrites what it is asked to leave alone (If-None-Match), so two processes could "
             "write one version of the table. No prediction was written. Take a store that honours it, such as S3."
         )
+
+
+def _mark(table: DeltaTable, app_id: str, version: int, retries: int | None = None) -> bool:
+    """Commit an application transaction and no rows; whether no other commit was in the way."""
+    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    properties = CommitProperties(app_transactions=[Transaction(app_id, version)], max_commit_retries=retries)
+    nothing = pa.RecordBatchReader.from_batches(pa.schema(table.schema().to_arrow()), [])
+    try:
+        # Not create_write_transaction, which keeps every other thread of this process waiting for the store.
+        write_deltalake(table, nothing, mode="append", commit_properties=properties)
+    except CommitFailedError:
+        return False
+    return True
 
 
 def _spelled(instant: datetime) -> str:
