@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,7 +25,7 @@ import toy
 from deltalake import DeltaTable, Field, Schema
 from deltalake.schema import PrimitiveType
 from lakes import Lakeside
-from s3 import bucket_at, serving
+from s3 import bucket_at
 from test_warehouse import DAY, EDGES, OUTPUT, WIDE
 from toy import Project, Result
 
@@ -959,13 +961,57 @@ class TestCrowd:
         assert looks > 4
 
 
+STORE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from moto.server import DomainDispatcherApplication, create_backend_app
+from s3 import serving
+
+moto = DomainDispatcherApplication(create_backend_app)
+
+def app(environ, start):
+    if "careless" in sys.argv:
+        environ.pop("HTTP_IF_NONE_MATCH", None)
+    return moto(environ, start)
+
+with serving(app) as endpoint:
+    print(endpoint, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def storing(*how: str) -> Iterator[str]:
+    """The endpoint of an object store in a process of its own.
+
+    Some calls of delta-rs keep every thread of their process waiting for the store, and one in it would wait with them.
+    """
+    command = [sys.executable, "-c", STORE, str(Path(__file__).parent), *how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """The endpoint of an object store."""
+    with storing() as endpoint:
+        yield endpoint
+
+
 class TestBucket:
     """Tables in an object store."""
 
     @pytest.fixture
-    def project(self, tmp_path: Path, trained: Project, s3_url: str) -> Lakeside:
-        plain = toy.unscored(tmp_path, f"sqlite:///{tmp_path}/warehouse", trained)
-        return Lakeside.of(plain, s3_url.replace("/team/registry", "/lake"))
+    def bucket(self, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The URL of a place in a new bucket, with the environment that leads to it."""
+        return bucket_at(store, monkeypatch)
+
+    @pytest.fixture
+    def project(self, tmp_path: Path, trained: Project, bucket: str) -> Lakeside:
+        return Lakeside.of(toy.unscored(tmp_path, f"sqlite:///{tmp_path}/warehouse", trained), bucket)
 
     def test_runs(self, project: Lakeside) -> None:
         """Published, scored again, and read, as in a folder; two processes at once have both their way."""
@@ -992,24 +1038,15 @@ class TestBucket:
 
     def test_a_store_that_overwrites(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store that lets one commit take another's place is found out before any prediction is written."""
-        from moto.server import DomainDispatcherApplication, create_backend_app
-
-        moto = DomainDispatcherApplication(create_backend_app)
-
-        def careless(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-            environ.pop("HTTP_IF_NONE_MATCH", None)
-            return moto(environ, start)
-
         database = Database.at(f"sqlite:///{tmp_path}/warehouse")
-        with serving(careless) as endpoint:
-            url = bucket_at(endpoint, monkeypatch)
-            with (
-                open_warehouse(database, delta_url=url) as warehouse,
-                pytest.raises(WarehouseError, match="the store overwrites what it is asked to leave alone"),
-            ):
-                warehouse.prepare(OUTPUT)
+        with (
+            storing("careless") as endpoint,
+            open_warehouse(database, delta_url=bucket_at(endpoint, monkeypatch)) as warehouse,
+            pytest.raises(WarehouseError, match="the store overwrites what it is asked to leave alone"),
+        ):
+            warehouse.prepare(OUTPUT)
 
-    def test_no_such_bucket(self, tmp_path: Path, s3_url: str) -> None:
+    def test_no_such_bucket(self, tmp_path: Path, bucket: str) -> None:
         """A bucket that is not there is told in one sentence, for good."""
         database = Database.at(f"sqlite:///{tmp_path}/warehouse")
         with (
@@ -1018,7 +1055,7 @@ class TestBucket:
         ):
             warehouse.check(OUTPUT)
 
-    def test_nobody_answers(self, tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nobody_answers(self, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store that does not answer may do so later."""
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         monkeypatch.setitem(delta._STORE, "max_retries", "1")

@@ -184,9 +184,8 @@ class Lake:
         window_of = f"interval_start >= '{_spelled(window.start)}' AND interval_start < '{_spelled(window.end)}'"
         with _told(location, "cannot be read"):
             found = pl.DataFrame(table.scan([*schema, "run_id"], window_of))
-        return found.filter(pl.col("run_id").is_in(list(runs))).select(
-            pl.col(name).cast(dtype) for name, dtype in schema.items()
-        )
+        ours = found.filter(pl.col("run_id").is_in(list(runs)))
+        return ours.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
     def replace(
         self,
@@ -297,10 +296,10 @@ class Lake:
 
     def _prove_create_only(self, location: str) -> None:
         """Refuse a store that would let one process write over another's commit."""
-        tables = [self._existing(location), self._existing(location)]
+        first, second = self._existing(location), self._existing(location)
         with _told(location, "cannot be written"):
             # The second does not know of the first one's commit, and must not be let in.
-            if not all([_mark(table, f"{_PROBE}/{place}", 1, retries=0) for place, table in enumerate(tables)]):
+            if not _mark(first, f"{_PROBE}/1", 1, retries=0) or not _mark(second, f"{_PROBE}/2", 1, retries=0):
                 return
         raise WarehouseError(
             f"{location}: the store overwrites what it is asked to leave alone (If-None-Match), so two processes could "
