@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -64,7 +64,8 @@ _LONGEST = 128
 _WITH_STATISTICS = 32
 # How long the store is tried for, as for a registry in one.
 _STORE = {"max_retries": "5", "retry_timeout": "20s", "connect_timeout": "5s", "timeout": "60s"}
-_PROBE = "batchscore/probe"
+# Delta takes a folder with such a name for none of its own.
+_PROBE = "_batchscore/create_only"
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _NO_CREDENTIALS = re.compile(r"http://169\.254\.|http://\[fd00:ec2|Missing.*(ACCESS_KEY|credential)", re.IGNORECASE)
 _MAY_PASS = re.compile(
@@ -114,7 +115,9 @@ class Lake:
         if "://" in url and (parts.scheme != "s3" or not parts.netloc or "@" in url or parts.query or parts.fragment):
             raise UsageError("delta_url: write a folder, or s3://bucket/prefix; what the store asks for is in AWS_….")
         try:
-            import deltalake  # noqa: F401 - whoever has it not is told before anything is begun
+            # Whoever has them not is told before anything is begun.
+            import deltalake  # noqa: F401
+            import obstore  # noqa: F401
         except ImportError:
             raise UsageError(
                 "delta_url: Delta tables need the extra delta: pip install 'batchscore[delta]', or build the image "
@@ -150,6 +153,8 @@ class Lake:
 
     def prepare(self, warehouse: Warehouse, output: Output) -> dict[str, Narrow]:
         location = self.location(output.table)
+        if self.storage:
+            self._prove_create_only(location)
         table = self._open(location)
         if table is None:
             # One process at a time: delta-rs would let a second one put its own schema over that of the first.
@@ -290,29 +295,42 @@ class Lake:
         schema = Schema([Field(column.name, PrimitiveType(_TYPES[column.type])) for column in columns])
         with _told(location, "cannot be made"):
             DeltaTable.create(location, schema, configuration=wide, storage_options=dict(self.storage))
-        if self.storage:
-            self._prove_create_only(location)
         return self._existing(location)
 
     def _prove_create_only(self, location: str) -> None:
         """Refuse a store that would let one process write over another's commit."""
-        first, second = self._existing(location), self._existing(location)
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, BaseError
+        from obstore.store import S3Store
+
+        bucket, _, place = location.removeprefix("s3://").partition("/")
+        store = S3Store(
+            bucket,
+            prefix=place,
+            client_options={"allow_http": self.storage["allow_http"] == "true", "timeout": "60s"},
+            retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
+        )
         with _told(location, "cannot be written"):
-            # The second does not know of the first one's commit, and must not be let in.
-            if not _mark(first, f"{_PROBE}/1", 1, retries=0) or not _mark(second, f"{_PROBE}/2", 1, retries=0):
+            try:
+                # What is there already, from an earlier time, must not be written over, and what is put now neither.
+                for _ in range(2):
+                    obstore.put(store, _PROBE, b"", mode="create")
+            except AlreadyExistsError:
                 return
+            except BaseError as error:
+                raise OSError(str(error)) from None
         raise WarehouseError(
             f"{location}: the store overwrites what it is asked to leave alone (If-None-Match), so two processes could "
             "write one version of the table. No prediction was written. Take a store that honours it, such as S3."
         )
 
 
-def _mark(table: DeltaTable, app_id: str, version: int, retries: int | None = None) -> bool:
+def _mark(table: DeltaTable, app_id: str, version: int) -> bool:
     """Commit an application transaction and no rows; whether no other commit was in the way."""
     from deltalake import CommitProperties, Transaction, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
-    properties = CommitProperties(app_transactions=[Transaction(app_id, version)], max_commit_retries=retries)
+    properties = CommitProperties(app_transactions=[Transaction(app_id, version)])
     nothing = pa.RecordBatchReader.from_batches(pa.schema(table.schema().to_arrow()), [])
     try:
         # Not create_write_transaction, which keeps every other thread of this process waiting for the store.
