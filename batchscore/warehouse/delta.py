@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from batchscore.warehouse.transaction import Stamp, Transaction, Warehouse
 
-__all__ = ["Lake", "Sending"]
+__all__ = ["TYPES", "Lake", "Sending"]
 
-_TYPES: Mapping[TypeName, str] = {
+TYPES: Mapping[TypeName, str] = {
     "boolean": "boolean",
     "integer": "long",
     "float": "double",
@@ -53,10 +53,12 @@ _TYPES: Mapping[TypeName, str] = {
     "timestamp": "timestamp_ntz",
     "timestamp_tz": "timestamp",
 }
+"""Delta's word for each type of ours."""
+
 _DTYPES: Mapping[str, tuple[pl.DataType, ...]] = {
     "short": (pl.Int16(),),
     "integer": (pl.Int32(),),
-    **{declared: (dtype_of(type_),) for type_, declared in _TYPES.items()},
+    **{declared: (dtype_of(type_),) for type_, declared in TYPES.items()},
 }
 # As many characters of a table's name as the ledger keeps.
 _LONGEST = 128
@@ -292,7 +294,7 @@ class Lake:
 
         columns = output.all_columns
         wide = {"delta.dataSkippingNumIndexedCols": str(len(columns))} if len(columns) > _WITH_STATISTICS else None
-        schema = Schema([Field(column.name, PrimitiveType(_TYPES[column.type])) for column in columns])
+        schema = Schema([Field(column.name, PrimitiveType(TYPES[column.type])) for column in columns])
         with _told(location, "cannot be made"):
             DeltaTable.create(location, schema, configuration=wide, storage_options=dict(self.storage))
         return self._existing(location)
