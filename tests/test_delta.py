@@ -219,8 +219,9 @@ class TestRuns:
         """Pruning leaves the table alone, and nothing of what an unfinished run had staged."""
         assert lakeside.call("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03").code == 0
         rows = lakeside.table()
-        broken = lakeside.run("score", "toy", "--interval", "2024-02-03", BATCHSCORE_FAULT="after_commit:0:kill")
-        assert broken.code == -9
+        broken = {"BATCHSCORE_FAULT": "after_commit:0:kill", "BATCHSCORE_LEASE_SECONDS": "1"}
+        assert lakeside.run("score", "toy", "--interval", "2024-02-03", **broken).code == -9
+        time.sleep(1.1)
 
         result = lakeside.call("runs", "prune", "--older-than", "0h")
 
