@@ -402,6 +402,20 @@ class TestValues:
 
         assert found.sort("id").equals(rows)
 
+    def test_names(self, embedded: Warehouse) -> None:
+        """Columns may be called whatever a class or a source calls them, in any case."""
+        names = ["ID", "score_very late, or (not)", "Größe = x", 'a"b`c']
+        output = Output("odd", tuple(OutputColumn(name, "integer") for name in names))
+        frame = pl.DataFrame({name: [number, number + 10] for number, name in enumerate(names)})
+        embedded.prepare(output)
+
+        for ticket in (2, 4):
+            assert put(embedded, output, frame, ticket=ticket)
+
+        window = Interval(DAY, DAY + timedelta(days=1))
+        assert embedded.published(output, window, ["r" * 36]).sort("ID").equals(frame)
+        assert pl.read_delta(lake_of(embedded).location("odd")).select(names).sort("ID").equals(frame)
+
     def test_published(self, embedded: Warehouse) -> None:
         """Rows are read by window and run; none where there is no table."""
         window = Interval(DAY, DAY + timedelta(days=2))

@@ -53,8 +53,7 @@ def abandoned(tx: sa.Connection, before: datetime) -> list[Run]:
 
     Of such a one the next command that scores finds out, and needs what there is of it.
     """
-    known = sa.or_(RUNS.c.ticket.is_(None), sa.not_(in_doubt()))
-    old = select_runs(tx, RUNS.c.status.in_(_UNFINISHED), RUNS.c.scored_at < before, known)
+    old = select_runs(tx, _unfinished(), RUNS.c.scored_at < before)
     return [run for run in old if is_free(tx, run.job, run.interval)]
 
 
@@ -67,9 +66,10 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
         dry_run: Count, and write nothing.
 
     Returns:
-        Whether it had any chunk, and how many rejects; None for a run that has ended or gone since, which keeps all.
+        Whether it had any chunk, and how many rejects; None for a run that has ended or gone since, or may be in a
+        Delta table, which keeps all.
     """
-    if not select_runs(tx, RUNS.c.run_id == run.run_id, RUNS.c.status.in_(_UNFINISHED)):
+    if not select_runs(tx, RUNS.c.run_id == run.run_id, _unfinished()):
         return None
     had_chunks = tx.execute(sa.select(CHUNKS.c.run_id).where(CHUNKS.c.run_id == run.run_id).limit(1)).first()
     rejects = rejects_kept(tx, run.run_id)
@@ -82,6 +82,10 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
 def stages_in_use(tx: sa.Connection) -> set[str]:
     """The stages of runs that may still be published."""
     return {run.stage for run in select_runs(tx, RUNS.c.status.in_((*_UNFINISHED, "held")))}
+
+
+def _unfinished() -> sa.ColumnElement[bool]:
+    return sa.and_(RUNS.c.status.in_(_UNFINISHED), sa.or_(RUNS.c.ticket.is_(None), sa.not_(in_doubt())))
 
 
 def _ids(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
