@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -387,20 +388,39 @@ class TestValues:
         assert read(embedded, OUTPUT).select(list(STAMP)).rows() == [tuple(STAMP.values())] * 3
 
     def test_staged(self, tmp_path: Path, database: Database) -> None:
-        """What is staged in each database is read back as it was, in frames, and a writer need not wait meanwhile."""
+        """What is staged in each database is read back as it was, and a writer need not wait meanwhile."""
+        kept = {
+            name: [value for value in values if value not in (math.inf, -math.inf)] for name, values in EDGES.items()
+        }
+        count, schema = 25_000, _schema(WIDE)
+        values = {name: (kept[name] * count)[:count] for name in schema if name != "id"}
+        rows = pl.DataFrame({"id": list(range(count)), **values}, schema=schema)
         with open_warehouse(database, delta_url=str(tmp_path / "lake")) as warehouse:
-            rows = predictions(0, 25_000)
             with warehouse.begin() as tx:
-                tx.open_stage(OUTPUT, "batchscore_stage_a")
+                tx.open_stage(WIDE, "batchscore_stage_a")
             with warehouse.begin() as tx:
-                tx.stage(OUTPUT, "batchscore_stage_a", {}, rows)
-            frames = warehouse.staged_rows(OUTPUT, "batchscore_stage_a")
+                tx.stage(WIDE, "batchscore_stage_a", {}, rows)
+            frames = warehouse.staged_rows(WIDE, "batchscore_stage_a")
             first = next(frames)
             with warehouse.begin() as tx:
-                tx.open_stage(OUTPUT, "batchscore_stage_b")
+                tx.open_stage(WIDE, "batchscore_stage_b")
             found = pl.concat([first, *frames])
+            # One that is left in the middle lets go.
+            left = warehouse.staged_rows(WIDE, "batchscore_stage_a")
+            next(left)
+            left.close()  # type: ignore[attr-defined]
+            with warehouse.begin() as tx:
+                tx.drop_stage(WIDE, "batchscore_stage_a")
 
         assert found.sort("id").equals(rows)
+
+    def test_no_stage(self, tmp_path: Path, database: Database) -> None:
+        """A stage that another hand has dropped is told as what it is."""
+        with (
+            open_warehouse(database, delta_url=str(tmp_path / "lake")) as warehouse,
+            pytest.raises(WarehouseError, match="batchscore_stage_a"),
+        ):
+            list(warehouse.staged_rows(WIDE, "batchscore_stage_a"))
 
     def test_names(self, embedded: Warehouse) -> None:
         """Columns may be called whatever a class or a source calls them, in any case."""
