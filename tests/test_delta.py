@@ -946,6 +946,23 @@ class TestCrowd:
         assert len(project.writes()) == 1
         assert [run[0] for run in project.runs()] == ["published"]
 
+    def test_a_stage_spoilt_at_the_last_moment(self, project: Lakeside) -> None:
+        """What another hand takes out of the stage between the two stores is noticed, and nothing is published."""
+        process = project.start("backfill", "toy", *ONE, BATCHSCORE_FAULT="before_delta_commit:0:stop")
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.05)
+        (stage,) = (name for name in toy.tables(project.url) if name.startswith("batchscore_stage_"))
+        toy.execute(project.url, f"DELETE FROM {stage} WHERE id = 3101")
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=100)
+
+        assert process.returncode == 12, out
+        assert "held 100 rows a moment ago, and 99 now" in out
+        assert project.frame().is_empty()
+        again = project.call("backfill", "toy", *ONE)
+        assert again.named("run.spoilt")
+        assert len(project.frame()) == 100
+
     @pytest.mark.parametrize("windows", ["apart", "same"])
     def test_at_once(self, project: Lakeside, windows: str) -> None:
         """Two backfills at once leave every day published once, whether they are of the same days or of others."""

@@ -198,12 +198,12 @@ def announce(
     Until that is done or it is disowned, nobody knows whether the table has its rows.
 
     Returns:
-        The run with its ticket: even, and above every other of the interval. It begins at the clock's microseconds, so
-        that it is above those of an earlier ledger too.
+        The run with its ticket, and how many rows are to be sent. The ticket is even, and above every other of the
+        interval; it begins at the clock's microseconds, so that it is above those of an earlier ledger too.
     """
     last = tx.execute(sa.select(sa.func.max(RUNS.c.ticket)).where(_same_interval(run))).scalar() or 0
     ticket = max(int(clock(tx).timestamp() * 1_000_000), int(last) + 1)
-    announced = replace(run, ticket=ticket + ticket % 2)
+    announced = replace(run, ticket=ticket + ticket % 2, predictions=totals.predictions)
     _finish(tx, run, {"ticket": announced.ticket, **_overriding(run)}, totals, inputs, profiles)
     return announced
 

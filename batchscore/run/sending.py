@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 
+import polars as pl
+
 from batchscore import ledger
-from batchscore.errors import IntervalLeased, TransientError
+from batchscore.errors import IntervalLeased, TransientError, WarehouseError
 from batchscore.faults import fault
 from batchscore.ledger import Lease, Owner, Run
 from batchscore.logs import Event, log
@@ -52,7 +55,7 @@ def send(warehouse: Warehouse, lake: Lake, output: Output, run: Run, lease: Leas
             output,
             run.stamp,
             {name: str(value) for name, value in {"job": run.job, **run.stamp}.items()},
-            lambda: warehouse.staged_rows(output, run.stage),
+            lambda: _whole(warehouse, output, run),
         ):
             break
         _step_aside(attempt)
@@ -117,6 +120,19 @@ def settle_all(warehouse: Warehouse, job: str, table: str, patience: Patience, l
     for run in doubtful:
         with contextlib.suppress(IntervalLeased):
             patience.persist(partial(one, run))
+
+
+def _whole(warehouse: Warehouse, output: Output, run: Run) -> Iterator[pl.DataFrame]:
+    """The rows of the run's stage, and an error in place of the end where they are not as many as were announced."""
+    count = 0
+    for rows in warehouse.staged_rows(output, run.stage):
+        count += rows.height
+        yield rows
+    if count != run.predictions:
+        raise WarehouseError(
+            f"run {run.run_id} of {run.interval}: {run.stage} held {run.predictions} rows a moment ago, and {count} "
+            "now; something else has changed it. Nothing was published. Run again: it starts from nothing."
+        )
 
 
 def _confirm(warehouse: Warehouse, run: Run, lease: Lease) -> list[Run]:

@@ -74,6 +74,8 @@ _MAY_PASS = re.compile(
     r"error sending request|timed out|connection (closed|reset)|non-2xx status code\W+(5\d\d|408|429)|SlowDown",
     re.DOTALL,
 )
+# What another commit that was quicker makes of one; any other failure to commit would come again.
+_CONFLICT = re.compile(r"concurrent|changed since last commit|transaction: \d+$", re.IGNORECASE)
 # What surrounds the reason in delta-rs' words: colours, rows that it quotes, and its own insides.
 _COLOURS = re.compile(r"\x1b\[\d+m|↳")
 _INSIDES = re.compile(r"\n\s*(0: |<\?xml|Preview of |Help: |Detail: Python).*", re.DOTALL)
@@ -247,7 +249,9 @@ class Lake:
                         app_transactions=[Transaction(sending.app_id, sending.ticket)],
                     ),
                 )
-            except CommitFailedError:
+            except CommitFailedError as error:
+                if not _CONFLICT.search(str(error)):
+                    raise
                 return False
         return True
 
@@ -337,7 +341,9 @@ def _mark(table: DeltaTable, app_id: str, version: int) -> bool:
     try:
         # Not create_write_transaction, which keeps every other thread of this process waiting for the store.
         write_deltalake(table, nothing, mode="append", commit_properties=properties)
-    except CommitFailedError:
+    except CommitFailedError as error:
+        if not _CONFLICT.search(str(error)):
+            raise
         return False
     return True
 
