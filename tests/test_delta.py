@@ -986,13 +986,17 @@ class TestCrowd:
 
         def look() -> None:
             nonlocal looks
+            counted = duckdb.connect()
             try:
                 while not stopped.is_set():
                     for frame in (pl.DataFrame(project.delta().scan()), pl.scan_delta(project.location).collect()):
                         days = frame.group_by("interval_start", "run_id").len()
                         assert days["len"].to_list() == [100] * 5, days
                         assert frame["id"].n_unique() == 500
-                        looks += 1
+                    counted.register("dataset", project.delta().to_pyarrow_dataset())
+                    rows = counted.execute("SELECT count(*) FROM dataset GROUP BY interval_start, run_id").fetchall()
+                    assert rows == [(100,)] * 5
+                    looks += 1
             except BaseException as error:  # noqa: BLE001 - the one who waits raises it
                 failed.append(error)
 
