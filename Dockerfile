@@ -4,7 +4,7 @@ ARG BASE=python:3.13-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
-# Of what pyproject.toml calls optional: demo, lightgbm, mariadb, openlineage, otel, prometheus, s3, xgboost.
+# Of what pyproject.toml calls optional: delta, demo, lightgbm, mariadb, openlineage, otel, prometheus, s3, xgboost.
 ARG EXTRAS="mariadb"
 # There is no git in here to ask.
 ARG VERSION=0+unknown

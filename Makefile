@@ -75,7 +75,7 @@ bench: $(READY)
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
-	for extra in compile demo lightgbm mariadb mlflow openlineage otel prometheus s3 xgboost; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
+	for extra in compile dask delta demo lightgbm mariadb mlflow openlineage otel prometheus ray s3 xgboost; do $(LOCK) pyproject.toml --extra $$extra --constraint requirements.lock -o requirements-$$extra.lock; done
 	$(LOCK) --group image -o requirements-image.lock
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements-dev.lock
 	$(LOCK) --group airflow -o docs/integrations/airflow.lock

@@ -13,7 +13,7 @@ import time
 
 from batchscore.errors import TransientError
 
-__all__ = ["POINTS", "VARIABLE", "fault"]
+__all__ = ["DELTA_POINTS", "POINTS", "VARIABLE", "fault"]
 
 VARIABLE = "BATCHSCORE_FAULT"
 POINTS = (
@@ -30,6 +30,8 @@ POINTS = (
     "after_publish",
     "after_clear_up",
 )
+# Behind before_publish_commit, where the output is a Delta table; there is no in_publish then.
+DELTA_POINTS = ("before_delta_commit", "after_delta_commit", "before_confirm_commit")
 
 _spent = False
 

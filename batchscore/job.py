@@ -159,7 +159,8 @@ class Output(Table):
     """Where predictions go, and which input columns go with them beside the key.
 
     Attributes:
-        table: The table's name, with its schema before a dot where it has one; made when missing.
+        table: The table's name, with its schema before a dot where it has one; made when missing. With
+            `BATCHSCORE_DELTA_URL` it is a Delta table of that name there.
         carry: Input columns to pass through.
     """
 

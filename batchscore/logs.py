@@ -92,6 +92,10 @@ class Event(StrEnum):
     RUN_DRIFT = "run.drift"
     """A published run compared with training, once a run: how many metrics moved, and each that did (role, column,
     metric, value, floor, band)."""
+    RUN_CONFIRMED = "run.confirmed"
+    """An earlier process had committed the run to its Delta table, and not lived to record it: now it is recorded."""
+    RUN_DISOWNED = "run.disowned"
+    """An earlier process was about to commit the run to its Delta table, and had not: now it never can."""
     RUN_PUBLISHED = "run.published"
     """The interval's predictions are in the output table."""
     RUN_OVERRIDDEN = "run.overridden"

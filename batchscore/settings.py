@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         registry_url: The folder of bundles; or `s3://bucket/prefix`, which needs the extra `s3`, with credentials,
             region and endpoint as the variables `AWS_…` say; or `mlflow+http://host:port`, which needs the extra
             `mlflow`, with credentials as the variables `MLFLOW_TRACKING_…` say.
+        delta_url: The folder in which output tables are Delta tables; or `s3://bucket/prefix`, with credentials, region
+            and endpoint as the variables `AWS_…` say. It needs the extra `delta`. Not set: they are tables of the
+            warehouse, where ledger, stages and rejects always are.
         signing_key: The private key, in PEM, that signs each bundle that `train` registers; `models keygen` makes one.
         verify_keys: The public keys, in PEM and one behind the other, of which one must have signed a bundle.
         allow_unsigned: Whether bundles without a signature are loaded. Not set: as long as `verify_keys` is not set.
@@ -71,6 +74,7 @@ class Settings(BaseSettings):
     warehouse_url: SecretStr | None = None
     source_url: SecretStr | None = None
     registry_url: str = "var/registry"
+    delta_url: str | None = None
     signing_key: SecretStr | None = None
     verify_keys: str | None = None
     allow_unsigned: bool | None = None

@@ -34,7 +34,7 @@ from batchscore.cli.app import app
 from batchscore.job import Job
 from batchscore.model import predictor
 from batchscore.run import plan
-from batchscore.warehouse import tables
+from batchscore.warehouse import delta, tables
 
 PAGE = Path(__file__).parent / "reference.md"
 PACKAGE = Path(batchscore.__file__).parent
@@ -312,12 +312,19 @@ def _output_table() -> Iterator[str]:
         "scores, and the same columns behind them, of which `model_version` is the shadow's. A row that the shadow "
         "gave nothing for is not in it."
     )
+    yield (
+        "With `BATCHSCORE_DELTA_URL` it is a Delta table there, in the types of the last column, and `[model] shadow` "
+        "has no side table."
+    )
     names = list(typing.get_args(schema.TypeName))
     output = tables.Output("t", tuple(tables.OutputColumn(name, name) for name in names))
     columns = output.sql_table().columns
     yield _table(
-        ("type", *DIALECTS),
-        [(name, *(columns[name].type.compile(dialect=dialect) for dialect in DIALECTS.values())) for name in names],
+        ("type", *DIALECTS, "Delta"),
+        [
+            (name, *(columns[name].type.compile(dialect=dialect) for dialect in DIALECTS.values()), delta.TYPES[name])
+            for name in names
+        ],
     )
 
 

@@ -98,6 +98,14 @@ def shapes() -> dict[str, type]:
 
 
 class TestEvents:
+    def test_a_delta_table(self, project: Project, collector: Collector) -> None:
+        """A Delta table is named by its files, as the naming specification has it, and not by the ledger's database."""
+        result = project.call("backfill", "toy", *WINDOW, OPENLINEAGE_URL=collector.url, BATCHSCORE_DELTA_URL="lake")
+
+        assert result.code == 0, result.out
+        (output,) = collector.of("COMPLETE")[0]["outputs"]
+        assert (output["namespace"], output["name"]) == ("file", f"{project.root}/lake/toy_predictions")
+
     def test_of_a_backfill(self, project: Project, collector: Collector) -> None:
         """Each interval begins and completes as a run of its own, named by its time, job and version."""
         result = project.call("backfill", "toy", *WINDOW, OPENLINEAGE_URL=collector.url)

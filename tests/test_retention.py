@@ -342,9 +342,9 @@ class TestPrune:
             opened: list[bool] = []
             whole = session_module.open_warehouse
 
-            def watched(database: Database, *, read_only: bool) -> Warehouse:
+            def watched(database: Database, *, read_only: bool, delta_url: str | None) -> Warehouse:
                 opened.append(read_only)
-                return whole(database, read_only=read_only)
+                return whole(database, read_only=read_only, delta_url=delta_url)
 
             patch.setattr(session_module, "open_warehouse", watched)
             said = prune(used, "30d", "--dry-run")

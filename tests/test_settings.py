@@ -19,6 +19,7 @@ PLACES = (
     "warehouse_url",
     "source_url",
     "registry_url",
+    "delta_url",
     "jobs_dir",
     "sql_dir",
     "pushgateway_url",

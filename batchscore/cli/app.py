@@ -115,6 +115,9 @@ def main(
     registry_url: Annotated[
         str | None, typer.Option(help="Folder of bundles, s3://bucket/prefix or mlflow+http://host. [var/registry]")
     ] = None,
+    delta_url: Annotated[
+        str | None, typer.Option(help="Folder or s3://bucket/prefix: output tables are Delta tables there.")
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "ecs", "console"] | None,
         typer.Option(help="auto: progress and tables on a terminal, JSON lines elsewhere. [auto]"),
@@ -128,7 +131,13 @@ def main(
     Databases are set by BATCHSCORE_WAREHOUSE_URL and BATCHSCORE_SOURCE_URL, or files named by
     BATCHSCORE_WAREHOUSE_URL_FILE and so on: a password has no place on a command line.
     """
-    context.obj = {"jobs_dir": jobs_dir, "sql_dir": sql_dir, "registry_url": registry_url, "log_format": log_format}
+    context.obj = {
+        "jobs_dir": jobs_dir,
+        "sql_dir": sql_dir,
+        "registry_url": registry_url,
+        "delta_url": delta_url,
+        "log_format": log_format,
+    }
 
 
 def _session(context: typer.Context, *, looks: bool = False) -> Session:

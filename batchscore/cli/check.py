@@ -27,7 +27,7 @@ from batchscore.monitor.truth import check_labels
 from batchscore.run.plan import Planned, plan
 from batchscore.run.publish import refuse_shared_table
 from batchscore.run.scoring import output_of
-from batchscore.run.shadow import refuse_shadow_table, side_of
+from batchscore.run.shadow import refuse_lake, refuse_shadow_table, side_of
 from batchscore.settings import Settings
 from batchscore.sources import read_frame
 from batchscore.train.rows import check_columns
@@ -117,7 +117,7 @@ def _settings(settings: Settings, findings: _Findings) -> None:
         if name == "source_url" and value is None:
             findings.tell(name, "ok", "not set: rows are read from the warehouse")
             continue
-        if name.endswith("_url") and value is not None and name != "registry_url":
+        if name.endswith("_url") and value is not None and name not in ("registry_url", "delta_url"):
             value = Database.at(value.get_secret_value())
         if name == "verify_keys" and value is not None:
             findings.look(name, partial(Trust.of, value), partial(_told_keys, origin))
@@ -219,9 +219,10 @@ def _output(session: Session, job: Job, bundle: Bundle) -> str:
         with warehouse.begin("the ledger") as tx:
             if tx.has_table(ledger.RUNS.name):
                 refuse_shared_table(tx, job.name, output.table)
+        table = warehouse.outputs.called(output.table)
         if warehouse.check(output):
-            return f"{output.table}: there, and its columns take the predictions"
-        return f"{output.table}: not there yet; the first run creates it"
+            return f"{table}: there, and its columns take the predictions"
+        return f"{table}: not there yet; the first run creates it"
 
 
 def _shadow(session: Session, job: Job, bundle: Bundle) -> tuple[str, str]:
@@ -230,6 +231,7 @@ def _shadow(session: Session, job: Job, bundle: Bundle) -> tuple[str, str]:
         shadow = session.challenger(job, bundle)
         side = side_of(output_of(job, bundle), job, shadow.predictor.output_types)
         with session.warehouse(read_only=True, outdated=True) as warehouse:
+            refuse_lake(warehouse)
             with warehouse.begin("the ledger") as tx:
                 if tx.has_table(ledger.RUNS.name):
                     refuse_shadow_table(tx, job)

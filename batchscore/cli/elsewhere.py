@@ -38,6 +38,7 @@ def crew_of(
         "jobs_dir": str(settings.jobs_dir),
         "sql_dir": str(settings.sql_dir),
         "registry_url": settings.registry_url,
+        "delta_url": settings.delta_url,
         "log_format": settings.log_format,
     }
     remake = partial(_remade, tuple(flags.items()), job.name, bundle.version, accept, chunk_rows)
@@ -47,7 +48,7 @@ def crew_of(
 
 @cache
 def _remade(
-    flags: tuple[tuple[str, str], ...], name: str, version: int, accept: str | None, chunk_rows: int
+    flags: tuple[tuple[str, str | None], ...], name: str, version: int, accept: str | None, chunk_rows: int
 ) -> Scoring:
     """The scoring of a version, with a connection of its own, for as long as this process lives."""
     settings = load_settings(dict(flags))
@@ -55,5 +56,5 @@ def _remade(
     session = Session.of(settings)
     job = session.job(name)
     job = job.model_copy(update={"model": job.model.model_copy(update={"use": version})})
-    warehouse = open_warehouse(Database.at(settings.warehouse()), read_only=False)
+    warehouse = open_warehouse(Database.at(settings.warehouse()), delta_url=settings.delta_url)
     return session.scoring(job, session.bundle(job), warehouse, accept, chunk_rows)

@@ -53,6 +53,7 @@ def evaluate(
     labels = session.labels(job)
     start, end = job.calendar.window(first, last)
     with session.warehouse() as warehouse, alerting(session, warehouse, job, looks=True):
+        session.settle(warehouse, job)
         history = runs_of(warehouse, job)
         runs = [run for run in history if run.status == "published"]
         if start or end:

@@ -28,6 +28,7 @@ from batchscore.run.prune import prune as prune_warehouse
 from batchscore.run.prune import would_prune
 from batchscore.run.publish import clear_up, publish
 from batchscore.run.scoring import output_of
+from batchscore.run.sending import settle
 from batchscore.run.shadow import side_of
 from batchscore.warehouse import Output, Warehouse
 
@@ -163,6 +164,7 @@ def publish_run(session: Session, prefix: str, reason: str, *, override: bool) -
 def _override(session: Session, warehouse: Warehouse, held: Run, bundle: Bundle, job: Job) -> Run:
     begun, lease_seconds = time.monotonic(), session.settings.lease_seconds
     with leased(warehouse, held.job, held.interval, Owner.here(), lease_seconds) as lease:
+        settle(warehouse, held.job, held.output_table, lease)
         # Another process may have taken it up before this one had the lease; and a commit that nobody answered may
         # have been this one's own.
         now = _found(warehouse, held.run_id)

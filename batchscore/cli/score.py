@@ -207,6 +207,7 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
         raise UsageError("--force scores one interval again: name it with --interval.")
     bundle = session.bundle(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
+        session.settle(warehouse, job)
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = _plan(session, job, history, bundle.digest, None, None)
         if interval:
@@ -251,6 +252,7 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
     job = outcome.job = session.job(name)
     bundle = session.bundle(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
+        session.settle(warehouse, job)
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = asked.of(_plan(session, job, history, bundle.digest, *window))
         if only == "changed-input":

@@ -38,6 +38,7 @@ from batchscore.monitor.apart import Samples
 from batchscore.monitor.watch import Watcher
 from batchscore.run.retry import Patience
 from batchscore.run.scoring import ALONE, Crew, Scoring, prepare
+from batchscore.run.sending import settle_all
 from batchscore.run.shadow import check_fits, without_reasons
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
@@ -260,7 +261,8 @@ class Session:
         database = Database.at(self.settings.warehouse())
         if read_only and not database.is_there():
             print(f"{database} is not there yet", file=sys.stderr)
-        warehouse = self.patience().persist(lambda: open_warehouse(database, read_only=read_only))
+        delta_url = self.settings.delta_url
+        warehouse = self.patience().persist(lambda: open_warehouse(database, read_only=read_only, delta_url=delta_url))
         if not read_only:
             stop.roll_back()
         if not outdated:
@@ -270,6 +272,14 @@ class Session:
                 warehouse.close()
                 raise
         return warehouse
+
+    def settle(self, warehouse: Warehouse, job: Job) -> None:
+        """Record what earlier processes committed to the job's Delta table and did not live to record.
+
+        Raises:
+            WarehouseError, TransientError: The table or the ledger cannot be read or written.
+        """
+        settle_all(warehouse, job.name, job.output.table, self.patience(), self.settings.lease_seconds)
 
     def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
         """The job's rows a chunk, or fewer where the memory would not hold them for each worker."""

@@ -46,6 +46,11 @@ def _views(tx: Transaction, job: Job | None) -> list[View]:
     found = views.of_ledger(tx.connection.dialect)
     if job is None:
         return found
+    if "/" in (table := tx.full_name(job.output.table)):
+        raise UsageError(
+            f"the output of job {job.name} is the Delta table {table}, over which the warehouse can make no views. "
+            "Leave the job out for those over the ledger."
+        )
     live = tx.columns(job.output.table)
     if "interval_start" not in live:
         raise UsageError(

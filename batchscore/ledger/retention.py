@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from batchscore.ledger.chunks import forget_chunks, forget_rejects, rejects_kept
 from batchscore.ledger.leases import is_free
-from batchscore.ledger.runs import Run, select_runs
+from batchscore.ledger.runs import Run, in_doubt, select_runs
 from batchscore.ledger.tables import ALERTS, CHUNKS, DRIFT, PROFILES, REJECTS, RUNS, TALLIES
 
 __all__ = ["abandoned", "forget_old", "forget_work", "stages_in_use"]
@@ -49,8 +49,11 @@ def forget_old(tx: sa.Connection, before: datetime, *, dry_run: bool = False) ->
 
 
 def abandoned(tx: sa.Connection, before: datetime) -> list[Run]:
-    """The unfinished runs begun before an instant that nobody has the lease of."""
-    old = select_runs(tx, RUNS.c.status.in_(_UNFINISHED), RUNS.c.scored_at < before)
+    """The unfinished runs begun before an instant that nobody has the lease of, and none that may be in a Delta table.
+
+    Of such a one the next command that scores finds out, and needs what there is of it.
+    """
+    old = select_runs(tx, _unfinished(), RUNS.c.scored_at < before)
     return [run for run in old if is_free(tx, run.job, run.interval)]
 
 
@@ -63,9 +66,10 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
         dry_run: Count, and write nothing.
 
     Returns:
-        Whether it had any chunk, and how many rejects; None for a run that has ended or gone since, which keeps all.
+        Whether it had any chunk, and how many rejects; None for a run that has ended or gone since, or may be in a
+        Delta table, which keeps all.
     """
-    if not select_runs(tx, RUNS.c.run_id == run.run_id, RUNS.c.status.in_(_UNFINISHED)):
+    if not select_runs(tx, RUNS.c.run_id == run.run_id, _unfinished()):
         return None
     had_chunks = tx.execute(sa.select(CHUNKS.c.run_id).where(CHUNKS.c.run_id == run.run_id).limit(1)).first()
     rejects = rejects_kept(tx, run.run_id)
@@ -78,6 +82,10 @@ def forget_work(tx: sa.Connection, run: Run, *, dry_run: bool = False) -> tuple[
 def stages_in_use(tx: sa.Connection) -> set[str]:
     """The stages of runs that may still be published."""
     return {run.stage for run in select_runs(tx, RUNS.c.status.in_((*_UNFINISHED, "held")))}
+
+
+def _unfinished() -> sa.ColumnElement[bool]:
+    return sa.and_(RUNS.c.status.in_(_UNFINISHED), sa.or_(RUNS.c.ticket.is_(None), sa.not_(in_doubt())))
 
 
 def _ids(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:

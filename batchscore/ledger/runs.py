@@ -14,12 +14,17 @@ import sqlalchemy as sa
 from batchscore.fingerprint import Fingerprint
 from batchscore.interval import Interval
 from batchscore.ledger.chunks import Totals, forget_chunks, forget_rejects
+from batchscore.ledger.leases import clock
 from batchscore.ledger.tables import CHUNKS, PROFILES, RUNS
 
 __all__ = [
     "Run",
+    "announce",
     "begin",
+    "confirm",
     "cut",
+    "disown",
+    "doubtful",
     "fail",
     "find",
     "history",
@@ -55,6 +60,7 @@ class Run:
         scored_at: The one instant that every row of the run carries.
         sql_accepted: Why a query other than the bundle's was run; None where it was the bundle's.
         cuts: The values of the first key column that cut its rows into shards, as a JSON list; None where nothing does.
+        ticket: The number by which its rows were sent to a Delta table; see `announce`.
     """
 
     run_id: str
@@ -80,11 +86,23 @@ class Run:
     error: str | None = None
     override_reason: str | None = None
     override_by: str | None = None
+    ticket: int | None = None
 
     @property
     def stage(self) -> str:
         """The name of the table that holds its rows until they are published."""
         return f"batchscore_stage_{self.run_id.replace('-', '')[:20]}"
+
+    @property
+    def stamp(self) -> dict[str, str | int | datetime]:
+        """What each of its rows carries in the output table."""
+        return {
+            "model_name": self.model_name,
+            "model_version": self.model_version,
+            "interval_start": self.interval.start,
+            "scored_at": self.scored_at,
+            "run_id": self.run_id,
+        }
 
 
 def run_id_of(
@@ -178,23 +196,72 @@ def publish(
     Returns:
         The runs overtaken before they were published: their stages serve nobody any more.
     """
+    _finish(tx, run, _overriding(run), totals, inputs, profiles)
+    return confirm(tx, run, at)
+
+
+def announce(
+    tx: sa.Connection, run: Run, totals: Totals, inputs: Fingerprint, profiles: Sequence[Mapping[str, Any]]
+) -> Run:
+    """Record all of a run that is about to be sent to a Delta table, for whoever has to `confirm` it; see `publish`.
+
+    Until that is done or it is disowned, nobody knows whether the table has its rows.
+
+    Returns:
+        The run with its ticket, and how many rows are to be sent. The ticket is even, and above every other of the
+        interval; it begins at the clock's microseconds, so that it is above those of an earlier ledger too.
+    """
+    last = tx.execute(sa.select(sa.func.max(RUNS.c.ticket)).where(_same_interval(run))).scalar() or 0
+    ticket = max(int(clock(tx).timestamp() * 1_000_000), int(last) + 1)
+    announced = replace(run, ticket=ticket + ticket % 2, predictions=totals.predictions)
+    _finish(tx, run, {"ticket": announced.ticket, **_overriding(run)}, totals, inputs, profiles)
+    return announced
+
+
+def doubtful(tx: sa.Connection, job: str, output_table: str, start: datetime | None = None) -> list[Run]:
+    """The runs of a job that were announced and neither confirmed nor disowned; of one interval, where it is given."""
+    c = RUNS.c
+    conditions = [c.job == job, c.output_table == output_table, c.status.in_(("running", "failed", "held")), in_doubt()]
+    return select_runs(tx, *conditions, *([] if start is None else [c.interval_start == start]))
+
+
+def in_doubt() -> sa.ColumnElement[bool]:
+    """Whether an unfinished run was announced and not disowned since; NULL where it never was."""
+    return RUNS.c.ticket % 2 == 0
+
+
+def disown(tx: sa.Connection, run: Run) -> None:
+    """Record that an announced run is not in the Delta table and never will be: its ticket becomes the odd one behind.
+
+    A reason to override the gates goes too: whoever gave it has to decide again.
+    """
+    given_up = {"ticket": RUNS.c.ticket + 1, "override_reason": None, "override_by": None}
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id, RUNS.c.ticket == run.ticket).values(given_up))
+
+
+def confirm(tx: sa.Connection, run: Run, at: datetime) -> list[Run]:
+    """Mark a run published of which everything else is recorded already; see `publish`."""
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.run_id != run.run_id, RUNS.c.status != "superseded")
     others = [_run(row) for row in tx.execute(query).mappings()]
     ids = [other.run_id for other in others]
     before = sa.select(RUNS.c.rows_so_far).where(_same_interval(run), RUNS.c.status == "published")
-    so_far = totals.rows_read + (tx.execute(before).scalar() or 0)
+    its_own = sa.select(RUNS.c.rows_read).where(RUNS.c.run_id == run.run_id)
+    so_far = tx.execute(its_own).scalar_one() + (tx.execute(before).scalar() or 0)
     tx.execute(sa.update(RUNS).where(RUNS.c.run_id.in_(ids)).values(status="superseded"))
     overtaken = [other for other in others if other.status != "published"]
     for other in overtaken:
         forget_chunks(tx, other.run_id)
         forget_rejects(tx, other.run_id)
-    overriding = {"override_reason": run.override_reason, "override_by": run.override_by}
     passed_over = None if run.override_reason is None else run.error
-    done = {"status": "published", "published_at": at, "rows_so_far": so_far, "error": passed_over, **overriding}
-    _finish(tx, run, done, totals, inputs, profiles)
+    done = {"status": "published", "published_at": at, "rows_so_far": so_far, "error": passed_over}
+    tx.execute(sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(done))
     # A chunk's profile has served once it is merged.
     tx.execute(sa.update(CHUNKS).where(CHUNKS.c.run_id == run.run_id).values(profile=None))
     return overtaken
+
+
+def _overriding(run: Run) -> dict[str, Any]:
+    return {"override_reason": run.override_reason, "override_by": run.override_by}
 
 
 def hold_back(

@@ -57,6 +57,7 @@ RUNS = sa.Table(
     sa.Column("error", TEXT),
     sa.Column("override_reason", TEXT),
     sa.Column("override_by", TEXT),
+    sa.Column("ticket", sa.BigInteger),
     sa.Column("batchscore_version", sa.String(32), nullable=False),
     **TABLE_OPTIONS,
 )
@@ -91,6 +92,9 @@ Attributes:
     error: Why it failed or is held; of a run that was published past a gate, what the gates said.
     override_reason: Why it was published past a gate; NULL where it was not.
     override_by: Who did that: user and host.
+    ticket: Of a run whose rows went to a Delta table: the number under which they did, which the table keeps as the
+        version of its application transaction `batchscore/<job>/<interval_start>`. Even: it was sent; odd: it was made
+        sure that it never comes. NULL before that, and for a table of the warehouse.
     batchscore_version: The version that ran last.
 """
 

@@ -208,9 +208,7 @@ def _inputs(scoring: Scoring, run: Run | None) -> list[InputDataset]:
     if isinstance(source, SqlSource):
         names = _tables(source)
     elif isinstance(source, ParquetSource):
-        scheme, mark, rest = source.path.partition("://")
-        bucket, _, path = rest.partition("/")
-        names = [(f"{scheme}://{bucket}", path) if mark else ("file", str(Path(source.path).absolute()))]
+        names = [_at(source.path)]
     if len(names) != 1:
         return [InputDataset(*each) for each in names]
     columns = [(column.name, column.type) for column in scoring.bundle.schema.columns]
@@ -247,14 +245,23 @@ def _output(scoring: Scoring, run: Run | None) -> OutputDataset:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics
 
-    schema, _, table = scoring.table.rpartition(".")
     columns = [(column.name, column.type) for column in scoring.output.all_columns]
     written: dict[str, Any] = {}
     if run is not None:
         written["outputStatistics"] = statistics.OutputStatisticsOutputDatasetFacet(rowCount=run.predictions)
-    return OutputDataset(
-        *_named(scoring.warehouse.database, schema, table), facets={"schema": _schema(columns)}, outputFacets=written
-    )
+    if scoring.warehouse.lake:
+        named = _at(scoring.table)
+    else:
+        schema, _, table = scoring.table.rpartition(".")
+        named = _named(scoring.warehouse.database, schema, table)
+    return OutputDataset(*named, facets={"schema": _schema(columns)}, outputFacets=written)
+
+
+def _at(path: str) -> tuple[str, str]:
+    """The namespace and the name of a dataset that is files."""
+    scheme, mark, rest = path.partition("://")
+    bucket, _, below = rest.partition("/")
+    return (f"{scheme}://{bucket}", below) if mark else ("file", str(Path(path).absolute()))
 
 
 def _schema(columns: Sequence[tuple[str, str]]) -> Any:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import polars as pl
-import sqlalchemy as sa
 
 from batchscore.errors import SchemaMismatch
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Run
 from batchscore.model.bundle import Bundle
-from batchscore.schema import Column, Schema, dtype_of
+from batchscore.schema import Column, Schema
 from batchscore.sources import Source, read_frame
 from batchscore.warehouse import Output, Warehouse
 
@@ -42,18 +41,8 @@ def with_labels(
         SchemaMismatch: The labels lack a column, or one has another type than the bundle's.
     """
     window = Interval(runs[0].interval.start, runs[-1].interval.end)
-    with warehouse.begin("published predictions") as tx:
-        published = _published_rows(tx.connection, output, window, {run.run_id for run in runs})
+    published = warehouse.published(output, window, {run.run_id for run in runs})
     return published.join(_known(job, bundle, labels, window), on=list(job.source.key), how="left")
-
-
-def _published_rows(tx: sa.Connection, output: Output, window: Interval, runs: Collection[str]) -> pl.DataFrame:
-    """The rows of the output table that these runs have published, of intervals that start in a window."""
-    table = output.sql_table()
-    started = sa.and_(table.c.interval_start >= window.start, table.c.interval_start < window.end)
-    ours = sa.select(*(table.c[column.name] for column in output.columns)).where(started, table.c.run_id.in_(runs))
-    schema = {column.name: dtype_of(column.type) for column in output.columns}
-    return pl.DataFrame([tuple(row) for row in tx.execute(ours).all()], schema=schema, orient="row")
 
 
 def _known(job: Job, bundle: Bundle, labels: Source, window: Interval) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from batchscore.run.plan import revision_of
 from batchscore.run.publish import audit, clear_up, publish
 from batchscore.run.retry import Patience
 from batchscore.run.scoring import Scoring
+from batchscore.run.sending import settle
 from batchscore.run.shard import InputMoved, Shard
 from batchscore.schema import Column
 from batchscore.sources import Span
@@ -96,6 +97,7 @@ def _under_lease(scoring: Scoring, planned: Run, history: Sequence[Run], on_chun
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
         fault("after_lease")
+        settle(warehouse, planned.job, planned.output_table, lease)
         run, shards = _take_up(scoring, planned, lease, history)
         if run.status == "published":
             log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))

@@ -1,4 +1,7 @@
-"""Publish a run: one transaction, after every chunk, that checks before it replaces."""
+"""Publish a run: one transaction, after every chunk, that checks before it replaces.
+
+Into a Delta table it is one commit of that table, between two transactions of the ledger; see `run.sending`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.model.scorer import MOST_FAILURES
 from batchscore.profile import ColumnProfile, Profile
 from batchscore.run.gates import times, tripped
+from batchscore.run.sending import send
 from batchscore.run.shadow import MOST_FAILURES as MOST_SHADOW_FAILURES
 from batchscore.warehouse import Output, Transaction, Warehouse
 
@@ -93,13 +97,16 @@ def _publish(
         kept = _profile_rows(profiles)
         if faults and run.override_reason is None:
             ledger.hold_back(tx.connection, run, totals, done.inputs, kept, "\n".join(faults))
+        elif warehouse.lake:
+            faults = []
+            run = ledger.announce(tx.connection, run, totals, done.inputs, kept)
         else:
             faults = []
             before = ledger.published(tx.connection, run)
-            tx.replace(output, run.stage, _stamp(run))
+            tx.replace(output, run.stage, run.stamp)
             fault("in_publish")
             if side and run.shadow_version is not None:
-                tx.replace(side, run.stage, _stamp(run) | {"model_version": run.shadow_version})
+                tx.replace(side, run.stage, run.stamp | {"model_version": run.shadow_version})
             elif before and before.shadow_predictions:
                 # They would tell of a run that is no longer there.
                 tx.clear(job.shadow_table, run.interval.start)
@@ -113,6 +120,8 @@ def _publish(
             run_id=run.run_id,
             gates=faults,
         )
+    if warehouse.lake:
+        overtaken = send(warehouse, warehouse.lake, output, run, lease)
     fault("after_publish")
     clear_up(warehouse, output, [run, *overtaken])
     fault("after_clear_up")
@@ -214,16 +223,6 @@ def _check_rejects(tx: Transaction, run: Run, totals: Totals, limits: Limits) ->
 def _reasons(tx: Transaction, run: Run) -> str:
     counts = ledger.reject_reasons(tx.connection, run.run_id)
     return "; ".join(f"{count} x {reason} ({detail})" for reason, detail, count in counts)
-
-
-def _stamp(run: Run) -> dict[str, str | int | datetime]:
-    return {
-        "model_name": run.model_name,
-        "model_version": run.model_version,
-        "interval_start": run.interval.start,
-        "scored_at": run.scored_at,
-        "run_id": run.run_id,
-    }
 
 
 def _merge_chunks(chunks: Sequence[Mapping[str, Any]], bundle: Bundle) -> dict[str, Profile]:

@@ -26,6 +26,7 @@ __all__ = [
     "Shadow",
     "Shadowed",
     "check_fits",
+    "refuse_lake",
     "refuse_shadow_table",
     "shadowed",
     "side_of",
@@ -118,6 +119,19 @@ def refuse_shadow_table(tx: Transaction, job: Job) -> None:
         )
 
 
+def refuse_lake(warehouse: Warehouse) -> None:
+    """Refuse a shadow where output tables are Delta tables: two of those cannot be published by one commit.
+
+    Raises:
+        UsageError: They are.
+    """
+    if warehouse.lake:
+        raise UsageError(
+            "output tables are Delta tables (delta_url), and a shadow's side table beside one could not be published "
+            "together with it. Take shadow out of [model], or score it as a job of its own."
+        )
+
+
 def with_shadow(output: Output, job: Job, shadow: Bundle, warehouse: Warehouse) -> tuple[Output, Shadow | None]:
     """The output table with its side table, which is made where it is missing and checked where it is there.
 
@@ -129,6 +143,7 @@ def with_shadow(output: Output, job: Job, shadow: Bundle, warehouse: Warehouse) 
     """
     side = side_of(output, job, shadow.predictor.output_types)
     try:
+        refuse_lake(warehouse)
         with warehouse.begin("the ledger") as tx:
             refuse_shadow_table(tx, job)
         narrow = warehouse.prepare(side)
@@ -137,7 +152,8 @@ def with_shadow(output: Output, job: Job, shadow: Bundle, warehouse: Warehouse) 
     except TransientError:
         raise
     except BatchscoreError as error:
-        why = f"{error} Or drop {job.shadow_table}: the next run makes it anew."
+        again = "" if warehouse.lake else f" Or drop {job.shadow_table}: the next run makes it anew."
+        why = f"{error}{again}"
         log.warning(Event.SHADOW_OFF, shadow=str(shadow), error=why)
         return output, None
     return replace(output, side=side), Shadow(shadow, narrow)

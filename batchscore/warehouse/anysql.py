@@ -5,6 +5,7 @@ MariaDB is the one that the tests know.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -16,8 +17,7 @@ from sqlalchemy.dialects import mysql
 from batchscore.database import Database
 from batchscore.errors import OutputMismatch, WarehouseError
 from batchscore.sqltypes import MYSQL, TABLE_OPTIONS
-from batchscore.warehouse.tables import LiveColumn
-from batchscore.warehouse.transaction import STAGE_PREFIX
+from batchscore.warehouse.tables import STAGE_PREFIX, LiveColumn, fetched
 
 __all__ = ["AnySQL"]
 
@@ -103,6 +103,11 @@ class AnySQL:
             _refuse_not_finite(frame)
         for rows in frame.iter_slices(_ROWS_A_CALL):
             connection.execute(sa.insert(table), rows.to_dicts())
+
+    def rows(
+        self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+    ) -> Iterator[pl.DataFrame]:
+        return fetched(connection, query, schema)
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)

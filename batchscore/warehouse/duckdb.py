@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import sqlalchemy as sa
 from duckdb_engine import ConnectionWrapper, Dialect
 
@@ -63,6 +65,7 @@ _IS_VIEW = sa.text(
         AND lower(table_schema) = lower(coalesce(:schema, current_schema()))
     """
 )
+_ROWS_A_FRAME = 50_000
 
 
 class _Dialect(Dialect):
@@ -120,6 +123,14 @@ class DuckDB:
         # Not after a failure: the rollback takes the view along, and until then DuckDB refuses every statement.
         raw.unregister("batchscore_incoming")
 
+    def rows(
+        self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+    ) -> Iterator[pl.DataFrame]:
+        raw: Any = connection.connection.driver_connection
+        with closing(raw.sql(str(query.compile(dialect=connection.dialect))).to_arrow_reader(_ROWS_A_FRAME)) as reader:
+            for batch in _batches(reader):
+                yield pl.DataFrame(batch, schema=schema)
+
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return list(connection.execute(_TABLES, {"schema": schema}).scalars())
 
@@ -169,3 +180,11 @@ class DuckDB:
                     self.settle()
         finally:
             self._root.close()
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        # Arrow's C stream carries the text of DuckDB's error, and not its class.
+        raise duckdb.InvalidInputException(str(error)) from None

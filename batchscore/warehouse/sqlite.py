@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from batchscore.database import Database
 from batchscore.errors import OutputMismatch
-from batchscore.warehouse.tables import LiveColumn, make_folder, unwritable
+from batchscore.warehouse.tables import READS, LiveColumn, fetched, make_folder, unwritable
 
 __all__ = ["SQLite"]
 
@@ -72,7 +72,8 @@ class SQLite:
             raw.execute("PRAGMA synchronous = FULL")
 
     def _on_begin(self, connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
+        reads = self._read_only or connection.get_execution_options().get(READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     def columns(self, connection: sa.Connection, table: sa.Table) -> dict[str, LiveColumn]:
         described = connection.execute(
@@ -102,6 +103,11 @@ class SQLite:
         statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ({marks})"
         for rows in _storable(frame):
             connection.exec_driver_sql(statement, rows)
+
+    def rows(
+        self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+    ) -> Iterator[pl.DataFrame]:
+        return fetched(connection, query, schema)
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         return sa.inspect(connection).get_table_names(schema)

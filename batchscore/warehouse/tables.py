@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from batchscore.schema import TypeName, dtype_of
 from batchscore.sqltypes import TABLE_OPTIONS, TEXT, TIMESTAMP, Instant
 
 __all__ = [
+    "READS",
+    "STAGE_PREFIX",
     "STAMP",
     "LiveColumn",
     "Narrow",
     "Output",
     "OutputColumn",
     "check_live",
+    "fetched",
     "make_folder",
+    "named",
     "refuse_inexact",
+    "schema_beside",
     "unwritable",
 ]
 
@@ -44,6 +50,12 @@ Attributes:
     run_id: The run in the ledger.
 """
 
+STAGE_PREFIX = "batchscore_stage_"
+"""What a run's `stage` begins with."""
+
+READS = "batchscore_reads"
+"""The execution option of a connection whose transactions only read, for as long as somebody else writes."""
+
 _SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
     "boolean": sa.Boolean(create_constraint=False),
     "integer": sa.BigInteger(),
@@ -57,6 +69,7 @@ _SQL_TYPES: dict[TypeName, sa.types.TypeEngine[Any]] = {
 # Integers go into a narrower or a floating column when every value of theirs does.
 _EXACT_BY_VALUE: dict[TypeName, tuple[pl.DataType, ...]] = {"integer": (pl.Int32(), pl.Int16(), pl.Float64())}
 
+_ROWS_A_FRAME = 10_000
 # Of what a run stamps its rows with: how long it always is.
 _LENGTHS = {"run_id": 36}
 # Of a text that is quoted.
@@ -147,22 +160,37 @@ class Output:
 
     def sql_table(self) -> sa.Table:
         """The output table for SQLAlchemy."""
-        return _table(self.table, self.all_columns)
+        schema, _, bare = self.table.rpartition(".")
+        return _table(bare, schema or None, self.all_columns)
 
-    def stage_table(self, name: str) -> sa.Table:
-        """A stage of that name, in the output table's schema."""
-        schema, dot, _ = self.table.rpartition(".")
-        return _table(f"{schema}{dot}{name}", self.staged)
+    def stage_table(self, name: str, schema: str | None) -> sa.Table:
+        """A stage of that name."""
+        return _table(name, schema, self.staged)
 
 
-def _table(name: str, columns: Sequence[OutputColumn]) -> sa.Table:
-    schema, _, bare = name.rpartition(".")
+def _table(name: str, schema: str | None, columns: Sequence[OutputColumn]) -> sa.Table:
     listed = [sa.Column(column.name, _SQL_TYPES[column.type]) for column in columns]
-    return sa.Table(bare, sa.MetaData(), *listed, schema=schema or None, **TABLE_OPTIONS)
+    return sa.Table(name, sa.MetaData(), *listed, schema=schema, **TABLE_OPTIONS)
 
 
-def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, Narrow]:
+def named(name: str) -> sa.Table:
+    """A table of that name, of which nothing else is known."""
+    schema, _, bare = name.rpartition(".")
+    return sa.Table(bare, sa.MetaData(), schema=schema or None)
+
+
+def schema_beside(full_name: str) -> str | None:
+    """The schema of the stages of an output table, by its full name; None, the default one, for those of a lake."""
+    return None if "/" in full_name else full_name.rpartition(".")[0] or None
+
+
+def check_live(output: Output, live: Mapping[str, LiveColumn], called: str | None = None) -> dict[str, Narrow]:
     """The columns of the live table that do not hold every value of ours, for `refuse_inexact`.
+
+    Args:
+        output: The table as it is to be.
+        live: Its columns as they are.
+        called: What to call it, where that is not `output.table`.
 
     Raises:
         OutputMismatch: A column is missing, cannot take its values exactly, or a foreign column must be filled.
@@ -177,7 +205,7 @@ def check_live(output: Output, live: Mapping[str, LiveColumn]) -> dict[str, Narr
     if any(faults):
         listed = "\n".join(f"  {fault}" for fault in faults if fault)
         raise OutputMismatch(
-            f"the table {output.table} exists, but its columns cannot take these predictions:\n{listed}\n"
+            f"the table {called or output.table} exists, but its columns cannot take these predictions:\n{listed}\n"
             "Alter the table, or name another in [output] table. Nothing was written."
         )
     taken = {name: _accepting(column, live[name]) for name, column in wanted.items()}
@@ -231,6 +259,16 @@ def _quoted(value: object) -> str:
     if isinstance(value, str) and len(value) > _QUOTED:
         return f"{value[:_QUOTED]!r}… ({len(value):,} characters)"
     return repr(value)
+
+
+def fetched(
+    connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+) -> Iterator[pl.DataFrame]:
+    """What a query gives, by way of Python's values, in frames of that schema."""
+    streamed = connection.execute(query, execution_options={"stream_results": True, "max_row_buffer": _ROWS_A_FRAME})
+    with closing(streamed) as result:
+        for part in result.partitions(_ROWS_A_FRAME):
+            yield pl.DataFrame([tuple(row) for row in part], schema=schema, orient="row")
 
 
 def make_folder(path: str) -> None:

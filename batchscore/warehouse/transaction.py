@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,14 +13,25 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn, CreateTable, DropTable
 
 from batchscore.database import Database
-from batchscore.errors import OutputMismatch, WarehouseError
+from batchscore.errors import WarehouseError
+from batchscore.interval import Interval
 from batchscore.logs import Event, log
-from batchscore.warehouse.tables import LiveColumn, Narrow, Output, check_live, refuse_inexact
+from batchscore.schema import dtype_of
+from batchscore.warehouse.delta import Lake
+from batchscore.warehouse.destination import Destination, Tables
+from batchscore.warehouse.tables import (
+    READS,
+    STAGE_PREFIX,
+    LiveColumn,
+    Narrow,
+    Output,
+    check_live,
+    named,
+    refuse_inexact,
+    schema_beside,
+)
 
 __all__ = ["Backend", "Stamp", "Transaction", "Warehouse"]
-
-# What a run's `stage` begins with.
-STAGE_PREFIX = "batchscore_stage_"
 
 Stamp = Mapping[str, str | int | datetime]
 
@@ -40,6 +51,11 @@ class Backend(Protocol):
 
     def load(self, connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:
         """Append the frame to the table inside the connection's transaction, by column name."""
+
+    def rows(
+        self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
+    ) -> Iterator[pl.DataFrame]:
+        """What a query without parameters gives, in frames of that schema, of which few are in memory at a time."""
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         """The names of the tables in a schema; None means the default one."""
@@ -82,6 +98,7 @@ class Transaction:
 
     connection: sa.Connection
     backend: Backend
+    outputs: Destination
 
     def has_table(self, name: str) -> bool:
         """Whether a table or view of that name is there, in the default schema unless the name says which."""
@@ -89,11 +106,11 @@ class Transaction:
 
     def columns(self, name: str) -> dict[str, LiveColumn]:
         """The columns of a table or view, by name; none where there is no such."""
-        return self.backend.columns(self.connection, _named(name))
+        return self.backend.columns(self.connection, named(name))
 
     def full_name(self, name: str) -> str:
-        """The one name, schema and all, that the ledger knows a table by."""
-        return self.backend.full_name(self.connection, _named(name))
+        """The one name, schema and all, that the ledger knows an output table by."""
+        return self.outputs.full_name(self, name)
 
     def create(self, *tables: sa.Table) -> None:
         """Create the tables that are not there; one process at a time does.
@@ -105,13 +122,13 @@ class Transaction:
             self.connection.execute(CreateTable(table, if_not_exists=True))
 
     def stages(self, output_table: str) -> list[str]:
-        """The names of all stages beside an output table, whichever run's they are."""
-        schema = output_table.rpartition(".")[0] or None
+        """The names of all stages beside an output table, by its full name, whichever run's they are."""
+        schema = schema_beside(output_table)
         return [name for name in self.backend.tables(self.connection, schema) if name.startswith(STAGE_PREFIX)]
 
     def drop_stages(self, output_table: str, names: Iterable[str]) -> None:
-        """Drop stages beside an output table."""
-        schema = output_table.rpartition(".")[0] or None
+        """Drop stages beside an output table, by its full name."""
+        schema = schema_beside(output_table)
         for name in names:
             self.connection.execute(DropTable(sa.Table(name, sa.MetaData(), schema=schema), if_exists=True))
 
@@ -120,7 +137,7 @@ class Transaction:
 
         See `create` for what that does to the transaction.
         """
-        table = output.stage_table(stage)
+        table = self._stage(output, stage)
         live = self.backend.columns(self.connection, table)
         if list(live) != [column.name for column in output.staged]:
             self.drop_stage(output, stage)
@@ -128,11 +145,11 @@ class Transaction:
 
     def empty_stage(self, output: Output, stage: str) -> None:
         """Delete all rows from the run's stage."""
-        self.connection.execute(sa.delete(output.stage_table(stage)))
+        self.connection.execute(sa.delete(self._stage(output, stage)))
 
     def drop_stage(self, output: Output, stage: str) -> None:
         """Drop the run's stage when it is there."""
-        self.connection.execute(DropTable(output.stage_table(stage), if_exists=True))
+        self.connection.execute(DropTable(self._stage(output, stage), if_exists=True))
 
     def stage(self, output: Output, stage: str, narrow: Mapping[str, Narrow], rows: pl.DataFrame) -> None:
         """Append scored rows to the run's stage.
@@ -148,7 +165,7 @@ class Transaction:
         """
         if rows.height:
             refuse_inexact(rows, narrow, output.table)
-            self.backend.load(self.connection, output.stage_table(stage), rows)
+            self.backend.load(self.connection, self._stage(output, stage), rows)
 
     def load(self, table: sa.Table, rows: pl.DataFrame) -> None:
         """Append rows to a table by column name; none is no statement."""
@@ -157,7 +174,7 @@ class Transaction:
 
     def staged(self, output: Output, stage: str) -> int | None:
         """How many rows the stage holds for the output table; None where there is no stage."""
-        table = output.stage_table(stage)
+        table = self._stage(output, stage)
         if not self.backend.columns(self.connection, table):
             return None
         count = sa.select(sa.func.count()).select_from(table).where(*_bound_for(output, table))
@@ -170,7 +187,7 @@ class Transaction:
             OutputMismatch: The live table cannot take them exactly, any more.
         """
         check_live(output, self.backend.columns(self.connection, output.sql_table()))
-        table, staged = output.sql_table(), output.stage_table(stage)
+        table, staged = output.sql_table(), self._stage(output, stage)
         self._delete_interval(table, stamp["interval_start"])
         constants = [sa.literal(value, table.c[name].type).label(name) for name, value in stamp.items()]
         columns = (staged.c[column.staged_as or column.name] for column in output.columns)
@@ -184,16 +201,31 @@ class Transaction:
         if "interval_start" in self.backend.columns(self.connection, table):
             self._delete_interval(table, interval_start)
 
+    def _stage(self, output: Output, stage: str) -> sa.Table:
+        return output.stage_table(stage, self.outputs.stage_schema(output.table))
+
     def _delete_interval(self, table: sa.Table, start: object) -> None:
         self.connection.execute(sa.delete(table).where(table.c.interval_start == start))
 
 
 @dataclass(slots=True)
 class Warehouse:
-    """A connected warehouse. Threads may share it: each transaction has a connection of its own."""
+    """A connected warehouse. Threads may share it: each transaction has a connection of its own.
+
+    Attributes:
+        database: Where it is.
+        backend: What speaks to it.
+        lake: Where output tables are Delta tables; None where they are tables of the database.
+    """
 
     database: Database
     backend: Backend
+    lake: Lake | None = None
+
+    @property
+    def outputs(self) -> Destination:
+        """Where output tables are."""
+        return self.lake or Tables()
 
     def __enter__(self) -> Self:
         return self
@@ -213,7 +245,7 @@ class Warehouse:
             TransientError: It may accept later.
         """
         with self.database.translated(where), self.backend.engine.begin() as connection:
-            yield Transaction(connection, self.backend)
+            yield Transaction(connection, self.backend, self.outputs)
 
     def create(self, metadata: sa.MetaData) -> None:
         """Create the tables of `metadata` that are not there.
@@ -296,50 +328,46 @@ class Warehouse:
             The live columns that do not hold every value, for `Transaction.stage`.
 
         Raises:
-            WarehouseError: Its schema is missing.
-            OutputMismatch: It is a view that takes no rows, or some live column cannot take its values exactly.
+            WarehouseError: Its schema is missing, or it cannot be made or read.
+            OutputMismatch: It takes no rows, or some live column cannot take its values exactly.
         """
-        table = output.sql_table()
-        with self.begin(f"the output table {output.table}") as tx:
-            if not self._columns(tx, table):
-                tx.create(table)
-                for index in self.backend.indexes(table):
-                    index.create(tx.connection, checkfirst=True)
-            return check_live(output, self.backend.columns(tx.connection, table))
+        return self.outputs.prepare(self, output)
 
     def check(self, output: Output) -> bool:
         """Whether the output table exists; writes nothing.
 
         Raises:
-            WarehouseError: Its schema is missing.
-            OutputMismatch: It is a view that takes no rows, or some column cannot take its values exactly.
+            WarehouseError: Its schema is missing, or it cannot be read.
+            OutputMismatch: It takes no rows, or some column cannot take its values exactly.
         """
-        with self.begin(f"the output table {output.table}") as tx:
-            live = self._columns(tx, output.sql_table())
-        if live:
-            check_live(output, live)
-        return bool(live)
-
-    def _columns(self, tx: Transaction, table: sa.Table) -> dict[str, LiveColumn]:
-        """The live columns of the output table; none where it can be made."""
-        live = self.backend.columns(tx.connection, table)
-        if live and self.backend.is_fixed(tx.connection, table):
-            raise OutputMismatch(
-                f"{table.fullname} is a view that rows cannot be deleted from and inserted into. Name a table in "
-                "[output] table. Nothing was written."
-            )
-        # Where names are folded, and how, is the database's affair.
-        if not live and table.schema and not _among(table.schema, self.backend.schemas(tx.connection)):
-            raise WarehouseError(
-                f"the table {table.fullname} cannot be made: there is no schema {table.schema}. Create it, or name "
-                "another in [output] table."
-            )
-        return live
+        return self.outputs.check(self, output)
 
     def missing_privileges(self, table: str) -> list[str]:
         """What the user may not do and a run that publishes into `table` must, in words; writes nothing."""
-        with self.begin("privileges") as tx:
-            return self.backend.missing_privileges(tx.connection, _named(table))
+        return self.outputs.missing_privileges(self, table)
+
+    def published(self, output: Output, window: Interval, runs: Collection[str]) -> pl.DataFrame:
+        """The rows of the output table that these runs have published, of intervals that start in a window.
+
+        Returns:
+            The output's columns, shape `(rows, columns)`, in any order of rows.
+        """
+        return self.outputs.published(self, output, window, runs)
+
+    def staged_rows(self, output: Output, stage: str) -> Iterator[pl.DataFrame]:
+        """The rows of a run's stage in frames of some ten thousand, the output's columns, in any order.
+
+        They are those of one instant, and nobody who writes waits for whoever reads them.
+
+        Raises:
+            WarehouseError, TransientError: The stage cannot be read.
+        """
+        table = output.stage_table(stage, self.outputs.stage_schema(output.table))
+        query = sa.select(*(table.c[column.name] for column in output.columns))
+        schema = {column.name: dtype_of(column.type) for column in output.columns}
+        engine = self.backend.engine.execution_options(**{READS: True})
+        with self.database.translated(f"the stage {stage}"), engine.begin() as connection:
+            yield from self.backend.rows(connection, query, schema)
 
     def settle(self) -> None:
         """Fold what is committed into the database's main file, where it keeps a log beside it.
@@ -358,12 +386,3 @@ class Warehouse:
 def _bound_for(output: Output, stage: sa.Table) -> list[sa.ColumnElement[bool]]:
     """What a staged row must meet to be published into the output table."""
     return [stage.c[column.staged_as].is_not(None) for column in output.columns if column.staged_as]
-
-
-def _named(name: str) -> sa.Table:
-    schema, _, bare = name.rpartition(".")
-    return sa.Table(bare, sa.MetaData(), schema=schema or None)
-
-
-def _among(name: str, names: Iterable[str]) -> bool:
-    return name.casefold() in {each.casefold() for each in names}
