@@ -95,6 +95,11 @@ CASES: dict[str, tuple[Any, int, dict[str, Any]]] = {
         2,
         {},
     ),
+    "hist, binary, many leaves": (
+        HistGradientBoostingClassifier(max_leaf_nodes=256, min_samples_leaf=5, **HIST),
+        2,
+        {},
+    ),
     "hist, multiclass": (HistGradientBoostingClassifier(max_iter=30, **HIST), 4, {}),
     "hist, multiclass, large trees": (
         HistGradientBoostingClassifier(max_iter=9, max_leaf_nodes=90, min_samples_leaf=5, **HIST),
@@ -327,7 +332,7 @@ def test_a_cross_compiler_makes_the_other_architecture(monkeypatch: pytest.Monke
     """One that is called as Debian calls it is found, and what it makes is kept under its architecture."""
     other = "aarch64" if architecture() == "x86_64" else "x86_64"
     cross = tmp_path / f"{other}-linux-gnu-gcc"
-    cross.write_text('#!/bin/sh\necho "cross 1.0"\nprintf made > library.so\n')
+    cross.write_text('#!/bin/sh\ncase $* in\n--version) echo "cross 1.0";;\n*) printf made > library.so;;\nesac\n')
     cross.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     libraries, told = build(fitted("hist, binary"))
@@ -347,6 +352,7 @@ def test_two_libraries_in_a_process_are_not_taken_for_each_other() -> None:
 def test_nothing_is_written_to_load_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a read-only root it is loaded all the same; where memory cannot be a file, by way of a private one."""
     rows = rows_of(100)
+    library("hist, binary")
 
     def read_only(*_: Any, **__: Any) -> Any:
         raise OSError(30, "Read-only file system")
@@ -354,6 +360,8 @@ def test_nothing_is_written_to_load_a_library(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkdtemp", read_only)
         np.testing.assert_array_equal(asked(quick("hist, binary"))(rows), asked(fitted("hist, binary"))(rows))
+        with pytest.raises(NotCompiled, match=r"failed: .*Read-only"):
+            build(fitted("hist, binary"))
         patch.setattr("os.memfd_create", read_only)
         with pytest.raises(NotCompiled, match=r"it cannot be loaded: .*Read-only"):
             quick("hist, binary")
@@ -408,8 +416,25 @@ def other_model() -> Bundle:
 
 @pytest.fixture(name="told")
 def _told() -> Iterator[list[Any]]:
+    """What is logged behind the two trainings."""
+    trained()
+    other_model()
     with structlog.testing.capture_logs() as logged:
         yield logged
+
+
+def test_rows_that_are_no_array_of_numbers_are_the_originals(told: list[Any]) -> None:
+    """An estimator that gets a frame of texts and numbers sums its own trees, and no library is said to."""
+    source = BOOSTED.replace(
+        "make_pipeline(StandardScaler(), LogisticRegression())",
+        "make_pipeline(LGBMClassifier(n_estimators=5, verbose=-1, random_state=0, n_jobs=1))",
+    ).replace("    from sklearn.pipeline", "    from lightgbm import LGBMClassifier\n    from sklearn.pipeline")
+    steps: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.models._quiet", steps.append)
+        made = bundle(source, n=400)
+    assert steps[-1] == "its trees are not compiled: the estimator is not given its rows as an array of numbers"
+    assert made.compiled == {}
 
 
 def test_training_compiles_and_a_loaded_bundle_uses_it(tmp_path: Path, told: list[Any]) -> None:
@@ -450,7 +475,6 @@ def test_training_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch, tm
 def test_trees_of_another_model_are_not_used(told: list[Any]) -> None:
     """A library that gives other scores than the original is found out, and the original scores."""
     wrong = replace(trained(), compiled=other_model().compiled)
-    told.clear()
     used = put_to_use(wrong, trusted=True)
     assert used is wrong
     (line,) = told

@@ -21,7 +21,6 @@ from batchscore.errors import BatchscoreError, BundleNotFound, SchemaMismatch, S
 from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.model.bundle import Bundle
-from batchscore.model.ensemble import has_trees
 from batchscore.model.trust import Trust
 from batchscore.monitor.truth import check_labels
 from batchscore.run.plan import Planned, plan
@@ -83,8 +82,8 @@ def _look(session: Session, name: str, accept_sql: str | None, findings: _Findin
     job = findings.look("job", lambda: session.job(name), lambda job: f"{job.problem.task}: {job.problem.objective}")
     if job is not None:
         bundle = findings.look("bundle", lambda: session.bundle(job), _told_bundle)
-        if bundle is not None and has_trees(bundle.predictor.pipeline):
-            findings.tell("compiled", *_told_compiled(job, bundle))
+        if bundle is not None and (compiled := _told_compiled(job, bundle)):
+            findings.tell("compiled", *compiled)
             _query(session, job, bundle, accept_sql, findings)
         planned: list[Planned] | None = None
         warehouse = findings.look("warehouse", lambda: _permitted(session, job), _told_warehouse)
@@ -132,8 +131,12 @@ def _told_bundle(bundle: Bundle) -> str:
     return f"{bundle} (digest {bundle.digest[:12]}): {golden}"
 
 
-def _told_compiled(job: Job, bundle: Bundle) -> tuple[str, str]:
-    """Whether compiled trees score here; nothing about that stops a run."""
+def _told_compiled(job: Job, bundle: Bundle) -> tuple[str, str] | None:
+    """Whether compiled trees score here, of a model that has some; nothing about that stops a run."""
+    from batchscore.model.ensemble import has_trees
+
+    if not has_trees(bundle.predictor.pipeline):
+        return None
     made = ", ".join(sorted(bundle.compiled))
     if not bundle.compiled:
         return "none", f"{bundle} has no compiled trees"

@@ -21,8 +21,6 @@ from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log
 from batchscore.model.built import BUILT, Built, architectures_in
 from batchscore.model.bundle import MANIFEST, Manifest
-from batchscore.model.compiled import compiled, put_to_use
-from batchscore.model.ensemble import NotCompiled
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import SIGNATURE, write_keys
@@ -255,6 +253,10 @@ def verify(session: Session, name: str, use: str) -> None:
         signed_by=bundle.signed_by,
     )
     say(f"{bundle}: files, digest and all {bundle.golden_rows.height} golden rows agree ({bundle.digest[:12]})")
+    if not bundle.compiled:
+        return
+    from batchscore.model.compiled import put_to_use
+
     trusted = bundle.signed_by is not None or not registry.trust.keys
     if put_to_use(bundle, trusted=trusted).predictor.fast is not None:
         say(f"{bundle}: its compiled trees give what the original gives")
@@ -266,6 +268,9 @@ def compile_(session: Session, name: str, use: str) -> None:
     Raises:
         UsageError: It cannot be compiled here.
     """
+    from batchscore.model.compiled import compiled
+    from batchscore.model.ensemble import NotCompiled
+
     registry = session.registry
     bundle = session.load(name, _resolved(session, "compile", name, use))
     check_golden(bundle)

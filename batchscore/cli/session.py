@@ -29,7 +29,6 @@ from batchscore.job import Job, Rows, read_job
 from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle, libraries_changed
-from batchscore.model.compiled import put_to_use
 from batchscore.model.features import Features
 from batchscore.model.registry import Registry
 from batchscore.model.scorer import check_golden
@@ -198,9 +197,12 @@ class Session:
 
     def compiled(self, job: Job, bundle: Bundle) -> Bundle:
         """The bundle with its compiled trees in use, where the job wants that and they agree with the original."""
+        if not job.model.compile or not bundle.compiled:
+            return bundle
+        from batchscore.model.compiled import put_to_use
+
         # Where keys are set, and somebody let it in past them, its code is not trusted that far.
-        trusted = bundle.signed_by is not None or not self.registry.trust.keys
-        return put_to_use(bundle, trusted=trusted) if job.model.compile else bundle
+        return put_to_use(bundle, trusted=bundle.signed_by is not None or not self.registry.trust.keys)
 
     def challenger(self, job: Job, bundle: Bundle) -> Bundle:
         """The bundle that the job wants scored beside its own, verified like that one, without its reasons.

@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +30,7 @@ from batchscore.model.built import Built, Speed, architecture
 from batchscore.model.bundle import Bundle
 from batchscore.model.compiling import compilers, library
 from batchscore.model.encoders import quickened
-from batchscore.model.ensemble import Array, Family, NotCompiled, family_of, with_estimator
+from batchscore.model.ensemble import Array, Family, NotCompiled, Sums, family_of, with_estimator
 from batchscore.model.predictor import Predictor, StageError
 from batchscore.model.strange import strange
 
@@ -50,14 +51,14 @@ class _Library:
 
     Attributes:
         begin: What the sums of a row begin with.
-        calls: How often it was called.
+        called: Whether it was.
     """
 
     def __init__(self, data: bytes, family: Family) -> None:
         features, outputs, rows, sums = family.shape()
         self._rows, self._sums = np.dtype(rows), np.dtype(sums)
         self._width = features
-        self.calls = 0
+        self.called = False
         opened = _opened(data)
         try:
             shape = tuple((ctypes.c_int32 * _SHAPE).in_dll(opened, "batchscore_shape"))
@@ -79,7 +80,7 @@ class _Library:
             raise ValueError(f"X has shape {rows.shape}, and {self._width} features are expected")
         if sums.dtype != self._sums or not sums.flags.c_contiguous:
             raise ValueError(f"the sums are {sums.dtype}, and {self._sums} is expected")
-        self.calls += 1
+        self.called = True
         parts = max(1, min(_threads(), len(rows) // _ROWS))
         ends = [len(rows) * part // parts for part in range(parts + 1)]
         if parts == 1:
@@ -172,8 +173,11 @@ def fast(predictor: Predictor, data: bytes) -> Predictor:
         NotCompiled: It cannot be loaded, or is none for these trees.
     """
     family = family_of(predictor.pipeline)
-    quick = quickened(predictor.pipeline)
-    return replace(predictor, fast=with_estimator(quick, family.summed_by(_Library(data, family))))
+    return _with(predictor, family, _Library(data, family))
+
+
+def _with(predictor: Predictor, family: Family, sums: Sums) -> Predictor:
+    return replace(predictor, fast=with_estimator(quickened(predictor.pipeline), family.summed_by(sums)))
 
 
 def _disagreement(original: Predictor, other: Predictor, features: pl.DataFrame) -> str:
@@ -207,11 +211,16 @@ def compare(original: Predictor, data: bytes, features: pl.DataFrame) -> tuple[P
     Raises:
         NotCompiled: It cannot be loaded, or does not agree.
     """
-    other = fast(original, data)
+    family = family_of(original.pipeline)
+    sums = _Library(data, family)
+    other = _with(original, family, sums)
     rows = 0
     for some in (features, *strange(features, _SAMPLE)):
         try:
-            told = _disagreement(original, other, some)
+            with warnings.catch_warnings():
+                # Of what is strange about the rows.
+                warnings.simplefilter("ignore")
+                told = _disagreement(original, other, some)
         except StageError:
             # Rows that the pipeline itself does not take are none to compare on.
             continue
@@ -220,6 +229,8 @@ def compare(original: Predictor, data: bytes, features: pl.DataFrame) -> tuple[P
         rows += some.height
     if not rows:
         raise NotCompiled("there is no row that the original scores here")
+    if not sums.called:
+        raise NotCompiled("the estimator is not given its rows as an array of numbers")
     return other, rows
 
 

@@ -37,8 +37,9 @@ _FLAGS = (
 )
 _SECONDS = 600
 _CACHE_LINE = 64
-# Leaves are bits of a word.
-_MOST_LEAVES = 64
+# Leaves are bits, of which a word has 64 and a tree four words at most.
+_WORD = 64
+_MOST_LEAVES = 4 * _WORD
 # What tables may take before they are slower than going down the trees: much of a processor's own memory.
 _MOST_TABLE = 32 << 20
 # What the tables of some rows may take of a thread's stack.
@@ -73,12 +74,13 @@ def library(ensemble: Ensemble, compiler: Sequence[str]) -> bytes:
     """
     if ensemble.features > _MOST_FEATURES:
         raise NotCompiled(f"it takes {ensemble.features:,} features, and at most {_MOST_FEATURES:,} are compiled")
-    with tempfile.TemporaryDirectory(prefix="batchscore-") as name:
-        folder = Path(name)
-        for file, data in _sources(ensemble).items():
-            (folder / file).write_bytes(data)
-        shutil.copyfile(Path(__file__).with_name("kernel.c"), folder / "kernel.c")
-        try:
+    sources = _sources(ensemble)
+    try:
+        with tempfile.TemporaryDirectory(prefix="batchscore-") as name:
+            folder = Path(name)
+            for file, data in sources.items():
+                (folder / file).write_bytes(data)
+            shutil.copyfile(Path(__file__).with_name("kernel.c"), folder / "kernel.c")
             subprocess.run(  # noqa: S603 - the compiler is the operator's
                 [*compiler, *_FLAGS, "-o", "library.so", "kernel.c", "-lm"],
                 cwd=folder,
@@ -88,11 +90,11 @@ def library(ensemble: Ensemble, compiler: Sequence[str]) -> bytes:
                 timeout=_SECONDS,
             )
             return (folder / "library.so").read_bytes()
-        except subprocess.CalledProcessError as error:
-            told = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:200])
-            raise NotCompiled(f"{compiler[0]} failed: {told.strip()}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotCompiled(f"{compiler[0]} failed: {error}") from error
+    except subprocess.CalledProcessError as error:
+        told = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:200])
+        raise NotCompiled(f"{compiler[0]} failed: {told.strip()}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotCompiled(f"{compiler[0]} failed: {error}") from error
 
 
 def _sources(ensemble: Ensemble) -> dict[str, bytes]:
@@ -135,13 +137,15 @@ def _small_trees(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Array]] 
     # Of numbers: below or at each limit, above all, and missing. Of categories: each, another, and missing.
     places = [ensemble.kinds[j] + 2 if j in ensemble.kinds else len(limits[j]) + 2 for j in range(ensemble.features)]
     first = np.concatenate([[0], np.cumsum(places)]).astype(np.int64)
-    bits = next(bits for bits in (8, 16, 32, 64) if leaves <= bits)
+    bits = next(bits for bits in (8, 16, 32, 64, 128, 256) if leaves <= bits)
     together = _CACHE_LINE * 8 // bits
+    parts, bits = max(1, bits // _WORD), min(bits, _WORD)
     blocks = -(-len(ensemble.trees) // together)
     if blocks * int(first[-1]) * _CACHE_LINE > _MOST_TABLE:
         return None
     word = np.dtype(f"uint{bits}").type
-    left_over = np.full((blocks, int(first[-1]), together), np.iinfo(word).max, dtype=word)
+    whole = int(np.iinfo(word).max)
+    left_over = np.full((blocks, int(first[-1]), together * parts), whole, dtype=word)
     values = np.zeros((len(ensemble.trees), leaves, ensemble.trees[0].value.shape[1]), dtype=ensemble.sums)
     used: list[set[int]] = [set() for _ in range(blocks)]
     for t, tree in enumerate(ensemble.trees):
@@ -151,11 +155,13 @@ def _small_trees(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Array]] 
             used[block].add(feature)
             # The leaves to the left of a split that a value fails.
             ruled_out = (1 << behind) - (1 << before)
-            rest = word(np.iinfo(word).max ^ ruled_out)
-            left_over[block, first[feature] + _fails(tree, node, limits[feature]), place] &= rest
+            fails = first[feature] + _fails(tree, node, limits[feature])
+            for part in range(parts):
+                rest = whole ^ (ruled_out >> (part * _WORD) & whole)
+                left_over[block, fails, place * parts + part] &= word(rest)
     rows = max(8, min(256, _STACK // (4 * max(1, ensemble.features)) // 8 * 8))
     return (
-        {"MASKS": 1, "WORD": f"uint{bits}_t", "LEAVES": leaves, "PLACES": int(first[-1]), "ROWS": rows},
+        {"MASKS": 1, "WORD": f"uint{bits}_t", "WORDS": parts, "LEAVES": leaves, "PLACES": int(first[-1]), "ROWS": rows},
         {
             "limits": np.concatenate([*limits, np.zeros(1)]).astype(ensemble.rows),
             "first_limit": np.cumsum([0, *map(len, limits)]).astype(np.int32),

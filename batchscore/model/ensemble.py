@@ -36,6 +36,8 @@ __all__ = ["Ensemble", "Family", "NoTrees", "Nodes", "NotCompiled", "Sums", "fam
 Array = npt.NDArray[Any]
 
 _CODES = 256
+# Each split by category has a bit for each.
+_MOST_KINDS = 10_000
 
 
 class Sums(Protocol):
@@ -404,12 +406,13 @@ class _Boosters:
         kinds: dict[int, int] = {}
         for each in fields:
             for node in np.flatnonzero(each["node_type"] == _BY_CATEGORY).tolist():
-                most = int(_listed(each, node).max(initial=0)) + 1
-                feature = int(each["split_index"][node])
-                kinds[feature] = max(kinds.get(feature, 0), most)
+                feature, listed = int(each["split_index"][node]), _listed(each, node)
+                kinds[feature] = max(kinds.get(feature, 0), int(listed.max(initial=0)) + 1)
         numeric = {int(j) for each in fields for j in each["split_index"][each["node_type"] == _BY_NUMBER]}
         if mixed := kinds.keys() & numeric:
             raise NotCompiled(f"feature {min(mixed)} is split on as a number and as a category")
+        if (most := max(kinds.values(), default=0)) > _MOST_KINDS:
+            raise NotCompiled(f"a feature has {most:,} categories, and at most {_MOST_KINDS:,} are compiled")
         trees = [_boosted_nodes(each, kinds, rows) for each in fields]
         begin = header.get_field("base_scores").astype(sums).tolist()
         return Ensemble(trees, features, outputs, rows, sums, kinds, begin=begin, **told)

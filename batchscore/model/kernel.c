@@ -44,10 +44,11 @@ static void add(SUM *sums, int32_t tree, const SUM *leaf) {
 /* Small trees. Each leaf of a tree is a bit, the leftmost the lowest. Whatever value a feature has, it rules out the
  * leaves left of every split that it fails: one word a tree, looked up by where the value lies among all limits of that
  * feature. The lowest bit that no feature rules out is the leaf that the row comes to (Lucchese et al. 2015,
- * "QuickScorer: A Fast Algorithm to Rank Documents with Additive Ensembles of Regression Trees").
+ * "QuickScorer: A Fast Algorithm to Rank Documents with Additive Ensembles of Regression Trees"). A tree of more leaves
+ * than a word has bits takes several.
  */
 typedef WORD words __attribute__((vector_size(64)));
-enum { TOGETHER = 64 / sizeof(WORD) };
+enum { TOGETHER = 64 / sizeof(WORD) / WORDS };
 
 FROM(REAL, limits);
 FROM(int32_t, first_limit);
@@ -79,7 +80,11 @@ static void place(int32_t feature, const REAL *rows, int64_t count, int32_t *pla
   }
 }
 
-static int32_t lowest(WORD word) { return sizeof(WORD) == 8 ? __builtin_ctzll(word) : __builtin_ctz(word); }
+static int32_t lowest(const WORD *rest) {
+  int32_t w = 0;
+  while (w < WORDS - 1 && !rest[w]) ++w;
+  return 64 * w + (sizeof(WORD) == 8 ? __builtin_ctzll(rest[w]) : __builtin_ctz(rest[w]));
+}
 
 static void add_trees(const REAL *rows, int64_t count, SUM *sums) {
   int32_t places[FEATURES][ROWS];
@@ -90,8 +95,11 @@ static void add_trees(const REAL *rows, int64_t count, SUM *sums) {
     for (int64_t i = 0; i < count; ++i) {
       words rest = ~(words){0};
       for (int32_t u = first_used[block]; u < first_used[block + 1]; ++u) rest &= table[places[used[u]][i]];
+      WORD each[TOGETHER * WORDS] __attribute__((aligned(64)));
+      *(words *)each = rest;
       for (int32_t t = 0; t < trees; ++t) {
-        add(sums + i * OUTPUTS, first + t, leaves + ((int64_t)(first + t) * LEAVES + lowest(rest[t])) * WIDTH);
+        const SUM *tree = leaves + (int64_t)(first + t) * LEAVES * WIDTH;
+        add(sums + i * OUTPUTS, first + t, tree + lowest(each + t * WORDS) * WIDTH);
       }
     }
   }
