@@ -1,6 +1,6 @@
 """Measure, and write what was measured into RESULTS.md and results.json.
 
-    python -m benchmarks.speed [--quick] [--rows N] [--only boosting_parquet] [--out FOLDER] [--peers PYTHON]
+    python -m benchmarks.speed [--quick] [--rows N] [--rounds N] [--only JOB] [--out FOLDER] [--peers PYTHON]
 
 Starts a Postgres of its own, makes the rows there and in files, trains each model once, and runs each contender in
 fresh processes, in turn. Needs the extra `demo`, and Linux, which tells how much memory a tree of processes holds.
@@ -30,11 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rows, rounds and workloads")
     parser.add_argument("--rows", type=int, help="rows of a workload, instead of the plan's")
-    parser.add_argument("--only", help="only workloads whose job's name begins so; the large interval is left out")
+    parser.add_argument("--rounds", type=int, help="turns of each contender, instead of the plan's")
+    parser.add_argument("--only", help="only workloads whose job's name begins so, and nothing else")
     parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks", help="where the results go")
     parser.add_argument("--peers", type=Path, default=_ROOT / ".venv-bench/bin/python", help="the peers' interpreter")
     given = parser.parse_args()
-    plan = (QUICK if given.quick else FULL).of(given.rows, given.only)
+    plan = (QUICK if given.quick else FULL).of(given.rows, given.rounds, given.only)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bs-") as folder, postgres(Path(folder)) as server:
         machine = facts(server)
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _command(given: argparse.Namespace) -> str:
-    if given.rows or given.only:
+    if given.rows or given.rounds or given.only:
         return " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
     return "make bench-quick" if given.quick else "make bench"
 

@@ -21,7 +21,7 @@ import polars as pl
 from benchmarks.speed import data
 from benchmarks.speed.contenders import OURS, PEERS, STRAIGHT, Contender, Interpreters
 from benchmarks.speed.machine import Postgres, versions
-from benchmarks.speed.measure import Failed, Measured, measure
+from benchmarks.speed.measure import Failed, measure
 from benchmarks.speed.plan import Entry, Plan
 from benchmarks.speed.project import Project
 from benchmarks.speed.report import Cell, Difference, Floor, Start
@@ -30,13 +30,15 @@ from benchmarks.speed.workloads import KEY, LARGE, Workload
 __all__ = ["Bench"]
 
 _HERE = Path(__file__).parent
+# A model is as slow as one that learned from ten times as many.
+_LEARNED = 30_000
 _PART_ROUNDS = 3
 _FIRST_ID = 1_000_000
 # Of the packages that a start imports, so many are told.
 _HEAVIEST = 10
 _JOINED = (
     "SELECT count(*), count(*) FILTER (WHERE o.prediction <> t.prediction), max(abs(o.score - t.score)) "
-    f"FROM {{}} AS o JOIN {{}} AS t USING ({KEY})"  # noqa: RUF027
+    f"FROM {{}} AS o JOIN {{}} AS t USING ({KEY})"
 )
 
 
@@ -58,7 +60,8 @@ class Bench:
     def run(self) -> None:
         """All of it; what takes longest to set up comes last."""
         self._prepare()
-        self.start = self._starts(self.plan.entries[0].workload)
+        if self.plan.starts:
+            self.start = self._starts(self.plan.entries[0].workload)
         for entry in self.plan.entries:
             self._compete(entry)
             self._floor(entry.workload)
@@ -84,9 +87,9 @@ class Bench:
 
     def _fill(self, table: str, workloads: Sequence[Workload]) -> None:
         """Make a table of rows to learn from and of one day to score, and the file of that day."""
-        drawn: Callable[..., Iterator[pl.DataFrame]] = data.wide_of if table == "wide" else data.flights_of
-        learned = data.learned_wide() if table == "wide" else data.learned_flights()
         rows = max(each.rows for each in workloads)
+        drawn: Callable[..., Iterator[pl.DataFrame]] = data.wide_of if table == "wide" else data.flights_of
+        learned = (data.learned_wide if table == "wide" else data.learned_flights)(min(rows, _LEARNED))
         with self.project.connected() as connection:
             data.create(connection, table, learned)
             data.add(connection, table, [learned])
@@ -194,7 +197,7 @@ class Bench:
     def _part(self, *what: str) -> tuple[float, float]:
         """Median seconds and processor time of a part alone."""
         if what not in self._parts:
-            told = [self._part_once(*what) for _ in range(_PART_ROUNDS)]
+            told = [self._part_once(*what) for _ in range(min(self.plan.rounds, _PART_ROUNDS))]
             self._parts[what] = (statistics.median(s for s, _ in told), statistics.median(c for _, c in told))
             _say(f"{what[0]} alone: {self._parts[what][0]:.2f} s")
         return self._parts[what]
@@ -220,7 +223,9 @@ class Bench:
         self.project.evening(workload)
         command = self.project.command(workload)
         timed = [command[0], "-X", "importtime", *command[1:]]
-        told = subprocess.run(timed, cwd=root, env=killed, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        told = subprocess.run(
+            timed, cwd=root, env=killed, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         _say(f"start: {statistics.median(helped):.2f} s, {statistics.median(read):.2f} s")
         return Start(helped, read, _heaviest(told.stderr.decode()))
 
@@ -228,7 +233,7 @@ class Bench:
         """Score a small and a large interval of one table, and nothing else."""
         with _told(f"{large.rows:,} rows"), self.project.connected() as connection:
             first = 0
-            data.create(connection, LARGE, data.learned_flights())
+            data.create(connection, LARGE, data.learned_flights(1))
             for each in (small, large):
                 data.add(connection, LARGE, data.flights_of(each.day, each.rows, first))
                 first += each.rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +65,9 @@ class Contender:
         script = str(_HERE / self.script)
         if self == STRAIGHT:
             return [python, script, workload.job, str(workload.day), self.output(project, workload)]
-        model = project.saved_model(workload) if self.script.endswith("mlflow_pyfunc.py") else project.model_file(workload)
+        model = (
+            project.saved_model(workload) if self.script.endswith("mlflow_pyfunc.py") else project.model_file(workload)
+        )
         into = [self.output(project, workload), str(model)]
         if workload.source == "postgres":
             return [python, script, project.uri, project.query(workload), *into]

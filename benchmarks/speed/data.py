@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,33 @@ from benchmarks.speed.workloads import FLIGHT, KEY, WIDE
 
 __all__ = ["add", "create", "flights_of", "index", "learned_flights", "learned_wide", "wide_of"]
 
-_TYPES = {pl.Int64: "bigint", pl.Int32: "integer", pl.Float64: "double precision", pl.String: "text", pl.Boolean: "boolean"}
-# A model is as slow as one that learned from ten times as many.
-_STEP = 10
-_WIDE_DAY, _WIDE_ROWS = date(2013, 1, 1), 20_000
+_TYPES = {
+    pl.Int64: "bigint",
+    pl.Int32: "integer",
+    pl.Float64: "double precision",
+    pl.String: "text",
+    pl.Boolean: "boolean",
+}
+_WIDE_DAY = date(2013, 1, 1)
 _INSTANT = pl.Datetime("us", "UTC")
 
 
-def learned_flights() -> pl.DataFrame:
-    """Flights of the year as they were, with `late`: every tenth of those that were not cancelled, by `id`."""
-    flights = flight_tables()["flights"].filter(pl.col("arr_delay").is_not_null()).gather_every(_STEP)
+@cache
+def _year() -> pl.DataFrame:
+    return flight_tables()["flights"]
+
+
+def learned_flights(rows: int) -> pl.DataFrame:
+    """About so many flights of the whole year as they were, with `late`, by `id`; none that was cancelled."""
+    flights = _year().filter(pl.col("arr_delay").is_not_null())
+    flights = flights.gather_every(max(1, flights.height // rows))
     late = (pl.col("arr_delay") > 15).alias("late")
     return flights.select(pl.col("flight_id").alias(KEY), pl.col("scheduled_at").cast(_INSTANT), *FLIGHT, late)
 
 
-def learned_wide() -> pl.DataFrame:
-    """Wide rows of a day of the year before, by `id`."""
-    (rows,) = wide_of(_WIDE_DAY, _WIDE_ROWS, 1)
-    return rows
+def learned_wide(rows: int) -> pl.DataFrame:
+    """So many wide rows, of a day of the year before, by `id`."""
+    return pl.concat(wide_of(_WIDE_DAY, rows, 1))
 
 
 def flights_of(day: date, rows: int, first: int) -> Iterator[pl.DataFrame]:
@@ -41,7 +51,7 @@ def flights_of(day: date, rows: int, first: int) -> Iterator[pl.DataFrame]:
     The year's flights again and again: in each copy seven minutes later within their hour than in the last one, to
     arrive a minute later, a mile further on. They are spread evenly over the day.
     """
-    year = flight_tables()["flights"].select(FLIGHT)
+    year = _year().select(FLIGHT)
     for copy, start in enumerate(range(0, rows, year.height)):
         part = year.head(rows - start).with_columns(
             pl.col("minute") + 0 if copy == 0 else (pl.col("minute") + 7 * copy) % 60,
@@ -52,7 +62,7 @@ def flights_of(day: date, rows: int, first: int) -> Iterator[pl.DataFrame]:
 
 
 def wide_of(day: date, rows: int, first: int) -> Iterator[pl.DataFrame]:
-    """Rows of two hundred normally distributed numbers each, the same at every call; late where three add up to much."""
+    """Rows of two hundred numbers each, drawn from a seed; late where three of them add up to much."""
     draw = np.random.default_rng(first)
     step = 50_000
     for start in range(0, rows, step):

@@ -21,6 +21,16 @@ import psycopg
 __all__ = ["Postgres", "facts", "postgres", "versions"]
 
 
+_ASKED = """
+import sys
+from importlib.metadata import distributions
+
+for each in distributions():
+    if each.name.lower() in sys.argv[1:]:
+        print(each.name.lower(), each.version)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Postgres:
     """A running server of our own."""
@@ -105,8 +115,5 @@ def versions(names: tuple[str, ...], python: str = sys.executable) -> Mapping[st
             with contextlib.suppress(PackageNotFoundError):
                 found[name] = version(name)
         return found
-    asked = "import sys; from importlib.metadata import distributions\n" + (
-        "for d in distributions():\n  n = d.metadata['Name'].lower()\n  if n in sys.argv[1:]: print(n, d.version)"
-    )
-    told = subprocess.run([python, "-c", asked, *names], check=True, capture_output=True, text=True)
+    told = subprocess.run([python, "-c", _ASKED, *names], check=True, capture_output=True, text=True)
     return dict(line.split() for line in told.stdout.splitlines())

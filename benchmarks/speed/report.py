@@ -199,8 +199,8 @@ def _markdown(told: Mapping[str, Any]) -> Iterable[str]:
     postgres = ", ".join(f"{name} {value}" for name, value in machine["postgres"].items())
     yield (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; {machine['system']}; Python "
-        f"{machine['python']}; Postgres: {postgres}; load before: {machine['load_before']}; commit {machine['commit']}; "
-        f"all of it took {how['minutes']} minutes.\n"
+        f"{machine['python']}; Postgres: {postgres}; load before: {machine['load_before']}; commit "
+        f"{machine['commit']}; all of it took {how['minutes']} minutes.\n"
     )
     yield ", ".join(f"{name} {version}" for name, version in told["versions"].items()) + ".\n"
     yield "## Targets\n"
@@ -228,7 +228,7 @@ def _workload(cells: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     rows = sorted({each["rows"] for each in cells})
     yield f"## {cells[0]['workload']}, {' and '.join(f'{each:,}' for each in rows)} rows\n"
     ours = {each["rows"]: each["median"] for each in cells if each["who"] == "batchscore" and each["n"]}
-    head = ["", "rows", "n", "seconds: median (least–most)", "rows/s", "takes … × ours", "CPU s", "Postgres CPU s"]
+    head = ["", "rows", "n", "seconds: median (least to most)", "rows/s", "times ours", "CPU s", "Postgres CPU s"]
     yield from _table([*head, "peak MB", "processes", "largest difference"], (_line(each, ours) for each in cells))
 
 
@@ -236,7 +236,7 @@ def _line(each: Mapping[str, Any], ours: Mapping[int, float]) -> list[str]:
     name, rows = each["who"], f"{each['rows']:,}"
     if not each["n"]:
         return [name, rows, "0", each["note"], *[""] * 7]
-    seconds = f"{each['median']:.2f} ({min(each['seconds']):.2f}–{max(each['seconds']):.2f})"
+    seconds = f"{each['median']:.2f} ({min(each['seconds']):.2f} to {max(each['seconds']):.2f})"
     times = f"{each['median'] / ours[each['rows']]:.2f}" if each["rows"] in ours else ""
     figures = (f"{each['rows_per_second']:,}", times, f"{each['cpu_seconds']:.1f}", f"{each['server_cpu_seconds']:.1f}")
     memory = (f"{each['peak_mb']:,}", str(each["processes"]))
@@ -250,14 +250,16 @@ def _difference(each: Mapping[str, Any]) -> str:
         return ""
     if each["differs"]:
         missing = each["rows"] - found["rows"]
-        return f"**differs**: {missing} rows missing, {found['labels']} other predictions, scores by {found['score']:.1g}"
+        return (
+            f"**differs**: {missing} rows missing, {found['labels']} other predictions, scores by {found['score']:.1g}"
+        )
     return f"{found['score']:.1g}"
 
 
 def _floors(floors: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "## The parts alone\n"
     yield (
-        "Rows read to nowhere, scored from memory and written from memory, each in a process of its own and without its "
+        "Rows read to nowhere, scored from memory and written from memory, each in a process of its own, without its "
         "start-up: seconds, and processor time with Postgres's. The floor is the longest part, or all processor time "
         "over the cores, whichever is more.\n"
     )
@@ -283,13 +285,13 @@ def _start(start: Mapping[str, Any]) -> Iterable[str]:
         "from the start of `batchscore backfill` until its first chunk is read": start["chunk_seconds"],
     }
     yield from _table(
-        ["", "n", "seconds: median (least–most)"],
+        ["", "n", "seconds: median (least to most)"],
         (
-            [name, str(len(seconds)), f"{statistics.median(seconds):.2f} ({min(seconds):.2f}–{max(seconds):.2f})"]
+            [name, str(len(seconds)), f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"]
             for name, seconds in lines.items()
         ),
     )
-    yield "The imports on the way that take longest, with all that they import (`-X importtime`, which slows them):\n"
+    yield "The packages on the way whose modules take longest to import (`-X importtime`, which slows them):\n"
     yield from _table(["", "seconds"], ([f"`{name}`", f"{seconds:.2f}"] for name, seconds in start["imports"]))
 
 

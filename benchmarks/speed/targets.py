@@ -38,7 +38,7 @@ def _ratios(cells: Sequence[Cell]) -> Iterator[Target]:
         if peer and ours:
             ratio = peer.median("seconds") / ours.median("seconds")
             words = f"{ours.workload}: time of {peer.who}, over ours"
-            yield Target(f"{job}.{key}", words, ratio, bound, least=True, unit=" ×")
+            yield Target(f"{job}.{key}", words, ratio, bound, least=True, unit=" x")
 
 
 def _over_floor(cells: Sequence[Cell], floors: Sequence[Floor]) -> Iterator[Target]:
@@ -46,23 +46,29 @@ def _over_floor(cells: Sequence[Cell], floors: Sequence[Floor]) -> Iterator[Targ
     for floor in floors:
         if floor.job in ours:
             ratio = ours[floor.job].median("seconds") / floor.seconds
-            yield Target(f"{floor.job}.floor", f"{floor.workload}: our time, over the floor", ratio, _OVER_FLOOR, unit=" ×")
+            yield Target(
+                f"{floor.job}.floor", f"{floor.workload}: our time, over the floor", ratio, _OVER_FLOOR, unit=" x"
+            )
 
 
 def _growth(cells: Sequence[Cell], start: Start | None) -> Iterator[Target]:
-    grown = sorted((each for each in cells if each.job.endswith("_large") and each.measured), key=lambda each: each.rows)
+    grown = sorted(
+        (each for each in cells if each.job.endswith("_large") and each.measured), key=lambda each: each.rows
+    )
     if len(grown) < 2 or start is None:
         return
     small, large = grown
     sizes = f"at {large.rows:,} rows"
     memory = large.median("peak_mb") / small.median("peak_mb")
-    yield Target("large.memory_growth", f"peak memory {sizes}, over that at {small.rows:,}", memory, _MEMORY_GROWTH, unit=" ×")
+    yield Target(
+        "large.memory_growth", f"peak memory {sizes}, over that at {small.rows:,}", memory, _MEMORY_GROWTH, unit=" x"
+    )
     yield Target("large.memory", f"peak memory {sizes}", large.median("peak_mb"), _MOST_MB, unit=" MB")
     began = statistics.median(start.chunk_seconds)
     for name, words, less in (("cost", "", 0.0), ("cost_started", ", both without their start-up", began)):
         cost = [(each.median("seconds") - less) / each.rows for each in (large, small)]
-        words = f"time a row {sizes}, over that at {small.rows:,}{words}"
-        yield Target(f"large.{name}", words, cost[0] / cost[1], _COST_GROWTH, unit=" ×")
+        told = f"time a row {sizes}, over that at {small.rows:,}{words}"
+        yield Target(f"large.{name}", told, cost[0] / cost[1], _COST_GROWTH, unit=" x")
 
 
 def _starts(start: Start | None) -> Iterator[Target]:

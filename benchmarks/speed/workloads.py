@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-__all__ = ["KEY", "DAY", "LARGE", "MODELS", "Rows", "Workload"]
+__all__ = ["DAY", "KEY", "LARGE", "MODELS", "Rows", "Workload"]
 
 Source = Literal["postgres", "parquet"]
 Target = Literal["postgres", "duckdb"]

@@ -17,7 +17,5 @@ def features(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def pipeline() -> Pipeline:
     """Categories one-hot, numbers scaled."""
-    columns = make_column_transformer(
-        (OneHotEncoder(handle_unknown="ignore"), CATEGORIES), (StandardScaler(), NUMBERS)
-    )
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), CATEGORIES), (StandardScaler(), NUMBERS))
     return make_pipeline(columns, LogisticRegression(max_iter=500))

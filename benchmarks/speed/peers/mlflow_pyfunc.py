@@ -14,7 +14,9 @@ file, columns, target, table, model = sys.argv[1:]
 pyfunc = mlflow.pyfunc.load_model(model)
 
 with duckdb.connect(target) as connection:
-    connection.sql(f"CREATE OR REPLACE TABLE {table} (id BIGINT, prediction BOOLEAN, score DOUBLE, scored_at TIMESTAMPTZ)")
+    connection.sql(
+        f"CREATE OR REPLACE TABLE {table} (id BIGINT, prediction BOOLEAN, score DOUBLE, scored_at TIMESTAMPTZ)"
+    )
     for batch in pq.ParquetFile(file).iter_batches(50_000, columns=columns.split(",")):
         frame = batch.to_pandas()
         score = pyfunc.predict(frame.drop(columns="id"))[:, 1]

@@ -7,5 +7,9 @@ import mlflow
 
 model, folder = sys.argv[1:]
 mlflow.sklearn.save_model(
-    joblib.load(model), folder, pyfunc_predict_fn="predict_proba", serialization_format="cloudpickle", input_example=None
+    joblib.load(model),
+    folder,
+    pyfunc_predict_fn="predict_proba",
+    serialization_format="cloudpickle",
+    input_example=None,
 )

@@ -31,6 +31,9 @@ rows = ray.data.read_parquet(file, columns=columns.split(","))
 scored = rows.map_batches(Predictor, batch_format="pandas", batch_size=50_000, concurrency=(1, 2))
 now = datetime.now(UTC).isoformat()
 with duckdb.connect(target) as connection:
-    connection.sql(f"CREATE OR REPLACE TABLE {table} (id BIGINT, prediction BOOLEAN, score DOUBLE, scored_at TIMESTAMPTZ)")
+    connection.sql(
+        f"CREATE OR REPLACE TABLE {table} (id BIGINT, prediction BOOLEAN, score DOUBLE, scored_at TIMESTAMPTZ)"
+    )
     for batch in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        connection.register("batch", batch)
         connection.execute(f"INSERT INTO {table} SELECT id, prediction, score, '{now}' FROM batch")
