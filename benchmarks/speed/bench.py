@@ -33,6 +33,7 @@ _HERE = Path(__file__).parent
 # A model is as slow as one that learned from ten times as many.
 _LEARNED = 30_000
 _PART_ROUNDS = 3
+_PARTS = "by_parts.duckdb"
 _FIRST_ID = 1_000_000
 # Of the packages that a start imports, so many are told.
 _HEAVIEST = 10
@@ -141,6 +142,9 @@ class Bench:
     def _turn(self, contender: Contender, workload: Workload, python: str, cell: Cell) -> None:
         if contender == OURS:
             self.project.evening(workload)
+            self.project.forget()
+        elif workload.target == "duckdb":
+            Path(contender.target(self.project, workload)).unlink(missing_ok=True)
         else:
             self.project.forget(contender.output(self.project, workload))
         command = contender.command(self.project, workload, python)
@@ -186,7 +190,7 @@ class Bench:
         file, columns = str(self.project.file(workload)), ",".join((KEY, *workload.at.columns))
         model = str(self.project.model_file(workload))
         rows = (self.project.uri, self.project.query(workload)) if workload.source == "postgres" else (file, columns)
-        target = self.project.uri if workload.target == "postgres" else str(self.project.root / "by_parts.duckdb")
+        target = self.project.uri if workload.target == "postgres" else str(self.project.root / _PARTS)
         parts = {
             "read": self._part("read", *rows),
             "score": self._part("score", file, columns, model),
@@ -204,7 +208,7 @@ class Bench:
 
     def _part_once(self, *what: str) -> tuple[float, float]:
         self.project.forget("by\\_parts")
-        Path(what[1]).unlink(missing_ok=True) if what[1].endswith("by_parts.duckdb") else None
+        (self.project.root / _PARTS).unlink(missing_ok=True)
         before = self.server.cpu_seconds()
         measured = measure([sys.executable, str(_HERE / "parts.py"), *what], self.project.root, os.environ)
         told = json.loads(measured.output)

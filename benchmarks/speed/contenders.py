@@ -88,7 +88,8 @@ class Contender:
     def environment(self, project: Project, workload: Workload) -> dict[str, str]:
         """The environment of its process."""
         given = project.environment(workload) if self in (OURS, STRAIGHT) else os.environ
-        return {**given, **dict(self.variables)}
+        # What they leave in the folder of temporary files goes with ours.
+        return {**given, "TMPDIR": str(project.root), **dict(self.variables)}
 
 
 OURS = Contender("batchscore")

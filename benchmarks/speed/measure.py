@@ -26,7 +26,7 @@ import psutil
 
 __all__ = ["Failed", "Measured", "measure"]
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _EVERY_SECONDS = 0.1
 _LOOKS = 5
 
@@ -83,9 +83,10 @@ def measure(
             try:
                 code = watcher.wait(most)
             except subprocess.TimeoutExpired:
+                raise Failed(f"took more than {most} s") from None
+            finally:
                 watcher.terminate()
                 watcher.wait()
-                raise Failed(f"took more than {most} s") from None
         if code != (137 if killed else 0):
             words = (Path(scratch) / "errors").read_text().strip() or said.read_text().strip()
             raise Failed(words.splitlines()[-1] if words else f"exit code {code}")
@@ -129,8 +130,10 @@ def _sizes(processes: Iterable[psutil.Process]) -> Iterator[int]:
 
 
 def _main(result: str, *command: str) -> int:
-    # An orphan among its descendants becomes its child.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # An orphan among its descendants becomes its child; it ends with whoever started it.
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         with _Tree() as tree:

