@@ -10,13 +10,11 @@ from pathlib import Path
 
 from benchmarks.speed.machine import versions
 from benchmarks.speed.project import Project
-from benchmarks.speed.workloads import KEY, Source, Target, Workload
+from benchmarks.speed.workloads import KEY, Workload
 
 __all__ = ["OURS", "PEERS", "STRAIGHT", "Contender", "Interpreters"]
 
 _HERE = Path(__file__).parent
-_DATABASES: tuple[tuple[Source, Target], ...] = (("postgres", "postgres"),)
-_FILES: tuple[tuple[Source, Target], ...] = (("parquet", "duckdb"), ("parquet", "postgres"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,6 @@ class Contender:
         script: Its file, below this folder; empty for this project's own command.
         packages: What must be installed for it.
         programs: What else must be.
-        routes: From where to where it goes.
         variables: What its environment has besides.
     """
 
@@ -55,7 +52,6 @@ class Contender:
     script: str = ""
     packages: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-    routes: tuple[tuple[Source, Target], ...] = (*_DATABASES, *_FILES)
     variables: tuple[tuple[str, str], ...] = ()
 
     def command(self, project: Project, workload: Workload, python: str) -> list[str]:
@@ -89,41 +85,35 @@ class Contender:
         """The environment of its process."""
         given = project.environment(workload) if self in (OURS, STRAIGHT) else os.environ
         # What they leave in the folder of temporary files goes with ours.
-        return {**given, "TMPDIR": str(project.root), **dict(self.variables)}
+        scratch = {name: str(project.root) for name in ("TMPDIR", "SPARK_LOCAL_DIRS")}
+        return {**given, **scratch, **dict(self.variables)}
 
 
 OURS = Contender("batchscore")
-STRAIGHT = Contender("the same without stage, ledger, lease and fingerprint", "straight.py", routes=_DATABASES)
+STRAIGHT = Contender("the same without stage, ledger, lease and fingerprint", "straight.py")
 _PANDAS = ("pandas", "sqlalchemy", "psycopg")
 _POLARS = ("polars", "adbc-driver-postgresql", "duckdb")
 _WORKERS = ("pandas", "pyarrow", "duckdb", "scikit-learn")
 PEERS = {
-    "pandas": Contender(
-        "pandas: read_sql, predict_proba, to_sql", "peers/pandas_to_sql.py", _PANDAS, routes=_DATABASES
-    ),
-    "pandas-copy": Contender("pandas tuned: COPY", "peers/pandas_copy.py", _PANDAS, routes=_DATABASES),
-    "pandas-adbc": Contender(
-        "pandas tuned: ADBC", "peers/pandas_adbc.py", ("pandas", "adbc-driver-postgresql"), routes=_DATABASES
-    ),
-    "polars": Contender("Polars by hand, ADBC", "peers/polars_postgres.py", _POLARS, routes=_DATABASES),
-    "polars-files": Contender("Polars by hand", "peers/polars_parquet.py", _POLARS, routes=_FILES),
-    "mlflow": Contender(
-        "MLflow pyfunc over batches", "peers/mlflow_pyfunc.py", ("mlflow", *_WORKERS), routes=_FILES[:1]
-    ),
+    "pandas": Contender("pandas: read_sql, predict_proba, to_sql", "peers/pandas_to_sql.py", _PANDAS),
+    "pandas-copy": Contender("pandas tuned: COPY", "peers/pandas_copy.py", _PANDAS),
+    "pandas-adbc": Contender("pandas tuned: ADBC", "peers/pandas_adbc.py", ("pandas", "adbc-driver-postgresql")),
+    "polars": Contender("Polars by hand, ADBC", "peers/polars_postgres.py", _POLARS),
+    "polars-files": Contender("Polars by hand", "peers/polars_parquet.py", _POLARS),
+    "mlflow": Contender("MLflow pyfunc over batches", "peers/mlflow_pyfunc.py", ("mlflow", *_WORKERS)),
     "ray": Contender(
         "Ray Data",
         "peers/ray_data.py",
         ("ray", *_WORKERS),
-        routes=_FILES[:1],
-        variables=(("RAY_USAGE_STATS_ENABLED", "0"),),
+        # Its servers listen on every interface but for this, which is what it does where it has no clusters.
+        variables=(("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"), ("RAY_USAGE_STATS_ENABLED", "0")),
     ),
-    "dask": Contender("Dask", "peers/dask_dataframe.py", ("dask", *_WORKERS), routes=_FILES[:1]),
+    "dask": Contender("Dask", "peers/dask_dataframe.py", ("dask", *_WORKERS)),
     "spark": Contender(
         "Spark",
         "peers/spark_pandas.py",
         ("pyspark", *_WORKERS),
         ("java",),
-        _FILES[:1],
         (("SPARK_LOCAL_IP", "127.0.0.1"),),
     ),
 }

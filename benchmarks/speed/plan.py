@@ -10,6 +10,8 @@ from benchmarks.speed.workloads import DAY, LARGE, Workload
 
 __all__ = ["FULL", "QUICK", "Entry", "Plan"]
 
+# So many times the rows of a small interval are in a large one.
+_LARGER = 20
 _MODELS = ("boosting", "logistic", "forest", "lightgbm")
 
 
@@ -67,11 +69,13 @@ class Plan:
         if not entries:
             jobs = ", ".join(each.workload.job for each in self.entries)
             raise SystemExit(f"no workload begins with {only}: there are {jobs}")
+        large = self.large
         if rows:
             entries = [replace(each, workload=replace(each.workload, rows=rows)) for each in entries]
+            large = large and (replace(large[0], rows=rows), replace(large[1], rows=_LARGER * rows))
         if only:
             return replace(self, entries=entries, rounds=rounds or self.rounds, large=None, starts=0)
-        return replace(self, entries=entries, rounds=rounds or self.rounds)
+        return replace(self, entries=entries, rounds=rounds or self.rounds, large=large)
 
 
 def _entries(rows: int, models: Sequence[str]) -> list[Entry]:
@@ -103,7 +107,7 @@ FULL = Plan(
     rounds=5,
     large=(
         Workload("boosting", 1_000_000, DAY, table=LARGE),
-        Workload("boosting", 20_000_000, DAY + timedelta(days=1), table=LARGE),
+        Workload("boosting", _LARGER * 1_000_000, DAY + timedelta(days=1), table=LARGE),
     ),
     starts=7,
     minutes=22,

@@ -26,7 +26,7 @@ class Predictor:
         return pd.DataFrame({"id": frame["id"], "prediction": score > 0.5, "score": score})
 
 
-ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+ray.init(include_dashboard=False, log_to_driver=False)
 rows = ray.data.read_parquet(file, columns=columns.split(","))
 scored = rows.map_batches(Predictor, batch_format="pandas", batch_size=50_000, concurrency=(1, 2))
 now = datetime.now(UTC).isoformat()
