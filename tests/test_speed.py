@@ -44,7 +44,7 @@ print("said")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """What a run of the benchmark writes: the JSON, and the Markdown."""
     out = tmp_path_factory.mktemp("out")
-    small = ["--quick", "--rows", str(ROWS), "--rounds", "1", "--only", "logistic_parquet_postgres"]
+    small = ["--rows", str(ROWS), "--rounds", "1", "--only", "logistic_parquet_postgres"]
     subprocess.run(
         [sys.executable, "-m", "benchmarks.speed", *small, "--out", out, "--peers", out / "none"],
         cwd=ROOT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
@@ -59,15 +60,15 @@ class Bench:
     _used: dict[Contender, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        """All of it; what takes longest to set up comes last."""
+        """All of it; what may have fewer turns where time is short comes last."""
         self._prepare()
         if self.plan.starts:
             self.start = self._starts(self.plan.entries[0].workload)
+        if self.plan.large:
+            self._grow(*self.plan.large)
         for entry in self.plan.entries:
             self._compete(entry)
             self._floor(entry.workload)
-        if self.plan.large:
-            self._grow(*self.plan.large)
 
     def versions(self) -> Mapping[str, str]:
         """Of what took part: the version of each package, in the interpreter that ran it."""
@@ -107,7 +108,7 @@ class Bench:
         running = {each: python for each in contenders if (python := self._python(each, cells[each], workload))}
         for turn in range(self.plan.rounds):
             for each, python in running.items():
-                if each == OURS or self._has_time(cells[each], entry.spend):
+                if self._has_time(cells[each], math.inf if each == OURS else entry.spend):
                     self._turn(each, workload, python, cells[each])
             if turn == 0:
                 self._compare(workload, cells)
@@ -130,7 +131,7 @@ class Bench:
         return python
 
     def _has_time(self, cell: Cell, spend: float) -> bool:
-        """Whether another turn fits into what a peer may spend."""
+        """Whether another turn fits into what a contender may spend."""
         if cell.note:
             return False
         if not cell.measured:
@@ -183,6 +184,7 @@ class Bench:
                     connection.execute(f"ATTACH '{contender.target(self.project, workload)}' AS t (READ_ONLY)")
                 there = "o" if contender == OURS else "t"
                 row = connection.execute(_JOINED.format(f"o.{ours}", f"{there}.{theirs}")).fetchone()
+        assert row is not None
         return Difference(*row)
 
     def _floor(self, workload: Workload) -> None:
@@ -248,6 +250,7 @@ class Bench:
             for _ in range(rounds):
                 self._turn(OURS, each, sys.executable, cell)
             self._compare(each, {OURS: cell})
+        self.project.forget(LARGE, self.project.output(small))
 
 
 def _heaviest(told: str) -> list[tuple[str, float]]:

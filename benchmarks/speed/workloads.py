@@ -46,7 +46,7 @@ MODELS = {
     "narrow": Rows("flights", ("distance",), _FLIGHTS.learn),
     "wide": Rows("wide", WIDE, (date(2013, 1, 1), date(2013, 1, 2))),
 }
-FULL_NAMES = {
+_MODEL_NAMES = {
     "logistic": "logistic regression",
     "boosting": "HistGradientBoosting, 100 trees",
     "forest": "forest, 100 trees of depth 10",
@@ -54,6 +54,7 @@ FULL_NAMES = {
     "narrow": "one column, logistic regression",
     "wide": "200 columns, HistGradientBoosting",
 }
+_NAMES = {"postgres": "Postgres", "parquet": "Parquet", "duckdb": "DuckDB"}
 # The table in which a small and a large interval lie beside each other.
 LARGE = "flights_large"
 
@@ -81,7 +82,8 @@ class Workload:
     @property
     def name(self) -> str:
         """What it is called in the table of results."""
-        return f"{FULL_NAMES[self.model]}: {_NAMES[self.source]} → {_NAMES[self.target]}"
+        route = f"{_NAMES[self.source]} → {_NAMES[self.target]}"
+        return f"{_MODEL_NAMES[self.model]}: {route}" + (", intervals of one table" if self.table else "")
 
     @property
     def job(self) -> str:
@@ -95,5 +97,4 @@ class Workload:
         return Rows(self.table or rows.table, rows.columns, rows.learn)
 
 
-_NAMES = {"postgres": "Postgres", "parquet": "Parquet", "duckdb": "DuckDB"}
 DAY = date(2014, 2, 1)
