@@ -26,8 +26,9 @@ import sys
 from importlib.metadata import distributions
 
 for each in distributions():
-    if each.name.lower() in sys.argv[1:]:
-        print(each.name.lower(), each.version)
+    name = (each.name or "").lower()
+    if name in sys.argv[1:]:
+        print(name, each.version)
 """
 
 
