@@ -260,8 +260,8 @@ def _floors(floors: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "## The parts alone\n"
     yield (
         "Rows read to nowhere, scored from memory and written from memory, each in a process of its own, without its "
-        "start-up, the least of three times: seconds, and processor time with Postgres's. The floor is the longest part, or all processor time "
-        "over the cores, whichever is more.\n"
+        "start-up, the least of three times: seconds, and processor time with Postgres's. The floor is the longest "
+        "part, or all processor time over the cores, whichever is more.\n"
     )
     names = ("read", "score", "write")
     yield from _table(
