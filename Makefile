@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A process for each of two cores, and no more threads than cores: they would only wait for each other.
 PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo test proof image-test integrations torture check audit bench lock clean
+.PHONY: install demo test proof image-test integrations torture check audit bench bench-quick lock clean
 
 install: $(READY)
 
@@ -68,8 +68,18 @@ check: $(READY)
 audit: $(READY)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(filter-out requirements-dev.lock,$(wildcard requirements*.lock)))
 
-bench: $(READY)
-	$(BIN)/python benchmarks/postgres.py
+# Some 25 minutes: peers and this project in turn, into benchmarks/RESULTS.md; bench-quick is the part that takes three.
+bench: $(READY) .venv-bench/.ready
+	$(BIN)/python -m benchmarks.speed
+
+bench-quick: $(READY) .venv-bench/.ready
+	$(BIN)/python -m benchmarks.speed --quick
+
+# The peers that are in no other environment. Each loads the model file, and so has our scikit-learn.
+.venv-bench/.ready: benchmarks/peers.lock $(READY)
+	$(PYTHON) -m venv --without-pip .venv-bench
+	$(BIN)/python -m pip --python .venv-bench install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
 
 # Needs uv. No file names an index.
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
@@ -82,6 +92,7 @@ lock:
 	$(LOCK) --group dagster -o docs/integrations/dagster.lock
 	$(LOCK) --group evidently -o docs/integrations/evidently.lock
 	$(LOCK) pyproject.toml --group mlflow -o docs/integrations/mlflow.lock
+	$(LOCK) pyproject.toml --group bench -o benchmarks/peers.lock
 
 clean:
 	rm -rf $(VENV) .venv-* var

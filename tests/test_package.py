@@ -107,7 +107,7 @@ def _environment_with(wheel: Path, folder: Path) -> Path:
     return python
 
 
-LOCKS = [*ROOT.glob("requirements*.lock"), *ROOT.glob("docs/integrations/*.lock")]
+LOCKS = [path for folder in (".", "docs/integrations", "benchmarks") for path in (ROOT / folder).glob("*.lock")]
 
 
 class TestLockFiles:

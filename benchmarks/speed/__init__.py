@@ -1,0 +1,1 @@
+"""How fast, and in how much memory: this project beside its peers, on the same rows, model file and Postgres."""
