@@ -120,6 +120,8 @@ def _serve(client: socket.socket) -> None:
     import batchscore.cli.score
     import batchscore.sources.anysql
     import batchscore.sources.duckdb
+    import batchscore.sources.postgres
+    import batchscore.sources.sqlite
     import batchscore.warehouse.anysql
     import batchscore.warehouse.duckdb
     import batchscore.warehouse.postgres

@@ -17,7 +17,6 @@ from batchscore.interval import Calendar, Interval
 from batchscore.job import Rows, Value
 from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
-from batchscore.sources import anysql, duckdb, postgres, sqlite
 from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import WHOLE, Key, Page, Query, Span, Statement, Wanted
 
@@ -30,7 +29,6 @@ _DISORDER = "it comes behind {}, where the key's declared type puts it before. C
 _NO_KEY = "Give the column at the source, or correct the key in the job file."
 
 Reader = Callable[[Query], Iterator[pl.DataFrame]]
-_READERS: dict[str, Reader] = {"postgresql": postgres.read, "duckdb": duckdb.read, "sqlite": sqlite.read}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,21 @@ def open_source(rows: Rows, *, database: Database | None, text: str | None, wher
         raise ValueError("a SQL source needs its database and its text")
     statement = Statement.parse(text, where, database.dialect)
     statement.require(rows.parameters, tied=tied)
-    return SqlSource(database, statement, rows.parameters, _READERS.get(database.dialect, anysql.read), private)
+    return SqlSource(database, statement, rows.parameters, _reader_of(database.dialect), private)
+
+
+def _reader_of(dialect: str) -> Reader:
+    # Imported on demand: a job reads from one database, and each driver takes a while to import.
+    match dialect:
+        case "postgresql":
+            from batchscore.sources.postgres import read
+        case "duckdb":
+            from batchscore.sources.duckdb import read
+        case "sqlite":
+            from batchscore.sources.sqlite import read
+        case _:
+            from batchscore.sources.anysql import read
+    return read
 
 
 def read_chunks(

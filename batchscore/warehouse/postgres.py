@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import sqlalchemy as sa
-from adbc_driver_manager._reader import AdbcRecordBatchReader
-from adbc_driver_postgresql import dbapi
 from psycopg.sql import SQL, Identifier
 from sqlalchemy.dialects import postgresql
 
@@ -181,6 +179,10 @@ class Postgres:
     def rows(
         self, connection: sa.Connection, query: sa.Select[Any], schema: Mapping[str, pl.DataType]
     ) -> Iterator[pl.DataFrame]:
+        # Only what goes into a Delta table is read so.
+        from adbc_driver_manager._reader import AdbcRecordBatchReader
+        from adbc_driver_postgresql import dbapi
+
         # On a connection of its own, as sources read: a Python object for every value would take ten times as long.
         text = str(query.compile(dialect=_UNFORMATTED))
         with closing(dbapi.connect(self._database.libpq_uri())) as other, closing(other.cursor()) as cursor:
