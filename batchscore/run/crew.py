@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -160,7 +161,7 @@ def _gather(crew: Crew, stack: contextlib.ExitStack) -> None:
             # front of each line.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             given: dict[str, Any] = {"num_cpus": crew.workers} if crew.address is None else {}
-            ray.init(crew.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **given)
+            ray.init(crew.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **given)
             stack.callback(ray.shutdown)
             register_ray()
 
