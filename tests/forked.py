@@ -140,6 +140,8 @@ def _serve(client: socket.socket) -> None:
                 os._exit(0)
             for number, end in enumerate(ends):
                 os.dup2(end, number)
+            # Its number is given out again, and is another's by the time that this is cleared away.
+            client.detach()
             os.closerange(3, 1024)
             _become(json.loads(message))
             return

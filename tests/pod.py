@@ -52,23 +52,35 @@ def layers_of(image: str) -> list[str]:
 
 def buildah(*arguments: str | Path) -> str:
     """What a buildah command prints."""
-    environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
-    done = subprocess.run(
-        ["buildah", *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = _buildah(*arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
+def _buildah(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A buildah command, done again where it could not start itself.
+
+    It runs a sealed copy of itself in memory. The kernel refuses the seal while anything else has hold of a page of
+    the copy; then nothing was done, or a build ended at the step that it had come to.
+    """
+    command = ["buildah", *map(str, arguments)]
+    environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
+    for _ in range(5):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or "sealing memfd copy" not in done.stderr:
+            break
+    return done
+
+
 def ensure_base() -> str:
     """The Dockerfile's base image: there already, pulled, or a Debian root with the same Python in its place."""
-    if not _has(BASE) and subprocess.run(["buildah", "pull", BASE], capture_output=True, check=False).returncode:
+    if not _has(BASE) and _buildah("pull", BASE).returncode:
         _stand_in()
     return BASE
 
 
 def _has(image: str) -> bool:
-    return subprocess.run(["buildah", "inspect", "--type", "image", image], capture_output=True, check=False).returncode == 0  # fmt: skip
+    return _buildah("inspect", "--type", "image", image).returncode == 0
 
 
 def _stand_in() -> None:

@@ -122,8 +122,9 @@ def _learned_until(job: Job, bundle: Bundle) -> datetime:
 
 def _spare(rows: Sequence[Mapping[str, Cell]]) -> list[str | tuple[str, ...]]:
     """What a narrow terminal does without first; never what tells two rows apart."""
-    alike = [name for name in ("slice", "version", "metric") if len({row[name] for row in rows}) == 1]
-    return [*(name for name in alike if name != "metric"), *_SPARE, *(name for name in alike if name == "metric")]
+    wanted: list[str | tuple[str, ...]] = ["slice", "version", *_SPARE, "metric"]
+    apart = [name for name in ("slice", "version", "metric") if len({row[name] for row in rows}) != 1]
+    return [name for name in wanted if name not in apart]
 
 
 def _worst_slices(warehouse: Warehouse, chosen: Sequence[tuple[Run, Evaluator]], job: Job) -> list[dict[str, Cell]]:
@@ -210,8 +211,7 @@ def _forget(warehouse: Warehouse, run: Run) -> None:
     """Forget the tallies of a replaced run, for which its interval would be evaluated again every time."""
     with warehouse.begin("the tallies of a replaced run") as tx:
         ledger.keep_others_out(tx.connection)
-        now = ledger.published(tx.connection, run)
-        if now is None or now.run_id != run.run_id:
+        if not ledger.is_published(tx.connection, run):
             ledger.forget_tallies(tx.connection, run.run_id)
 
 

@@ -180,14 +180,12 @@ def _show_at(console: Console, rows: Sequence[Mapping[str, Cell]], columns: bool
     if not below:
         console.print(table)
         return
-    for i, row in enumerate(rows):
+    shown = zip(rows, zip(*(column.cells for column in table.columns), strict=True), strict=True)
+    for i, (row, cells) in enumerate(shown):
         # A table of its own for each row, of the widths of them all.
-        heads = [
-            Column(column.header, justify=column.justify, overflow="fold", width=column.width)
-            for column in table.columns
-        ]
+        heads = (column.copy() for column in table.columns)
         one = Table(*heads, box=None, pad_edge=False, header_style="bold", show_header=i == 0)
-        one.add_row(*(_cell(redacted(value)) for name, value in row.items() if name != below))
+        one.add_row(*cells)
         console.print(one)
         console.print(
             Padding(Text.from_markup(_cell(redacted(row[below])), overflow="fold"), (0, 0, 0, _GAP), expand=False)

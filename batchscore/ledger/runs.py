@@ -29,6 +29,7 @@ __all__ = [
     "find",
     "history",
     "hold_back",
+    "is_published",
     "output_tables",
     "publish",
     "published",
@@ -160,6 +161,12 @@ def published(tx: sa.Connection, run: Run) -> Run | None:
     query = sa.select(RUNS).where(_same_interval(run), RUNS.c.status == "published")
     found = tx.execute(query).mappings().one_or_none()
     return _run(found) if found else None
+
+
+def is_published(tx: sa.Connection, run: Run) -> bool:
+    """Whether the output table holds this run's rows, and not those of another that replaced it."""
+    now = published(tx, run)
+    return now is not None and now.run_id == run.run_id
 
 
 def published_last(tx: sa.Connection, job: str, output_table: str) -> Run | None:

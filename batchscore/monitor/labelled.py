@@ -123,7 +123,7 @@ class Evaluator:
         with warehouse.begin("the performance of a run") as tx:
             # Two that keep what they found at once would each miss the other's labels.
             ledger.keep_others_out(tx.connection)
-            if not _is_published(tx.connection, run):
+            if not ledger.is_published(tx.connection, run):
                 return None
             now = ledger.clock(tx.connection)
             others = self._others_in(tx.connection, run, counted)
@@ -167,7 +167,7 @@ class Evaluator:
         arrived = self._arrived(before, ())
         with warehouse.begin("the tallies of a replaced run") as tx:
             ledger.keep_others_out(tx.connection)
-            if not _is_published(tx.connection, run):
+            if not ledger.is_published(tx.connection, run):
                 others = self._others_in(tx.connection, run, ())
                 ledger.forget_tallies(tx.connection, run.run_id)
                 arrived = arrived if others == before else self._arrived(others, ())
@@ -275,11 +275,6 @@ class Evaluator:
                 "verdict": self.verdict(each, metric),
                 "evaluated_at": now,
             }
-
-
-def _is_published(tx: sa.Connection, run: Run) -> bool:
-    now = ledger.published(tx, run)
-    return now is not None and now.run_id == run.run_id
 
 
 def _sliced(rows: pl.DataFrame, columns: Iterable[str]) -> Iterator[tuple[Slice, pl.DataFrame]]:

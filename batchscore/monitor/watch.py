@@ -126,8 +126,7 @@ class Watcher:
             published no longer.
         """
         ledger.lock_run(tx.connection, run.run_id)
-        there = ledger.published(tx.connection, run)
-        replaced = there is None or there.run_id != run.run_id
+        replaced = not ledger.is_published(tx.connection, run)
         if replaced or (again and ledger.is_compared(tx.connection, run.run_id)):
             return None
         self.met[run.run_id] = run
