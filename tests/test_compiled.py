@@ -419,6 +419,8 @@ def _told() -> Iterator[list[Any]]:
     """What is logged behind the two trainings."""
     trained()
     other_model()
+    # A command of another test may have left the process quiet.
+    structlog.reset_defaults()
     with structlog.testing.capture_logs() as logged:
         yield logged
 

@@ -145,11 +145,11 @@ def test_a_failure_is_in_the_span_and_a_secret_is_not(project: Project, collecto
 
 
 def test_training_has_its_steps(project: Project, collector: Collector) -> None:
-    """Reading, fitting and testing are spans of `train`."""
+    """Reading, fitting, testing and compiling are spans of `train`."""
     code, _ = run(project, "train", "toy", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
 
     assert code == 0
-    assert [span.name for span in collector.spans] == ["read", "read labels", "fit", "test", "batchscore train"]
+    assert [span.name for span in collector.spans] == ["read", "read labels", "fit", "test", "compile", "batchscore train"]
 
 
 @pytest.mark.long
