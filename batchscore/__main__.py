@@ -1,6 +1,6 @@
 """`python -m batchscore`."""
 
-from batchscore.cli import main
+from batchscore.cli import process
 
 if __name__ == "__main__":
-    main()
+    process()

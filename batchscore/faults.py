@@ -17,6 +17,7 @@ __all__ = ["DELTA_POINTS", "POINTS", "VARIABLE", "fault"]
 
 VARIABLE = "BATCHSCORE_FAULT"
 POINTS = (
+    "after_begun",
     "after_lease",
     "in_take_up",
     "after_take_up",

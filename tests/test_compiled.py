@@ -443,8 +443,8 @@ def test_training_compiles_and_a_loaded_bundle_uses_it(tmp_path: Path, told: lis
     """The library is a file of the bundle that its manifest names; it scores once it agrees with the original."""
     registry = Registry.at(tmp_path)
     version = registry.register(trained())
-    manifest, files = registry.verified("trips", version)
-    assert manifest.files[file_of(architecture())].size == len(files[file_of(architecture())])
+    found = registry.verified("trips", version)
+    assert found.manifest.files[file_of(architecture())].size == len(found.files[file_of(architecture())])
     loaded = registry.load("trips", version)
     assert loaded.predictor.fast is None
     used = put_to_use(loaded, trusted=True)

@@ -783,7 +783,7 @@ class TestFaults:
         From the commit of the Delta table on the rows are there, and no other commit is made for them.
         """
         day = FIRST + timedelta(days=CASES.index((point, how)))
-        chunk = 2 if point in POINTS[3:8] else 0
+        chunk = 2 if point in POINTS[4:9] else 0
 
         broken = bench.run(day, fault=f"{point}:{chunk}:{how}")
         version = DeltaTable(bench.project.location).version() if point not in POINTS[:1] else None

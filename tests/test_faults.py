@@ -15,13 +15,13 @@ from toy import Project
 
 from batchscore.faults import POINTS, VARIABLE
 
-BEFORE, CHUNK_POINTS, DONE = POINTS[:3], POINTS[3:8], POINTS[-2:]
+BEFORE, CHUNK_POINTS, DONE = POINTS[:4], POINTS[4:9], POINTS[-2:]
 CHUNKS = {"first": 0, "middle": 2, "last": 3}
 PLACES = [(point, where) for point in POINTS for where in (CHUNKS if point in CHUNK_POINTS else ["only"])]
 HOWS = ("kill", "hang", "raise", "lose")
 # What `make test` leaves out of the kills too.
 MORE = [(point, where) for point in CHUNK_POINTS for where in ("first", "last")]
-MORE += [(point, "only") for point in ("after_lease", "after_take_up", "after_clear_up")]
+MORE += [(point, "only") for point in ("after_begun", "after_lease", "after_take_up", "after_clear_up")]
 FIRST = date(2024, 2, 1)
 DAYS = len(PLACES) * len(HOWS)
 # Databases that every server has.
@@ -103,6 +103,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "toy_predictions", "calm_predictions"
         )
         (root / f"jobs/calm.{file}").write_text(calm)
+    assert all(project.call("migrate", job).code == 0 for job in ("toy", "calm"))
     yield Bench(project)
     if request.param in SERVERS:
         tables = ("toy", *(name for name in toy.tables(url) if name.startswith(("toy_", "calm_", "batchscore_"))))

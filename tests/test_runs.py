@@ -1123,4 +1123,4 @@ def _scoring(project: Project, name: str = "toy") -> Iterator[Scoring]:
         job = session.job(name)
         with session.warehouse() as warehouse:
             bundle = session.bundle(job)
-            yield session.scoring(job, bundle, warehouse, None, session.chunk_rows(job, bundle))
+            yield session.scoring(job, bundle, warehouse, None, session.chunk_rows(job, bundle.schema))

@@ -149,7 +149,14 @@ def test_training_has_its_steps(project: Project, collector: Collector) -> None:
     code, _ = run(project, "train", "toy", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
 
     assert code == 0
-    assert [span.name for span in collector.spans] == ["read", "read labels", "fit", "test", "compile", "batchscore train"]
+    assert [span.name for span in collector.spans] == [
+        "read",
+        "read labels",
+        "fit",
+        "test",
+        "compile",
+        "batchscore train",
+    ]
 
 
 @pytest.mark.long

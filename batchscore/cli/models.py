@@ -20,7 +20,7 @@ from batchscore.errors import BatchscoreError, BundleCorrupt, BundleNotFound, Bu
 from batchscore.interval import Interval, age_of
 from batchscore.logs import Event, log
 from batchscore.model.built import BUILT, Built, architectures_in
-from batchscore.model.bundle import MANIFEST, Manifest
+from batchscore.model.bundle import Manifest
 from batchscore.model.evaluation import Evaluation
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import SIGNATURE, write_keys
@@ -108,9 +108,9 @@ def _facts(manifest: Manifest | BatchscoreError) -> dict[str, Any]:
 
 def show_model(session: Session, name: str, use: str, format_: Format) -> None:
     """Print what a version says of itself, in short what training found out about it, and how its aliases moved."""
-    manifest, files = session.registry.verified(name, _resolved(session, "show", name, use))
+    found = session.registry.verified(name, _resolved(session, "show", name, use))
+    manifest, files, key = found.manifest, found.files, found.signed_by
     evaluation = Evaluation.model_validate_json(files["evaluation.json"])
-    key = session.registry.trust.check(files[MANIFEST], files.get(SIGNATURE), name)
     if format_ == "json":
         told = manifest.model_dump(mode="json") | {
             "signed_by": key,
@@ -179,13 +179,14 @@ def write_card(session: Session, name: str, use: str, to: Path | None) -> None:
     Raises:
         UsageError: The file cannot be written.
     """
-    manifest, files = session.registry.verified(name, _resolved(session, "card", name, use))
+    found = session.registry.verified(name, _resolved(session, "card", name, use))
+    card = found.files["card.html"]
     if to == Path("-"):
-        sys.stdout.buffer.write(files["card.html"])
+        sys.stdout.buffer.write(card)
         return
-    path = to or Path(f"{manifest.name}-{manifest.version}.html")
+    path = to or Path(f"{found.manifest.name}-{found.manifest.version}.html")
     try:
-        path.write_bytes(files["card.html"])
+        path.write_bytes(card)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}. Give another file with --to.") from error
     print(path)
@@ -238,9 +239,9 @@ def verify(session: Session, name: str, use: str) -> None:
     """Check signature and digests, list what the pipeline is made of, load it, and score the golden rows."""
     registry = session.registry
     version = registry.resolve(name, use)
-    _, files = registry.verified(name, version)
-    names = names_in(files["pipeline.joblib"], f"{name} version {version}")
-    say(f"{name} version {version} names {', '.join(names)}")
+    found = registry.verified(name, version)
+    names = names_in(found.files["pipeline.joblib"], f"{found}")
+    say(f"{found} names {', '.join(names)}")
     bundle = session.load(name, version)
     check_golden(bundle)
     log.info(

@@ -32,6 +32,7 @@ from batchscore.job import Job
 from batchscore.ledger import Run, Standing
 from batchscore.logs import Event, log, redacted
 from batchscore.model.bundle import Bundle
+from batchscore.model.registry import Verified
 from batchscore.monitor import metrics
 from batchscore.monitor.findings import window_of
 from batchscore.monitor.harmless import harmless
@@ -44,6 +45,8 @@ from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.scoring import Backend, Scoring, make_tables
 from batchscore.run.workers import in_turn
 from batchscore.settings import PREFIX, Settings
+from batchscore.sources import Source
+from batchscore.sources.begun import begun
 from batchscore.warehouse import Warehouse
 
 __all__ = ["Asked", "backfill", "migrate", "score", "show_plan"]
@@ -177,6 +180,10 @@ class Asked:
     part: str = "0/1"
     backend: Backend = "threading"
 
+    def shards(self, intervals: int) -> int:
+        """Into how many parts each of so many intervals is cut."""
+        return max(1, self.workers // intervals)
+
     def of(self, planned: Sequence[Planned]) -> Sequence[Planned]:
         """The part of a window's intervals; which ones does not depend on what became of any.
 
@@ -205,29 +212,32 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
     job = outcome.job = session.job(name)
     if force and not interval:
         raise UsageError("--force scores one interval again: name it with --interval.")
-    bundle = session.bundle(job)
+    found = session.verified(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         session.settle(warehouse, job)
         history = session.patience().persist(lambda: runs_of(warehouse, job))
-        planned = _plan(session, job, history, bundle.digest, None, None)
+        planned = _plan(session, job, history, found.manifest.digest, None, None)
         if interval:
             wanted = job.calendar.at(interval)
             only: Only = "all" if force else "missing"
             chosen = due = [each for each in planned if each.interval == wanted and each.selected_by(only)]
         else:
             due = [each for each in planned if each.selected_by("missing")]
-            changed = _changed_lately(session, job, bundle, planned, outcome)
-            chosen = _first_due(due, job.interval.catch_up) + changed
-        watcher = session.watcher(job, bundle)
-        _watch_again(warehouse, watcher)
-        if not chosen and not outcome.failures:
-            why = _nothing_due(session, job, planned, interval)
-            log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
-            return f"nothing to do: {why}"
-        if chosen:
-            scoring = _scoring(session, job, bundle, warehouse, asked, len(chosen))
-            with at_work(scoring.crew):
-                _score_all(scoring, watcher, chosen, history, outcome)
+            chosen = _first_due(due, job.interval.catch_up)
+        with _reading(session, job, found, asked, chosen) as rows:
+            bundle = session.bundle(job, found)
+            if not interval:
+                chosen = chosen + _changed_lately(session, job, bundle, planned, outcome)
+            watcher = session.watcher(job, bundle)
+            _watch_again(warehouse, watcher)
+            if not chosen and not outcome.failures:
+                why = _nothing_due(session, job, planned, interval)
+                log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
+                return f"nothing to do: {why}"
+            if chosen:
+                scoring = _scoring(session, job, bundle, warehouse, asked, rows, len(chosen))
+                with at_work(scoring.crew):
+                    _score_all(scoring, watcher, chosen, history, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -250,24 +260,27 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
 
 def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked, outcome: _Outcome) -> str:
     job = outcome.job = session.job(name)
-    bundle = session.bundle(job)
+    found = session.verified(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         session.settle(warehouse, job)
         history = session.patience().persist(lambda: runs_of(warehouse, job))
-        planned = asked.of(_plan(session, job, history, bundle.digest, *window))
-        if only == "changed-input":
-            planned = _with_changes(session, job, bundle, planned, outcome)
+        planned = asked.of(_plan(session, job, history, found.manifest.digest, *window))
         chosen = [each for each in planned if each.selected_by(only)]
-        watcher = session.watcher(job, bundle)
-        _watch_again(warehouse, watcher)
-        if not chosen and not outcome.failures:
-            why = _nothing_in_window(job, planned, *window, only)
-            log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
-            return f"nothing to do: {why}"
-        if chosen:
-            scoring = _scoring(session, job, bundle, warehouse, asked, len(chosen))
-            with at_work(scoring.crew):
-                _score_all(scoring, watcher, chosen, history, outcome)
+        with _reading(session, job, found, asked, chosen) as rows:
+            bundle = session.bundle(job, found)
+            if only == "changed-input":
+                planned = _with_changes(session, job, bundle, planned, outcome)
+                chosen = [each for each in planned if each.selected_by(only)]
+            watcher = session.watcher(job, bundle)
+            _watch_again(warehouse, watcher)
+            if not chosen and not outcome.failures:
+                why = _nothing_in_window(job, planned, *window, only)
+                log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
+                return f"nothing to do: {why}"
+            if chosen:
+                scoring = _scoring(session, job, bundle, warehouse, asked, rows, len(chosen))
+                with at_work(scoring.crew):
+                    _score_all(scoring, watcher, chosen, history, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -317,12 +330,34 @@ def _opened(session: Session, job: Job, outcome: _Outcome) -> Iterator[Warehouse
                 outcome.standing = ledger.standing(tx.connection, job.name)
 
 
-def _scoring(session: Session, job: Job, bundle: Bundle, warehouse: Warehouse, asked: Asked, intervals: int) -> Scoring:
-    accept, workers = asked.accept_sql, asked.workers
-    chunk_rows = asked.chunk_rows or session.chunk_rows(job, bundle, workers)
-    crew = crew_of(session, job, bundle, workers, asked.backend, accept, chunk_rows)
-    shards = max(1, workers // intervals)
-    return session.scoring(job, bundle, warehouse, accept, chunk_rows, shards, crew)
+@contextmanager
+def _reading(
+    session: Session, job: Job, found: Verified, asked: Asked, chosen: Sequence[Planned]
+) -> Iterator[tuple[Source, int]]:
+    """The job's rows, and how many of them make a chunk; while the bundle is loaded, the first are on their way."""
+    source = session.source(job, job.source)
+    chunk_rows = asked.chunk_rows or session.chunk_rows(job, found.schema, asked.workers)
+    if not chosen or asked.backend != "threading" or asked.shards(len(chosen)) > 1:
+        yield source, chunk_rows
+        return
+    session.accepted_change(job, found, asked.accept_sql)
+    first = chosen[0].interval
+    with begun(source, first, schema=found.schema, key=found.manifest.key, chunk_rows=chunk_rows) as source:
+        yield source, chunk_rows
+
+
+def _scoring(
+    session: Session,
+    job: Job,
+    bundle: Bundle,
+    warehouse: Warehouse,
+    asked: Asked,
+    rows: tuple[Source, int],
+    intervals: int,
+) -> Scoring:
+    source, chunk_rows = rows
+    crew = crew_of(session, job, bundle, asked.workers, asked.backend, asked.accept_sql, chunk_rows)
+    return session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows, source, asked.shards(intervals), crew)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
@@ -349,7 +384,7 @@ def _with_changes(
     One whose rows cannot be read is `unread`, and a failure; where the source stays gone the rest is `unread` too.
     """
     source = session.source(job, job.source)
-    found, gone, chunk_rows = list(planned), False, session.chunk_rows(job, bundle)
+    found, gone, chunk_rows = list(planned), False, session.chunk_rows(job, bundle.schema)
     for place, each in enumerate(planned):
         if each.state != "published" or each.run is None:
             continue

@@ -30,7 +30,7 @@ from batchscore.ledger import Run
 from batchscore.logs import Event, log
 from batchscore.model.bundle import Bundle, libraries_changed
 from batchscore.model.features import Features
-from batchscore.model.registry import Registry
+from batchscore.model.registry import Registry, Verified
 from batchscore.model.scorer import check_golden
 from batchscore.model.trust import Trust
 from batchscore.monitor.apart import Samples
@@ -39,6 +39,7 @@ from batchscore.run.retry import Patience
 from batchscore.run.scoring import ALONE, Crew, Scoring, prepare
 from batchscore.run.sending import settle_all
 from batchscore.run.shadow import check_fits, without_reasons
+from batchscore.schema import Schema
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
 from batchscore.warehouse import Warehouse, open_warehouse
@@ -168,21 +169,32 @@ class Session:
             BundleNotFound: There is none.
             BundleError: It cannot be used.
         """
-        bundle = self.registry.load(name, use)
-        # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
-        if bundle.signed_by is None and self.registry.trust.keys:
-            log.warning(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
-        elif bundle.signed_by is None:
-            log.info(Event.BUNDLE_UNSIGNED, model=bundle.name, version=bundle.version)
-        return bundle
+        return self.registry.unpacked(self._verified(name, use))
 
-    def bundle(self, job: Job) -> Bundle:
-        """The bundle the job uses, verified, its golden rows scored here, and without the values of private columns."""
+    def _verified(self, name: str, use: str | int) -> Verified:
+        found = self.registry.verified(name, self.registry.resolve(name, use))
+        # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
+        if found.signed_by is None:
+            tell = log.warning if self.registry.trust.keys else log.info
+            tell(Event.BUNDLE_UNSIGNED, model=found.manifest.name, version=found.manifest.version)
+        return found
+
+    def verified(self, job: Job) -> Verified:
+        """The files of the bundle that the job uses, verified; see `load`."""
         try:
-            bundle = self.patience().persist(lambda: self.load(job.model.name, job.model.use))
+            return self.patience().persist(lambda: self._verified(job.model.name, job.model.use))
         except BundleNotFound as error:
             # The registry knows models, and not which job trains one.
             raise BundleNotFound(str(error).replace("<job>", job.name)) from None
+
+    def bundle(self, job: Job, verified: Verified | None = None) -> Bundle:
+        """The bundle the job uses, its golden rows scored here, and without the values of private columns.
+
+        Args:
+            job: The job.
+            verified: Its files, where they are at hand.
+        """
+        bundle = self.registry.unpacked(verified or self.verified(job))
         check_golden(bundle)
         bundle = self.compiled(job, bundle)
         log.info(Event.BUNDLE_LOADED, model=bundle.name, version=bundle.version, digest=bundle.digest)
@@ -283,10 +295,10 @@ class Session:
         """
         settle_all(warehouse, job.name, job.output.table, self.patience(), self.settings.lease_seconds)
 
-    def chunk_rows(self, job: Job, bundle: Bundle, workers: int = 1) -> int:
+    def chunk_rows(self, job: Job, schema: Schema, workers: int = 1) -> int:
         """The job's rows a chunk, or fewer where the memory would not hold them for each worker."""
         memory = cgroup.memory()
-        most = max(1, memory // (_COPIES * workers * bundle.schema.row_bytes))
+        most = max(1, memory // (_COPIES * workers * schema.row_bytes))
         if most < job.limits.chunk_rows:
             log.info(Event.CHUNK_BOUNDED, chunk_rows=most, asked=job.limits.chunk_rows, memory=memory)
         return min(job.limits.chunk_rows, most)
@@ -298,22 +310,16 @@ class Session:
         warehouse: Warehouse,
         accept: str | None,
         chunk_rows: int,
+        source: Source | None = None,
         shards: int = 1,
         crew: Crew = ALONE,
     ) -> Scoring:
         """Everything that scoring needs, with the output table made or checked.
 
         Raises:
-            SourceChanged: The query is not the bundle's, and nobody accepted that.
+            SourceChanged: See `accepted_change`.
         """
-        if accept is not None and not accept.strip():
-            raise UsageError("--accept-sql wants a reason, which the ledger keeps: say why the change does no harm.")
-        changed = self.query_change(job, bundle)
-        if changed and accept is None:
-            raise SourceChanged(
-                f"{job.source.sql or job.source.parquet} is not what {bundle} was trained with:\n{changed}\n"
-                f'Retrain (batchscore train {job.name}), or accept it for this run: --accept-sql "why it is the same".'
-            )
+        changed = self.accepted_change(job, bundle, accept)
         if changed:
             log.warning(Event.SQL_ACCEPTED, reason=accept, change=changed)
         shadow = self.shadow(job, bundle)
@@ -321,7 +327,7 @@ class Session:
             lambda: prepare(
                 job,
                 bundle,
-                self.source(job, job.source),
+                source or self.source(job, job.source),
                 warehouse,
                 shadow=shadow,
                 query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
@@ -334,7 +340,24 @@ class Session:
             )
         )
 
-    def query_change(self, job: Job, bundle: Bundle) -> str:
+    def accepted_change(self, job: Job, bundle: Bundle | Verified, accept: str | None) -> str:
+        """How the job's query differs from the one the bundle froze; empty when it does not.
+
+        Raises:
+            SourceChanged: It does, and nobody accepted that.
+            UsageError: Somebody accepted it without a reason.
+        """
+        if accept is not None and not accept.strip():
+            raise UsageError("--accept-sql wants a reason, which the ledger keeps: say why the change does no harm.")
+        changed = self.query_change(job, bundle)
+        if changed and accept is None:
+            raise SourceChanged(
+                f"{job.source.sql or job.source.parquet} is not what {bundle} was trained with:\n{changed}\n"
+                f'Retrain (batchscore train {job.name}), or accept it for this run: --accept-sql "why it is the same".'
+            )
+        return changed
+
+    def query_change(self, job: Job, bundle: Bundle | Verified) -> str:
         """How the job's query differs from the one the bundle froze; empty when it does not."""
         now, then = self.query(job), bundle.query
         if now == then:

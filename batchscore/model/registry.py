@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +13,37 @@ from batchscore.model.bundle import MANIFEST, Bundle, Manifest, pack, pack_compi
 from batchscore.model.store import ALIASES, Store, open_store
 from batchscore.model.trust import SIGNATURE, Trust
 from batchscore.person import person
+from batchscore.schema import Schema
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "Verified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The files of a version, every one of which is what its manifest says; nothing of them is unpickled yet.
+
+    Attributes:
+        manifest: What it says of itself.
+        files: Its files.
+        signed_by: The id of the trusted key that signed it; None where no signature was looked at.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    signed_by: str | None
+
+    def __str__(self) -> str:
+        return f"{self.manifest.name} version {self.manifest.version}"
+
+    @property
+    def schema(self) -> Schema:
+        """The input columns."""
+        return Schema.from_dicts(self.manifest.columns)
+
+    @property
+    def query(self) -> str:
+        """The frozen text of what gave its rows."""
+        return self.files["rows.sql"].decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +164,19 @@ class Registry:
             BundleUntrusted: No key that is trusted signed it.
             WarehouseError: A file cannot be read.
         """
-        return self.verified(name, version)[0]
+        return self.verified(name, version).manifest
 
-    def verified(self, name: str, version: int) -> tuple[Manifest, dict[str, bytes]]:
+    def verified(self, name: str, version: int) -> Verified:
         """The same, with the very bytes that it says it of.
 
         Raises:
             BundleError, WarehouseError: See `manifest`.
         """
         files, where = self.read(name, version), f"{name} version {version}"
-        self._trusted(files, where)
+        signed_by = self._trusted(files, where)
         manifest = Manifest.verified(files, where)
         self._refuse_other(manifest, name, version)
-        return manifest, files
+        return Verified(manifest, files, signed_by)
 
     def load(self, name: str, use: str | int) -> Bundle:
         """The bundle that an alias or version stands for, verified before anything of it is loaded.
@@ -159,12 +188,16 @@ class Registry:
             BundleIncompatible: See `Bundle.load`.
             WarehouseError: A file cannot be read.
         """
-        version = self.resolve(name, use)
-        files, where = self.read(name, version), f"{name} version {version}"
-        signed_by = self._trusted(files, where)
-        bundle = Bundle.load(files, where, self.trust.modules)
-        self._refuse_other(bundle.manifest, name, version)
-        return replace(bundle, signed_by=signed_by)
+        return self.unpacked(self.verified(name, self.resolve(name, use)))
+
+    def unpacked(self, verified: Verified) -> Bundle:
+        """The bundle that these files are.
+
+        Raises:
+            BundleUntrusted, BundleIncompatible: See `load`.
+        """
+        bundle = Bundle.load(verified.files, str(verified), self.trust.modules)
+        return replace(bundle, signed_by=verified.signed_by)
 
     def _trusted(self, files: dict[str, bytes], where: str) -> str | None:
         return self.trust.check(files.get(MANIFEST, b""), files.get(SIGNATURE), where)
@@ -202,7 +235,7 @@ class Registry:
         Raises:
             BundleError, WarehouseError: See `verified` and `register`.
         """
-        _, files = self.verified(name, version)
+        files = self.verified(name, version).files
         compiled, built = bundle.compiled, bundle.built
         if built is None:
             raise ValueError(f"{bundle} has nothing that was compiled")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import polars as pl
 
@@ -20,7 +19,19 @@ from batchscore.schema import Column, Schema, TypeName, type_name
 from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import WHOLE, Key, Page, Query, Span, Statement, Wanted
 
-__all__ = ["WHOLE", "Chunk", "Key", "Source", "Span", "SqlSource", "open_source", "read_chunks", "read_frame"]
+__all__ = [
+    "WHOLE",
+    "Chunk",
+    "Key",
+    "Reading",
+    "Source",
+    "Span",
+    "SqlSource",
+    "open_source",
+    "read_chunks",
+    "read_frame",
+    "reading_of",
+]
 
 _KEY_TYPES: tuple[TypeName, ...] = ("integer", "string", "date", "timestamp", "timestamp_tz", "boolean")
 _TWICE = "it occurs more than once. Make it unique at the source, or add a column to the key of the job's [source]."
@@ -220,15 +231,15 @@ def read_chunks(
         SchemaMismatch: A column is missing or cannot be cast exactly, or the key is of a type that has no exact order.
         KeyViolation: A key is NULL, occurs twice, or the source's order is not the key's.
     """
-    order = [schema[name] for name in key]
-    for column in order:
+    asked = reading_of(schema, key, chunk_rows)
+    for column in asked["order"]:
         _check_key_type(column.name, column.dtype, source.where)
     previous = None
-    size = _batch_rows(chunk_rows)
     held, told = schema.empty(), on_extra is None
+    # In a thread: while it waits for the source, the rows before are looked at.
     with (
         SchemaMismatch.unquoted(source.private, source.where),
-        closing(source.batches(interval, order=order, batch_rows=size, columns=schema.types, span=span)) as batches,
+        ahead(source.batches(interval, **asked, span=span)) as batches,
     ):
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):
@@ -286,6 +297,19 @@ def read_frame(
     frame = frame.sort(key)
     _check_keys(frame.select(key), None, source.where)
     return frame
+
+
+class Reading(TypedDict):
+    """How chunks ask a source for batches; see `Source.batches`."""
+
+    order: Sequence[Column]
+    batch_rows: int
+    columns: Wanted
+
+
+def reading_of(schema: Schema, key: Sequence[str], chunk_rows: int) -> Reading:
+    """How the rows of a schema are asked for, to be cut into chunks; see `read_chunks`."""
+    return {"order": [schema[name] for name in key], "batch_rows": _batch_rows(chunk_rows), "columns": schema.types}
 
 
 def _batch_rows(chunk_rows: int) -> int:

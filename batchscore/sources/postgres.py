@@ -1,4 +1,7 @@
-"""Rows from PostgreSQL, as ADBC streams them: `COPY … TO STDOUT` in Arrow batches, no Python object per value."""
+"""Rows from PostgreSQL, as ADBC streams them: `COPY … TO STDOUT` in Arrow batches, no Python object per value.
+
+Its DB-API would import pyarrow's datasets, and they import pandas where it is installed: .3 s before the first row.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from contextlib import closing, suppress
 from datetime import date, datetime
 
 import adbc_driver_manager
+import adbc_driver_postgresql
 import polars as pl
 import pyarrow as pa
+from adbc_driver_manager import AdbcConnection, AdbcStatement
 from adbc_driver_manager._reader import AdbcRecordBatchReader
-from adbc_driver_postgresql import dbapi
 
 from batchscore.job import Value
 from batchscore.sources.arrow import canonical, no_rows
@@ -38,54 +42,61 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
     """
     with (
         query.database.translated(query.where),
-        closing(dbapi.connect(query.database.libpq_uri())) as connection,
-        closing(connection.cursor()) as cursor,
+        adbc_driver_postgresql.connect(query.database.libpq_uri()) as database,
+        AdbcConnection(database) as connection,
+        AdbcStatement(connection) as statement,
     ):
-        types = _begin(cursor, query.values() | query.page.span.values)
-        yield from _stream(cursor, query, types)
+        connection.set_autocommit(False)
+        types = _begin(statement, query.values() | query.page.span.values)
+        yield from _stream(statement, query, types)
 
 
-def _begin(cursor: dbapi.Cursor, values: Mapping[str, Value]) -> dict[str, str]:
+def _begin(statement: AdbcStatement, values: Mapping[str, Value]) -> dict[str, str]:
     """Open the transaction with its parameters set, and give each parameter's SQL type."""
-    cursor.execute("SET TRANSACTION READ ONLY")
-    cursor.execute("SET LOCAL TIME ZONE 'UTC'")
+    for setting in ("SET TRANSACTION READ ONLY", "SET LOCAL TIME ZONE 'UTC'"):
+        statement.set_sql_query(setting)
+        statement.execute_update()
     spelled = {name: _spelled(value) for name, value in values.items()}
     if spelled:
         calls = ", ".join(f"set_config('batchscore.{name}', ${i}, true)" for i, name in enumerate(spelled, start=1))
-        cursor.execute(f"SELECT {calls}", tuple(text for text, _ in spelled.values()))
-        cursor.fetchall()
+        statement.set_sql_query(f"SELECT {calls}")
+        statement.prepare()
+        statement.bind(pa.RecordBatch.from_pydict({name: [text] for name, (text, _) in spelled.items()}))
+        for _ in _batches(statement):
+            pass
     return {name: type_ for name, (_, type_) in spelled.items()}
 
 
-def _stream(cursor: dbapi.Cursor, query: Query, types: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+def _stream(statement: AdbcStatement, query: Query, types: Mapping[str, str]) -> Iterator[pl.DataFrame]:
     def marker(name: str) -> str:
         return f"(current_setting('batchscore.{name}')::{types[name]})"
 
-    columns = cursor.adbc_execute_schema(f"SELECT * FROM (\n{query.statement.render(marker)}\n) AS batchscore_rows")
+    statement.set_sql_query(f"SELECT * FROM (\n{query.statement.render(marker)}\n) AS batchscore_rows")
+    columns = pa.schema(statement.execute_schema())
     query.page.check(columns.names, query.where)
     yield canonical(no_rows(columns), query.where, query.page.columns)
-    hint = min(query.page.batch_rows * _ROW_BYTES, _LARGEST_BATCH)
-    cursor.adbc_statement.set_options(**{_BATCH_SIZE: str(hint)})
-    cursor.execute(query.sql(marker, _TEXT_ORDER))
+    hint, most = min(query.page.batch_rows * _ROW_BYTES, _LARGEST_BATCH), query.page.batch_rows
+    statement.set_options(**{_BATCH_SIZE: str(hint)})
+    statement.set_sql_query(query.sql(marker, _TEXT_ORDER))
     drained = False
     try:
-        for batch in _batches(cursor, query.page.batch_rows):
-            yield canonical(batch, query.where, query.page.columns)
+        for batch in _batches(statement):
+            for start in range(0, batch.num_rows, most):
+                yield canonical(batch.slice(start, most), query.where, query.page.columns)
         drained = True
     finally:
         if not drained:
             # Closing waits for the rest of the result, however long; a connection that is gone needs no cancelling.
             with suppress(adbc_driver_manager.Error):
-                cursor.adbc_cancel()
+                statement.cancel()
 
 
-def _batches(cursor: dbapi.Cursor, most: int) -> Iterator[pa.RecordBatch]:
-    # The reader of fetch_record_batch() turns an error in mid-stream into an OSError without SQLSTATE, this one does
-    # not: https://github.com/apache/arrow-adbc/issues/1523
-    stream = cursor.fetch_arrow()
+def _batches(statement: AdbcStatement) -> Iterator[pa.RecordBatch]:
+    # pyarrow's own reader turns an error in mid-stream into an OSError without SQLSTATE, this one does not:
+    # https://github.com/apache/arrow-adbc/issues/1523
+    stream, _ = statement.execute_query()
     with closing(AdbcRecordBatchReader._import_from_c(stream.address)) as reader:  # noqa: SLF001
-        for batch in reader:
-            yield from (batch.slice(start, most) for start in range(0, batch.num_rows, most))
+        yield from reader
 
 
 def _spelled(value: Value) -> tuple[str, str]:

@@ -221,7 +221,7 @@ class Bench:
         root, environment = self.project.root, OURS.environment(self.project, workload)
         asked = [sys.executable, "-m", "batchscore", "--help"]
         helped = [measure(asked, root, environment).seconds for _ in range(self.plan.starts)]
-        killed = environment | {"BATCHSCORE_FAULT": "after_read:0:kill"}
+        killed = environment | {"BATCHSCORE_FAULT": "after_begun:0:kill"}
         read = []
         for _ in range(self.plan.starts):
             self.project.evening(workload)
