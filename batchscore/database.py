@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-import adbc_driver_manager
-import duckdb
-import psycopg
 import sqlalchemy as sa
 
 from batchscore import stop
@@ -50,25 +47,26 @@ _COMMON = ("duckdb", "postgresql", "sqlite", "mariadb+pymysql", "mysql+pymysql")
 # deadlock, killed, and no connection (any more).
 _MYSQL_TRANSIENT = {1040, 1050, 1053, 1061, 1205, 1213, 1927, 2002, 2003, 2006, 2013}
 _SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DUCKDB_REFUSED = (
-    duckdb.BinderException,
-    duckdb.CatalogException,
-    duckdb.ConnectionException,
-    duckdb.ConstraintException,
-    duckdb.ConversionException,
-    duckdb.FatalException,
-    duckdb.InvalidInputException,
-    duckdb.InvalidTypeException,
-    duckdb.IOException,
-    duckdb.NotImplementedException,
-    duckdb.OutOfMemoryException,
-    duckdb.OutOfRangeException,
-    duckdb.ParserException,
-    duckdb.PermissionException,
-    duckdb.SyntaxException,
-    duckdb.TransactionException,
-    duckdb.TypeMismatchException,
-)
+# Drivers' errors go by their names: importing every driver to class the errors of one takes a tenth of a second.
+_DUCKDB_REFUSED = {
+    "BinderException",
+    "CatalogException",
+    "ConnectionException",
+    "ConstraintException",
+    "ConversionException",
+    "FatalException",
+    "InvalidInputException",
+    "InvalidTypeException",
+    "IOException",
+    "NotImplementedException",
+    "OutOfMemoryException",
+    "OutOfRangeException",
+    "ParserException",
+    "PermissionException",
+    "SyntaxException",
+    "TransactionException",
+    "TypeMismatchException",
+}
 # By their words, for behind an Arrow stream the class is lost; a table may be named Conflict.
 _DUCKDB_TRANSIENT = re.compile(r"Could not set lock on file|TransactionContext Error: .*conflict", re.IGNORECASE)
 # What surrounds a database's own words: where in the text that we made of the user's it stumbled, that text, what the
@@ -78,7 +76,7 @@ _AROUND = re.compile(
     r"|\A[A-Z_]+: .*?\bERROR:\s+|; check the manual .*? to use\b| at line \d+\Z"
 )
 _SQLSTATE = re.compile(r"\s*\. SQLSTATE: (\w+)\Z")
-_DRIVER_ERRORS = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, duckdb.Error, psycopg.Error, sqlite3.Error)
+_DRIVERS = {"sqlalchemy", "adbc_driver_manager", "duckdb", "psycopg", "sqlite3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +180,13 @@ class Database:
         """
         try:
             yield
-        except _DRIVER_ERRORS as error:
+        except Exception as error:
+            if _driver_of(error) not in _DRIVERS:
+                raise
             stop.check()
             driver = _driver_error(error)
             # SQLAlchemy's own class stands in for that of a driver nobody has classed.
-            kind = _kind(driver if isinstance(driver, _DRIVER_ERRORS) else error)
+            kind = _kind(driver if _driver_of(driver) in _DRIVERS else error)
             if kind is None:
                 raise
             # One in memory is ours, and its name tells nobody anything.
@@ -220,15 +220,25 @@ def _advice(kind: type[BatchscoreError]) -> str:
     return "Mend it and run the same command again."
 
 
+def _driver_of(error: BaseException) -> str:
+    """The package that an exception's class is from."""
+    return type(error).__module__.partition(".")[0].removeprefix("_")
+
+
+def _classes(error: BaseException) -> set[str]:
+    return {each.__name__ for each in type(error).__mro__}
+
+
 def _kind(error: BaseException) -> type[BatchscoreError] | None:
-    match error:
-        case psycopg.Error() | adbc_driver_manager.Error():
+    match _driver_of(error):
+        case "psycopg" | "adbc_driver_manager":
             return _postgres_kind(error)
-        case sqlite3.Error():
+        case "sqlite3":
             code = getattr(error, "sqlite_errorcode", None)
             return TransientError if code is not None and code & 0xFF in _SQLITE_BUSY else WarehouseError
-        case duckdb.Error():
+        case "duckdb":
             return _duckdb_kind(error)
+    match error:
         case sa.exc.DBAPIError() if error.connection_invalidated or _mysql_code(error) in _MYSQL_TRANSIENT:
             return TransientError
         case sa.exc.IdentifierError() | sa.exc.DBAPIError() | sa.exc.TimeoutError():
@@ -243,22 +253,21 @@ def _mysql_code(error: sa.exc.DBAPIError) -> int | None:
     return first if isinstance(first, int) else None
 
 
-def _postgres_kind(error: psycopg.Error | adbc_driver_manager.Error) -> type[BatchscoreError] | None:
-    if error.sqlstate:
-        if _TRANSIENT_STATES.match(error.sqlstate):
+def _postgres_kind(error: BaseException) -> type[BatchscoreError] | None:
+    if state := getattr(error, "sqlstate", None):
+        if _TRANSIENT_STATES.match(state):
             return TransientError
-        return None if error.sqlstate.startswith("XX") else WarehouseError
+        return None if state.startswith("XX") else WarehouseError
     # Without a code the driver itself refused, or the login did.
-    if isinstance(error, psycopg.DataError) or _REFUSED_AT_LOGIN.search(str(error)):
+    by_psycopg = _driver_of(error) == "psycopg" and "DataError" in _classes(error)
+    if by_psycopg or _REFUSED_AT_LOGIN.search(str(error)):
         return WarehouseError
-    if isinstance(error, (psycopg.OperationalError, adbc_driver_manager.OperationalError)):
-        return TransientError
-    return None
+    return TransientError if "OperationalError" in _classes(error) else None
 
 
-def _duckdb_kind(error: duckdb.Error) -> type[BatchscoreError] | None:
+def _duckdb_kind(error: BaseException) -> type[BatchscoreError] | None:
     if _DUCKDB_TRANSIENT.search(str(error)):
         return TransientError
     # Of no class of its own.
     corrupt = "Corrupt database file" in str(error)
-    return WarehouseError if corrupt or isinstance(error, _DUCKDB_REFUSED) else None
+    return WarehouseError if corrupt or _classes(error) & _DUCKDB_REFUSED else None

@@ -45,8 +45,7 @@ from batchscore.run.plan import Only, Planned, plan
 from batchscore.run.scoring import Backend, Scoring, make_tables
 from batchscore.run.workers import in_turn
 from batchscore.settings import PREFIX, Settings
-from batchscore.sources import Source
-from batchscore.sources.begun import begun
+from batchscore.sources.begun import Begun, begun
 from batchscore.warehouse import Warehouse
 
 __all__ = ["Asked", "backfill", "migrate", "score", "show_plan"]
@@ -224,7 +223,7 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
         else:
             due = [each for each in planned if each.selected_by("missing")]
             chosen = _first_due(due, job.interval.catch_up)
-        with _reading(session, job, found, asked, chosen) as rows:
+        with _reading(session, job, found, asked, chosen) as reading:
             bundle = session.bundle(job, found)
             if not interval:
                 chosen = chosen + _changed_lately(session, job, bundle, planned, outcome)
@@ -235,7 +234,7 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
                 log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
                 return f"nothing to do: {why}"
             if chosen:
-                scoring = _scoring(session, job, bundle, warehouse, asked, rows, len(chosen))
+                scoring = _scoring(session, job, bundle, warehouse, asked, reading, len(chosen))
                 with at_work(scoring.crew):
                     _score_all(scoring, watcher, chosen, history, outcome)
     told = _words(job, outcome)
@@ -266,7 +265,7 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
         history = session.patience().persist(lambda: runs_of(warehouse, job))
         planned = asked.of(_plan(session, job, history, found.manifest.digest, *window))
         chosen = [each for each in planned if each.selected_by(only)]
-        with _reading(session, job, found, asked, chosen) as rows:
+        with _reading(session, job, found, asked, chosen) as reading:
             bundle = session.bundle(job, found)
             if only == "changed-input":
                 planned = _with_changes(session, job, bundle, planned, outcome)
@@ -278,7 +277,7 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
                 log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
                 return f"nothing to do: {why}"
             if chosen:
-                scoring = _scoring(session, job, bundle, warehouse, asked, rows, len(chosen))
+                scoring = _scoring(session, job, bundle, warehouse, asked, reading, len(chosen))
                 with at_work(scoring.crew):
                     _score_all(scoring, watcher, chosen, history, outcome)
     return _told(job, _words(job, outcome), outcome)
@@ -333,17 +332,16 @@ def _opened(session: Session, job: Job, outcome: _Outcome) -> Iterator[Warehouse
 @contextmanager
 def _reading(
     session: Session, job: Job, found: Verified, asked: Asked, chosen: Sequence[Planned]
-) -> Iterator[tuple[Source, int]]:
-    """The job's rows, and how many of them make a chunk; while the bundle is loaded, the first are on their way."""
-    source = session.source(job, job.source)
+) -> Iterator[tuple[int, Begun | None]]:
+    """How many rows make a chunk; and the reading of the first interval, which goes on while the bundle is loaded."""
     chunk_rows = asked.chunk_rows or session.chunk_rows(job, found.schema, asked.workers)
     if not chosen or asked.backend != "threading" or asked.shards(len(chosen)) > 1:
-        yield source, chunk_rows
+        yield chunk_rows, None
         return
     session.accepted_change(job, found, asked.accept_sql)
-    first = chosen[0].interval
-    with begun(source, first, schema=found.schema, key=found.manifest.key, chunk_rows=chunk_rows) as source:
-        yield source, chunk_rows
+    source, first = session.source(job, job.source), chosen[0].interval
+    with begun(source, first, schema=found.schema, key=found.manifest.key, chunk_rows=chunk_rows) as reading:
+        yield chunk_rows, reading
 
 
 def _scoring(
@@ -352,12 +350,12 @@ def _scoring(
     bundle: Bundle,
     warehouse: Warehouse,
     asked: Asked,
-    rows: tuple[Source, int],
+    reading: tuple[int, Begun | None],
     intervals: int,
 ) -> Scoring:
-    source, chunk_rows = rows
-    crew = crew_of(session, job, bundle, asked.workers, asked.backend, asked.accept_sql, chunk_rows)
-    return session.scoring(job, bundle, warehouse, asked.accept_sql, chunk_rows, source, asked.shards(intervals), crew)
+    accept, (chunk_rows, begun) = asked.accept_sql, reading
+    crew = crew_of(session, job, bundle, asked.workers, asked.backend, accept, chunk_rows)
+    return session.scoring(job, bundle, warehouse, accept, chunk_rows, begun, asked.shards(intervals), crew)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:

@@ -42,6 +42,7 @@ from batchscore.run.shadow import check_fits, without_reasons
 from batchscore.schema import Schema
 from batchscore.settings import Settings
 from batchscore.sources import Source, open_source
+from batchscore.sources.begun import Begun
 from batchscore.warehouse import Warehouse, open_warehouse
 
 __all__ = ["Session", "history_of", "runs_of", "secrets_of", "told_lacking"]
@@ -310,7 +311,7 @@ class Session:
         warehouse: Warehouse,
         accept: str | None,
         chunk_rows: int,
-        source: Source | None = None,
+        begun: Begun | None = None,
         shards: int = 1,
         crew: Crew = ALONE,
     ) -> Scoring:
@@ -327,7 +328,7 @@ class Session:
             lambda: prepare(
                 job,
                 bundle,
-                source or self.source(job, job.source),
+                self.source(job, job.source),
                 warehouse,
                 shadow=shadow,
                 query_digest=hashlib.sha256(self.query(job).encode()).hexdigest(),
@@ -335,6 +336,7 @@ class Session:
                 chunk_rows=chunk_rows,
                 lease_seconds=self.settings.lease_seconds,
                 retry_seconds=self.settings.retry_seconds,
+                begun=begun,
                 shards=shards,
                 crew=crew,
             )

@@ -37,7 +37,6 @@ from batchscore.monitor.channels import Undelivered, within
 from batchscore.monitor.harmless import harmless
 from batchscore.run.scoring import Scoring
 from batchscore.sources import SqlSource
-from batchscore.sources.parquet import ParquetSource
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset
@@ -202,6 +201,8 @@ def _job_facets(scoring: Scoring) -> dict[str, Any]:
 def _inputs(scoring: Scoring, run: Run | None) -> list[InputDataset]:
     """What the rows come from. Where that is one dataset, what was read of it is told too: of a join nobody knows."""
     from openlineage.client.event_v2 import InputDataset
+
+    from batchscore.sources.parquet import ParquetSource
 
     source = scoring.source
     names: list[tuple[str, str]] = []

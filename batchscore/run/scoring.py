@@ -14,6 +14,7 @@ from batchscore.model.bundle import Bundle
 from batchscore.run.publish import refuse_shared_table
 from batchscore.run.shadow import Shadow, with_shadow
 from batchscore.sources import Source
+from batchscore.sources.begun import Begun
 from batchscore.warehouse import Narrow, Output, OutputColumn, Warehouse
 
 __all__ = ["ALONE", "Backend", "Crew", "Scoring", "Tables", "make_tables", "output_of", "prepare"]
@@ -56,6 +57,7 @@ class Scoring:
         owner: Who takes the leases.
         lease_seconds: How long a lease lasts without being renewed.
         retry_seconds: How long to try again without progress.
+        begun: What is being read already; None where nothing is.
         shards: Into how many parts each run is cut.
         crew: Who scores them.
     """
@@ -74,6 +76,7 @@ class Scoring:
     owner: Owner
     lease_seconds: float
     retry_seconds: float
+    begun: Begun | None = None
     shards: int = 1
     crew: Crew = ALONE
 
@@ -145,6 +148,7 @@ def prepare(
     chunk_rows: int,
     lease_seconds: float,
     retry_seconds: float,
+    begun: Begun | None = None,
     shards: int = 1,
     crew: Crew = ALONE,
 ) -> Scoring:
@@ -169,6 +173,7 @@ def prepare(
         Owner.here(),
         lease_seconds,
         retry_seconds,
+        begun,
         shards,
         crew,
     )

@@ -145,6 +145,7 @@ def _read(scoring: Scoring, run: Run, shard: Shard) -> Iterator[_Read]:
         chunk_rows=scoring.chunk_rows,
         on_extra=log_extra,
         span=shard.span,
+        begun=scoring.begun,
     )
     done = shard.done
     again, number = Fingerprint(), done.chunks

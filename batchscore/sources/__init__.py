@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import polars as pl
 
@@ -16,8 +16,10 @@ from batchscore.interval import Calendar, Interval
 from batchscore.job import Rows, Value
 from batchscore.job import Source as RowsToScore
 from batchscore.schema import Column, Schema, TypeName, type_name
-from batchscore.sources.parquet import ParquetSource
 from batchscore.sources.statement import WHOLE, Key, Page, Query, Span, Statement, Wanted
+
+if TYPE_CHECKING:
+    from batchscore.sources.begun import Begun
 
 __all__ = [
     "WHOLE",
@@ -184,6 +186,8 @@ def open_source(rows: Rows, *, database: Database | None, text: str | None, wher
     tied = isinstance(rows, RowsToScore)
     private = getattr(rows, "private", ())
     if rows.parquet is not None:
+        from batchscore.sources.parquet import ParquetSource
+
         return ParquetSource(rows.parquet, where, getattr(rows, "time_column", None), calendar, tied, private)
     if database is None or text is None:
         raise ValueError("a SQL source needs its database and its text")
@@ -193,7 +197,7 @@ def open_source(rows: Rows, *, database: Database | None, text: str | None, wher
 
 
 def _reader_of(dialect: str) -> Reader:
-    # Imported on demand: a job reads from one database, and each driver takes a while to import.
+    # Imported on demand, as the reader of files is: a job reads from one place, and each driver takes a while.
     match dialect:
         case "postgresql":
             from batchscore.sources.postgres import read
@@ -215,6 +219,7 @@ def read_chunks(
     chunk_rows: int,
     on_extra: Callable[[list[str]], None] | None = None,
     span: Span = WHOLE,
+    begun: Begun | None = None,
 ) -> Generator[Chunk]:
     """The rows of an interval in key order, in chunks of exactly `chunk_rows`, the last one shorter.
 
@@ -226,6 +231,7 @@ def read_chunks(
         chunk_rows: Rows in a chunk.
         on_extra: Called once with the columns that the schema does not declare, if there are any.
         span: Which of the rows; keys that occur twice are found where they are in one.
+        begun: What is being read already; where it is all this, that is gone on with.
 
     Raises:
         SchemaMismatch: A column is missing or cannot be cast exactly, or the key is of a type that has no exact order.
@@ -236,10 +242,11 @@ def read_chunks(
         _check_key_type(column.name, column.dtype, source.where)
     previous = None
     held, told = schema.empty(), on_extra is None
+    there = begun.taken(interval, asked) if begun and span == WHOLE else None
     # In a thread: while it waits for the source, the rows before are looked at.
     with (
         SchemaMismatch.unquoted(source.private, source.where),
-        ahead(source.batches(interval, **asked, span=span)) as batches,
+        there or ahead(source.batches(interval, **asked, span=span)) as batches,
     ):
         for batch in batches:
             if on_extra is not None and not told and (extra := schema.undeclared(batch)):

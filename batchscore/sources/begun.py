@@ -1,41 +1,67 @@
-"""A source whose first rows are on their way while what is to score them is still being loaded."""
+"""Rows that are on their way while what is to score them is still being loaded."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
 from batchscore.ahead import ahead
 from batchscore.faults import fault
 from batchscore.interval import Interval
-from batchscore.schema import Column, Schema
-from batchscore.sources import WHOLE, Source, reading_of
+from batchscore.schema import Schema
+from batchscore.sources import Reading, Source, reading_of
 
-__all__ = ["begun"]
+__all__ = ["Begun", "begun"]
 
 # Beside the one in the thread's hands: the first of a source is empty, and a chunk may come in two.
 _WAITING = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The reading of an interval that has begun.
+
+    Attributes:
+        interval: Which.
+        asked: How its batches are asked for.
+        batches: The batches.
+        ends: Ends the reading.
+    """
+
+    interval: Interval
+    asked: Reading
+    batches: Iterator[pl.DataFrame]
+    ends: ExitStack
+    _free: threading.Lock = field(default_factory=threading.Lock)
+
+    def taken(self, interval: Interval, asked: Reading) -> AbstractContextManager[Iterator[pl.DataFrame]] | None:
+        """The batches, for the first who asks for these; None for anybody else, and where other rows are asked for."""
+        if (interval, asked) != (self.interval, self.asked) or not self._free.acquire(blocking=False):
+            return None
+        return self._used()
+
+    @contextmanager
+    def _used(self) -> Iterator[Iterator[pl.DataFrame]]:
+        with self.ends:
+            yield self.batches
+
+
 @contextmanager
 def begun(
     source: Source, interval: Interval, *, schema: Schema, key: Sequence[str], chunk_rows: int
-) -> Iterator[Source]:
-    """A block in which the source is there, and its rows of an interval are being read, a chunk of them or so.
+) -> Iterator[Begun]:
+    """A block in which the interval's rows are read, a chunk of them or so, for `read_chunks` to go on with.
 
-    They are given to the first who asks for them as `read_chunks` does, given the same; what failed is raised there.
-    Whoever asks for others, or comes second, reads the source itself.
+    It is to be given the same. What fails meanwhile is raised there.
     """
     asked = reading_of(schema, key, chunk_rows)
     with ExitStack() as stack:
-        batches = source.batches(interval, **asked)
-        waiting = stack.enter_context(ahead(_until_there(batches, chunk_rows), depth=_WAITING))
-        yield _Begun(source, {"interval": interval, **asked}, waiting, stack)
+        batches = _until_there(source.batches(interval, **asked), chunk_rows)
+        yield Begun(interval, asked, stack.enter_context(ahead(batches, depth=_WAITING)), stack)
 
 
 def _until_there(batches: Generator[pl.DataFrame], chunk_rows: int) -> Iterator[pl.DataFrame]:
@@ -47,40 +73,3 @@ def _until_there(batches: Generator[pl.DataFrame], chunk_rows: int) -> Iterator[
             if before < chunk_rows <= rows:
                 fault("after_begun")
             yield batch
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """See `begun`."""
-
-    source: Source
-    asked: dict[str, Any]
-    waiting: Iterator[pl.DataFrame]
-    stack: ExitStack
-    free: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def where(self) -> str:
-        return self.source.where
-
-    @property
-    def caution(self) -> str | None:
-        return self.source.caution
-
-    @property
-    def private(self) -> Collection[str]:
-        return self.source.private
-
-    def batches(self, interval: Interval, **asked: Any) -> Generator[pl.DataFrame]:
-        if not self._is_what_was_begun({"interval": interval, **asked}) or not self.free.acquire(blocking=False):
-            yield from self.source.batches(interval, **asked)
-            return
-        with self.stack:
-            yield from self.waiting
-
-    def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
-        return self.source.cuts(interval, column, parts)
-
-    def _is_what_was_begun(self, asked: dict[str, Any]) -> bool:
-        # The whole of an interval, whether that is said or not.
-        return asked.pop("span", WHOLE) == WHOLE and asked == self.asked

@@ -1,6 +1,6 @@
 """Rows from PostgreSQL, as ADBC streams them: `COPY … TO STDOUT` in Arrow batches, no Python object per value.
 
-Its DB-API would import pyarrow's datasets, and they import pandas where it is installed: .3 s before the first row.
+Its DB-API would import pyarrow's datasets, and these import pandas where it is installed: .3 s before the first row.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _begin(statement: AdbcStatement, values: Mapping[str, Value]) -> dict[str, s
         calls = ", ".join(f"set_config('batchscore.{name}', ${i}, true)" for i, name in enumerate(spelled, start=1))
         statement.set_sql_query(f"SELECT {calls}")
         statement.prepare()
-        statement.bind(pa.RecordBatch.from_pydict({name: [text] for name, (text, _) in spelled.items()}))
+        # By way of Polars: where pyarrow makes an array of Python's values, it looks for pandas too.
+        texts = pl.DataFrame({name: text for name, (text, _) in spelled.items()})
+        statement.bind_stream(texts.to_arrow(compat_level=pl.CompatLevel.oldest()))
         for _ in _batches(statement):
             pass
     return {name: type_ for name, (_, type_) in spelled.items()}
