@@ -190,12 +190,11 @@ class Bench:
     def _floor(self, workload: Workload) -> None:
         """The parts of a workload, each measured once for all that have it."""
         file, columns = str(self.project.file(workload)), ",".join((KEY, *workload.at.columns))
-        model = str(self.project.model_file(workload))
         rows = (self.project.uri, self.project.query(workload)) if workload.source == "postgres" else (file, columns)
         target = self.project.uri if workload.target == "postgres" else str(self.project.root / _PARTS)
         parts = {
             "read": self._part("read", *rows),
-            "score": self._part("score", file, columns, model),
+            "score": self._part("score", file, columns, workload.model),
             "write": self._part("write", target, str(workload.rows)),
         }
         self.floors.append(Floor(workload.name, workload.job, workload.rows, parts, os.cpu_count() or 1))

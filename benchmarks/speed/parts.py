@@ -1,8 +1,8 @@
-"""One part of a job alone, by a quick library for it: rows read to nowhere, or scored, or written, from memory.
+"""One part of a job alone: rows read to nowhere or written from memory by a quick library, or scored as we score them.
 
-    python parts.py read SOURCE WHAT        a Postgres URI and a query, or a Parquet file and its columns
-    python parts.py score FILE COLUMNS MODEL
-    python parts.py write TARGET ROWS       a Postgres URI or a DuckDB file
+    python parts.py read SOURCE WHAT          a Postgres URI and a query, or a Parquet file and its columns
+    python parts.py score FILE COLUMNS NAME   a model of the registry
+    python parts.py write TARGET ROWS         a Postgres URI or a DuckDB file
 
 Prints the seconds, and the processor time of this process, without its start-up.
 """
@@ -35,16 +35,20 @@ def read(source: str, what: str) -> None:
             pass
 
 
-def score(file: str, columns: str, model: str) -> None:
-    """Ask the pipeline for the probabilities of chunk after chunk."""
-    import joblib
+def score(file: str, columns: str, name: str) -> None:
+    """Ask the model, with what makes it quick, for the predictions of chunk after chunk."""
+    from batchscore.logs import configure
+    from batchscore.model.compiled import put_to_use
+    from batchscore.model.registry import Registry
 
-    pipeline = joblib.load(model)
-    frame = pl.read_parquet(file, columns=columns.split(",")).drop("id")
-    pipeline.predict_proba(frame.head(100))
+    configure("silent")
+    bundle = put_to_use(Registry.at("var/registry").load(name, 1), trusted=True)
+    predictor = bundle.predictor
+    rows = bundle.schema.conform(pl.read_parquet(file, columns=columns.split(",")), file)
+    predictor.predict(rows.head(100))
     with spent():
-        for start in range(0, frame.height, CHUNK):
-            pipeline.predict_proba(frame.slice(start, CHUNK))
+        for start in range(0, rows.height, CHUNK):
+            predictor.predict(rows.slice(start, CHUNK))
 
 
 def write(target: str, rows: str) -> None:
