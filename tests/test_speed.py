@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.speed.contenders import PEERS, Interpreters
 from benchmarks.speed.measure import Failed, Measured, measure
-from benchmarks.speed.report import Cell, Difference, Floor, Report, Target
+from benchmarks.speed.report import Cell, Difference, Floor, Left, Report, Target
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {"processor": "P", "cores": 2, "memory_gb": 1, "system": "S", "python": "3", "load_before": 0, "commit": "c"}
@@ -76,6 +76,16 @@ class TestRun:
         assert floor["floor"] == max(floor["longest"], floor["work"]) > 0
         assert (target["id"], target["met"]) == ("logistic_parquet_postgres.floor", False)
 
+    def test_it_tells_what_a_run_leaves(self, told: tuple[dict[str, Any], str]) -> None:
+        """A row of the output takes some hundred bytes there, and more in the log, which has its stage too."""
+        (left,) = told[0]["left"]
+
+        assert (left["rows"], left["chunks"]) == (ROWS, 1)
+        assert 80 * ROWS < left["output"] < left["log"]
+        assert 0 < left["publish_seconds"] < 60
+        assert 8_192 < left["ledger"] < 2_000_000
+        assert "## What a run leaves in Postgres" in told[1]
+
     def test_it_says_what_it_ran_on(self, told: tuple[dict[str, Any], str]) -> None:
         """Machine, versions and commit are there for whoever compares figures."""
         assert told[0]["machine"]["cores"] == os.cpu_count()
@@ -106,8 +116,9 @@ class TestMeasure:
 
 
 def _report(cell: Cell, target: Target, folder: Path) -> tuple[dict[str, Any], str]:
+    left = Left("W", 10, 100, 800, 2, 1_000, 0.5)
     floor = Floor("W", "w", 10, {"read": (1.0, 1.0), "score": (2.0, 4.0), "write": (1.0, 3.0)}, 2)
-    Report({**MACHINE, "postgres": {}}, {}, HOW, [cell], [floor], None, [target]).write(folder)
+    Report({**MACHINE, "postgres": {}}, {}, HOW, [cell], [floor], None, [left], [target]).write(folder)
     return json.loads((folder / "results.json").read_text()), (folder / "RESULTS.md").read_text()
 
 

@@ -52,6 +52,7 @@ def main() -> None:
         bench.cells,
         bench.floors,
         bench.start,
+        bench.left,
         targets_of(bench.cells, bench.floors, bench.start),
     ).write(given.out)
     print(f"{given.out / 'RESULTS.md'}: it took {taken:.1f} minutes", flush=True)

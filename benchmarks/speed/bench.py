@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -25,7 +26,7 @@ from benchmarks.speed.machine import Postgres, versions
 from benchmarks.speed.measure import Failed, measure
 from benchmarks.speed.plan import Entry, Plan
 from benchmarks.speed.project import Project
-from benchmarks.speed.report import Cell, Difference, Floor, Start
+from benchmarks.speed.report import Cell, Difference, Floor, Left, Start
 from benchmarks.speed.workloads import KEY, LARGE, Workload
 
 __all__ = ["Bench"]
@@ -55,6 +56,7 @@ class Bench:
     cells: list[Cell] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
     start: Start | None = None
+    left: list[Left] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
     _parts: dict[tuple[str, ...], tuple[float, float]] = field(default_factory=dict)
     _used: dict[Contender, str] = field(default_factory=dict)
@@ -149,7 +151,7 @@ class Bench:
         else:
             self.project.forget(contender.output(self.project, workload))
         command = contender.command(self.project, workload, python)
-        before = self.server.cpu_seconds()
+        before, log = self.server.cpu_seconds(), self.server.wal_bytes()
         try:
             measured = measure(command, self.project.root, contender.environment(self.project, workload))
         except Failed as error:
@@ -159,6 +161,10 @@ class Bench:
             return
         cell.measured.append(measured)
         cell.server_cpu.append(self.server.cpu_seconds() - before)
+        if contender == OURS and workload.target == "postgres" and len(cell.measured) == 1:
+            logged = self.server.wal_bytes() - log
+            sizes = self.project.sizes(workload)
+            self.left.append(Left(workload.name, workload.rows, *sizes, logged, _publishing(measured.output)))
         _say(f"{workload.job}, {workload.rows:,} rows: {contender.name}: {measured.seconds:.2f} s")
 
     def _compare(self, workload: Workload, cells: Mapping[Contender, Cell]) -> None:
@@ -258,6 +264,13 @@ def _heaviest(told: str) -> list[tuple[str, float]]:
     for micros, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", told, re.MULTILINE):
         own[name.partition(".")[0]] += int(micros)
     return [(name, micros / 1e6) for name, micros in own.most_common(_HEAVIEST)]
+
+
+def _publishing(told: str) -> float:
+    """The seconds from a run's last chunk until it was published, by its log."""
+    events = [json.loads(line) for line in told.splitlines()]
+    at = {each["event"]: datetime.fromisoformat(each["timestamp"]) for each in events}
+    return (at["run.published"] - at["chunk.committed"]).total_seconds()
 
 
 @contextmanager

@@ -49,6 +49,13 @@ class Postgres:
                 times.append(child.cpu_times())
         return total + sum(each.user + each.system for each in times)
 
+    def wal_bytes(self) -> int:
+        """What it has written into its log until now."""
+        with psycopg.connect(self.uri) as connection:
+            row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
+            assert row is not None
+            return int(row[0])
+
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Postgres]:

@@ -44,7 +44,7 @@ def score(file: str, columns: str, name: str) -> None:
     configure("silent")
     bundle = put_to_use(Registry.at("var/registry").load(name, 1), trusted=True)
     predictor = bundle.predictor
-    rows = bundle.schema.conform(pl.read_parquet(file, columns=columns.split(",")), file)
+    rows = pl.read_parquet(file, columns=columns.split(",")).cast(dict(bundle.schema.empty().schema))
     predictor.predict(rows.head(100))
     with spent():
         for start in range(0, rows.height, CHUNK):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -146,6 +147,21 @@ class Project:
         with self.connected() as connection:
             for name in (*self._tables("batchscore\\_%"), self.output(workload)):
                 connection.execute(SQL("TRUNCATE {}").format(Identifier(name)))
+
+    def sizes(self, workload: Workload) -> tuple[int, int, int]:
+        """Of the run that is there: the bytes of its output and of the ledger, and how many chunks it had."""
+        with self.connected() as connection:
+
+            def first(query: LiteralString, *values: str) -> int:
+                row = connection.execute(query, values).fetchone()
+                assert row is not None
+                return int(row[0])
+
+            def size(name: str) -> int:
+                return first("SELECT pg_total_relation_size(%s::regclass)", f'"{name}"')
+
+            ledger = sum(map(size, self._tables("batchscore\\_%")))
+            return size(self.output(workload)), ledger, first("SELECT count(*) FROM batchscore_chunks")
 
     def forget(self, *likes: str) -> None:
         """Drop tables by the pattern of their names, and leave nothing to write to the disk behind."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.speed.measure import Measured
 
-__all__ = ["Cell", "Difference", "Floor", "Report", "Start", "Target"]
+__all__ = ["Cell", "Difference", "Floor", "Left", "Report", "Start", "Target"]
 
 # What the maintainer says of a missed target, by its id, from a profile.
 _REASONS = Path(__file__).parents[1] / "reasons.toml"
@@ -142,6 +142,27 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What one of our runs leaves in Postgres, in bytes.
+
+    Attributes:
+        output: The output table with its index, vacuumed.
+        ledger: All tables of the ledger with theirs.
+        chunks: How many chunks the run had.
+        log: What went into the write-ahead log meanwhile.
+        publish_seconds: How long it took from its last chunk on until all was in the output.
+    """
+
+    workload: str
+    rows: int
+    output: int
+    ledger: int
+    chunks: int
+    log: int
+    publish_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What was promised, and what is: `value` must be at least, or at most, `bound`."""
 
@@ -173,6 +194,7 @@ class Report:
     cells: Sequence[Cell]
     floors: Sequence[Floor]
     start: Start | None
+    left: Sequence[Left]
     targets: Sequence[Target]
 
     def write(self, folder: Path) -> None:
@@ -185,6 +207,7 @@ class Report:
             "cells": [each.told() for each in self.cells],
             "floors": [each.told() for each in self.floors],
             "start": asdict(self.start) if self.start else None,
+            "left": [asdict(each) for each in self.left],
             "targets": [each.told(reasons) for each in self.targets],
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,6 +245,8 @@ def _markdown(told: Mapping[str, Any]) -> Iterable[str]:
         yield from _floors(told["floors"])
     if told["start"]:
         yield from _start(told["start"])
+    if told["left"]:
+        yield from _left(told["left"])
 
 
 def _workload(cells: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -294,6 +319,27 @@ def _start(start: Mapping[str, Any]) -> Iterable[str]:
     )
     yield "The packages on the way whose modules take longest to import (`-X importtime`, which slows them):\n"
     yield from _table(["", "seconds"], ([f"`{name}`", f"{seconds:.2f}"] for name, seconds in start["imports"]))
+
+
+def _left(left: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    yield "## What a run leaves in Postgres\n"
+    yield from _table(
+        [
+            *("", "rows", "output, bytes a row", "write-ahead log, bytes a row", "chunks", "ledger, bytes a chunk"),
+            "publishing, s",
+        ],
+        (
+            [
+                each["workload"],
+                f"{each['rows']:,}",
+                *(f"{each[name] / each['rows']:.0f}" for name in ("output", "log")),
+                str(each["chunks"]),
+                f"{each['ledger'] / each['chunks']:,.0f}",
+                f"{each['publish_seconds']:.2f}",
+            ]
+            for each in left
+        ),
+    )
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterable[str]:
