@@ -1152,6 +1152,23 @@ class TestLiveTable:
         assert [row[-1] for row in published(warehouse, OUTPUT)] == ["old"]
 
 
+@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+def test_a_partitioned_table_is_as_good_as_one(bench: Bench, warehouse: Warehouse) -> None:
+    """An output table whose owner has partitioned it by interval takes an interval, and another in its place."""
+    bench.create(Output("beneath", OUTPUT.columns))
+    bench.run(
+        "CREATE TABLE predictions (LIKE beneath) PARTITION BY RANGE (interval_start)",
+        "CREATE TABLE before_2025 PARTITION OF predictions FOR VALUES FROM (MINVALUE) TO ('2025-01-01')",
+        "CREATE TABLE since_2025 PARTITION OF predictions FOR VALUES FROM ('2025-01-01') TO (MAXVALUE)",
+    )
+
+    publish(warehouse, OUTPUT, predictions(2), "old")
+    publish(warehouse, OUTPUT, predictions(3), "new")
+
+    assert warehouse.check(OUTPUT)
+    assert count(warehouse, "predictions") == 3
+
+
 class TestView:
     """A view in the place of the output table."""
 
