@@ -9,6 +9,7 @@ that one has more than the other; what does not grow with the rows is left out.
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,20 @@ _NIGHTS = {"1 M": 10**6, "100 M": 10**8, "10 G": 10**10}
 _CORES = (2, 16, 64)
 _CHUNK_ROWS = 50_000
 _OURS = "batchscore"
+_WIDTH = 120
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def main() -> None:
     """Print what a row takes, and what nights take."""
-    told = json.loads(_RESULTS.read_text())
-    row = _of_a_row(told)
+    row = _of_a_row(json.loads(_RESULTS.read_text()))
     micros = {name: f"{row[name] * 1e6:.2f} µs" for name in ("ours", "Postgres", "publishing")}
-    print(
+    told = (
         f"A row: {micros['ours']} of our processor time, {micros['Postgres']} of Postgres's; {micros['publishing']} of "
         f"waiting while it is published; {row['output']:.0f} bytes of output, {row['log']:.0f} of write-ahead log. A "
-        f"chunk: {row['ledger'] / 1000:.1f} kB of ledger.\n"
+        f"chunk: {row['ledger'] / 1000:.1f} kB of ledger."
     )
+    print(textwrap.fill(told, _WIDTH), end="\n\n")
     cores = [f"at {each} cores" for each in _CORES]
     head = ["rows", "processor time", *cores, "publishing alone", "output", "write-ahead log", "ledger"]
     print(f"| {' | '.join(head)} |")

@@ -202,10 +202,14 @@ class TestThreads:
         assert project.table() == []
 
 
-@pytest.mark.parametrize("backend", ["loky", *(pytest.param(name, marks=pytest.mark.long) for name in ("dask", "ray"))])
+CLUSTERS = ("dask", "ray")
+LATER = pytest.mark.parametrize("backend", ["loky", *(pytest.param(name, marks=pytest.mark.long) for name in CLUSTERS)])
+
+
 class TestElsewhere:
     """Shards in other processes: of this machine, or on a local cluster of three workers."""
 
+    @pytest.mark.parametrize("backend", ["loky", *CLUSTERS])
     def test_they_make_what_one_worker_makes(self, project: Project, backend: str) -> None:
         """Each shard in a process of its own: the same table, counts, rejects and profiles."""
         spoil(project)
@@ -217,6 +221,7 @@ class TestElsewhere:
         assert facts(project) == whole
         assert [rows for _, _, rows, _, _ in shards(project)] == [34, 33, 33]
 
+    @LATER
     def test_workers_that_are_killed(self, project: Project, backend: str) -> None:
         """Each is killed behind the second chunk of its shard; others go on there, and nothing is lost or twice."""
         whole = alone(project)
@@ -226,6 +231,7 @@ class TestElsewhere:
         assert done.code == 0, done.out + done.err
         assert facts(project) == whole
 
+    @LATER
     def test_an_error_of_a_worker_is_the_command_s(self, project: Project, backend: str) -> None:
         """What a worker cannot score ends the command with that error's code and words."""
         toy.execute(project.url, "UPDATE toy SET id = NULL WHERE id = 3150")

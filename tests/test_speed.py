@@ -166,3 +166,12 @@ class TestReport:
         told, _ = _report(Cell("W", "w", "batchscore", 10), Target("t", "T", 1.0, 2.0), tmp_path)
 
         assert (told["floors"][0]["longest"], told["floors"][0]["work"], told["floors"][0]["floor"]) == (2.0, 4.0, 4.0)
+
+
+def test_larger_nights_are_as_they_are_printed() -> None:
+    """The figures of docs/scale.md are those that its command makes of the committed results."""
+    told = subprocess.run([sys.executable, "benchmarks/scale.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+
+    page = (ROOT / "docs/scale.md").read_text()
+
+    assert page.partition("<!-- scale -->\n")[2].partition("<!-- end -->")[0] == told.stdout
