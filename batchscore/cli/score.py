@@ -227,16 +227,10 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
             bundle = session.bundle(job, found)
             if not interval:
                 chosen = chosen + _changed_lately(session, job, bundle, planned, outcome)
-            watcher = session.watcher(job, bundle)
-            _watch_again(warehouse, watcher)
-            if not chosen and not outcome.failures:
+            if not _score_chosen(session, job, bundle, warehouse, asked, reading, chosen, history, outcome):
                 why = _nothing_due(session, job, planned, interval)
                 log.info(Event.NOTHING_DUE, job=name, interval=interval, why=why)
                 return f"nothing to do: {why}"
-            if chosen:
-                scoring = _scoring(session, job, bundle, warehouse, asked, reading, len(chosen))
-                with at_work(scoring.crew):
-                    _score_all(scoring, watcher, chosen, history, outcome)
     told = _words(job, outcome)
     if left := [each for each in due if each not in chosen]:
         log.warning(Event.INTERVALS_LEFT, left=len(left), catch_up=job.interval.catch_up)
@@ -270,16 +264,10 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
             if only == "changed-input":
                 planned = _with_changes(session, job, bundle, planned, outcome)
                 chosen = [each for each in planned if each.selected_by(only)]
-            watcher = session.watcher(job, bundle)
-            _watch_again(warehouse, watcher)
-            if not chosen and not outcome.failures:
+            if not _score_chosen(session, job, bundle, warehouse, asked, reading, chosen, history, outcome):
                 why = _nothing_in_window(job, planned, *window, only)
                 log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
                 return f"nothing to do: {why}"
-            if chosen:
-                scoring = _scoring(session, job, bundle, warehouse, asked, reading, len(chosen))
-                with at_work(scoring.crew):
-                    _score_all(scoring, watcher, chosen, history, outcome)
     return _told(job, _words(job, outcome), outcome)
 
 
@@ -344,18 +332,28 @@ def _reading(
         yield chunk_rows, reading
 
 
-def _scoring(
+def _score_chosen(
     session: Session,
     job: Job,
     bundle: Bundle,
     warehouse: Warehouse,
     asked: Asked,
     reading: tuple[int, Begun | None],
-    intervals: int,
-) -> Scoring:
-    accept, (chunk_rows, begun) = asked.accept_sql, reading
-    crew = crew_of(session, job, bundle, asked.workers, asked.backend, accept, chunk_rows)
-    return session.scoring(job, bundle, warehouse, accept, chunk_rows, begun, asked.shards(intervals), crew)
+    chosen: Sequence[Planned],
+    history: Sequence[Run],
+    outcome: _Outcome,
+) -> bool:
+    """Score what was chosen, and compare what was not compared; whether anything was to be done, or failed before."""
+    watcher = session.watcher(job, bundle)
+    _watch_again(warehouse, watcher)
+    if chosen:
+        accept, (chunk_rows, begun) = asked.accept_sql, reading
+        crew = crew_of(session, job, bundle, asked.workers, asked.backend, accept, chunk_rows)
+        shards = asked.shards(len(chosen))
+        scoring = session.scoring(job, bundle, warehouse, accept, chunk_rows, begun, shards, crew)
+        with at_work(crew):
+            _score_all(scoring, watcher, chosen, history, outcome)
+    return bool(chosen or outcome.failures)
 
 
 def _first_due(due: Sequence[Planned], catch_up: int) -> list[Planned]:
