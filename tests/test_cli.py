@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,25 @@ class TestBadInput:
         run = result.named("run.published")[0]["run_id"]
         shown = json.loads(project.call("runs", "show", run, "--format", "json").out)
         assert shown["run"]["sql_accepted"] == "a comment only"
+
+    def test_a_query_that_nobody_accepted_never_runs(self, project: Project, postgres_url: str) -> None:
+        """Not even to be ahead of the model: it is refused before a row is read."""
+        toy.load(postgres_url, toy.rows())
+        project.edit("sql/toy/rows.sql", ("FROM toy", "FROM toy /* renamed */"))
+
+        def scans() -> int:
+            # A session's counts are there a moment after it has ended.
+            time.sleep(0.5)
+            counts = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'toy'"
+            return int(toy.query(postgres_url, counts)[0][0])
+
+        before = scans()
+        refused = project.run("backfill", "toy", *DAY, BATCHSCORE_SOURCE_URL=postgres_url)
+        between = scans()
+        accepted = project.run("backfill", "toy", *DAY, "--accept-sql", "a comment", BATCHSCORE_SOURCE_URL=postgres_url)
+
+        assert (refused.code, accepted.code) == (10, 0)
+        assert before == between < scans()
 
     def test_an_accepted_query_wants_a_reason(self, project: Project) -> None:
         """An empty reason is none."""

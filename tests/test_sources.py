@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +41,7 @@ from batchscore.job import Rows
 from batchscore.job import Source as JobSource
 from batchscore.schema import Column, Schema
 from batchscore.sources import WHOLE, Span, SqlSource, anysql, open_source, read_chunks, read_frame
+from batchscore.sources.begun import begun
 from batchscore.sources.ordered import Ordered
 from batchscore.sources.statement import Statement
 
@@ -412,6 +414,49 @@ def test_cuts_part_the_rows(bench, key, columns, parts):
     most = whole[key[0]].value_counts()["count"].max()
     assert 1 <= len(cuts) < min(parts, whole[key[0]].n_unique())
     assert max(part.height for part in found) <= -(-14 // parts) + most
+
+
+def test_what_has_begun_is_gone_on_with(bench):
+    """Whoever asks for the rows that are being read gets them, and so does who asks again, or for other ones."""
+    frame = numbered(2_500)
+    bench.load(frame.sample(fraction=1, shuffle=True, seed=3))
+    source, given = bench.source(), {"schema": schema_of(frame), "key": ["id"], "chunk_rows": 1_000}
+    whole = [part.rows for part in read_chunks(source, DAY, **given)]
+
+    with begun(source, DAY, **given) as reading:
+        spanned = list(read_chunks(source, DAY, **given, begun=reading, span=Span(1_000, None)))
+        first, second = ([part.rows for part in read_chunks(source, DAY, **given, begun=reading)] for _ in range(2))
+
+    assert len(whole) == 3
+    assert all(found.equals(rows) for found, rows in zip([*first, *second], [*whole, *whole], strict=True))
+    assert pl.concat([part.rows for part in spanned]).equals(pl.concat(whole).slice(1_000))
+
+
+def test_what_has_begun_is_read_once(tmp_path):
+    """The source is asked when it begins, and not again by the first who goes on with it; by the second it is."""
+    bench, frame, asked = DuckDBBench(tmp_path), numbered(10), []
+    bench.load(frame)
+    there = bench.source()
+    source = replace(there, read=lambda query: asked.append(query.interval) or there.read(query))
+    given = {"schema": schema_of(frame), "key": ["id"], "chunk_rows": 4}
+
+    counts = []
+    with begun(source, DAY, **given) as reading:
+        for _ in range(2):
+            assert len(list(read_chunks(source, DAY, **given, begun=reading))) == 3
+            counts.append(len(asked))
+
+    assert counts == [1, 2]
+
+
+def test_what_cannot_be_begun_fails_where_it_is_used(bench):
+    """That a table is not there is told to whoever reads it, and to nobody where nobody does."""
+    given = {"schema": schema_of(numbered(1)), "key": ["id"], "chunk_rows": 4}
+
+    with begun(bench.source(), DAY, **given):
+        pass
+    with begun(bench.source(), DAY, **given) as reading, pytest.raises(WarehouseError):
+        list(read_chunks(bench.source(), DAY, **given, begun=reading))
 
 
 @pytest.mark.parametrize("chunk_rows", [10, 4, 3])
