@@ -140,7 +140,7 @@ def _told_compiled(job: Job, bundle: Bundle) -> tuple[str, str] | None:
     made = ", ".join(sorted(bundle.compiled))
     if not bundle.compiled:
         return "none", f"{bundle} has no compiled trees"
-    if bundle.predictor.fast is not None:
+    if bundle.predictor.compiled:
         return "ok", f"its trees are compiled for {made}, and give here what the original gives"
     if not job.model.compile:
         return "off", f"its trees are compiled for {made}, and [model] compile is false: the original scores"

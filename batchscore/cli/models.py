@@ -259,7 +259,7 @@ def verify(session: Session, name: str, use: str) -> None:
     from batchscore.model.compiled import put_to_use
 
     trusted = bundle.signed_by is not None or not registry.trust.keys
-    if put_to_use(bundle, trusted=trusted).predictor.fast is not None:
+    if put_to_use(bundle, trusted=trusted).predictor.compiled:
         say(f"{bundle}: its compiled trees give what the original gives")
 
 

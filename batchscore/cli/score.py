@@ -16,7 +16,7 @@ import typer
 from batchscore import ledger
 from batchscore.cli.alerts import alerting
 from batchscore.cli.drift import watch
-from batchscore.cli.elsewhere import crew_of
+from batchscore.cli.elsewhere import crew_of, refuse_alone
 from batchscore.cli.render import Cell, Format, intervals_progress, on_terminal, say, show
 from batchscore.cli.session import Session, runs_of
 from batchscore.errors import (
@@ -168,7 +168,7 @@ class Asked:
     Attributes:
         chunk_rows: Rows a chunk; the job's own number when None.
         accept_sql: Why another query than the bundle's may run.
-        workers: How many intervals are scored at a time; where there are fewer, each is cut into shards for the rest.
+        workers: How many score at a time: intervals, and where there are fewer, the shards that each is cut into.
         backend: Whether workers are threads, or else whose processes.
         part: "i/n": of the window's intervals, counted from 0, the i-th and every n-th behind it.
     """
@@ -179,9 +179,16 @@ class Asked:
     part: str = "0/1"
     backend: Backend = "threading"
 
+    def at_once(self, intervals: int) -> int:
+        """How many of so many intervals are scored at a time.
+
+        With loky it is one: there is one pool of its processes, and an error in one interval would end the others' too.
+        """
+        return 1 if self.backend == "loky" else min(self.workers, intervals)
+
     def shards(self, intervals: int) -> int:
         """Into how many parts each of so many intervals is cut."""
-        return max(1, self.workers // intervals)
+        return self.workers // self.at_once(intervals)
 
     def of(self, planned: Sequence[Planned]) -> Sequence[Planned]:
         """The part of a window's intervals; which ones does not depend on what became of any.
@@ -211,6 +218,7 @@ def _score(session: Session, name: str, interval: str | None, asked: Asked, outc
     job = outcome.job = session.job(name)
     if force and not interval:
         raise UsageError("--force scores one interval again: name it with --interval.")
+    refuse_alone(session.settings, asked.backend)
     found = session.verified(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         session.settle(warehouse, job)
@@ -253,6 +261,7 @@ def backfill(session: Session, name: str, window: tuple[str, str], only: Only, a
 
 def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, asked: Asked, outcome: _Outcome) -> str:
     job = outcome.job = session.job(name)
+    refuse_alone(session.settings, asked.backend)
     found = session.verified(job)
     with _opened(session, job, outcome) as warehouse, alerting(session, warehouse, job):
         session.settle(warehouse, job)
@@ -347,12 +356,11 @@ def _score_chosen(
     watcher = session.watcher(job, bundle)
     _watch_again(warehouse, watcher)
     if chosen:
-        accept, (chunk_rows, begun) = asked.accept_sql, reading
-        crew = crew_of(session, job, bundle, asked.workers, asked.backend, accept, chunk_rows)
         shards = asked.shards(len(chosen))
-        scoring = session.scoring(job, bundle, warehouse, accept, chunk_rows, begun, shards, crew)
-        with at_work(crew):
-            _score_all(scoring, watcher, chosen, history, outcome)
+        scoring = session.scoring(job, bundle, warehouse, asked.accept_sql, *reading, shards)
+        scoring = replace(scoring, crew=crew_of(session, scoring, asked.workers, asked.backend))
+        with at_work(scoring.crew):
+            _score_all(scoring, watcher, chosen, history, outcome, asked.at_once(len(chosen)))
     return bool(chosen or outcome.failures)
 
 
@@ -434,8 +442,9 @@ def _score_all(
     chosen: Sequence[Planned],
     history: Sequence[Run],
     outcome: _Outcome,
+    at_once: int,
 ) -> None:
-    """Score the intervals, as many at a time as there are workers, and compare each with training.
+    """Score the intervals, so many at a time, and compare each with training.
 
     An error is an interval's own, and the others are tried: a file that is not there, rows that break the contract,
     another process at work. Only where a database or network stays gone, which the rest would wait for as long, none
@@ -464,7 +473,7 @@ def _score_all(
                 raise
             return run
 
-        with closing(in_turn(one, chosen, min(scoring.crew.workers, len(chosen)))) as results:
+        with closing(in_turn(one, chosen, at_once)) as results:
             for each, result in _in_order(chosen, results):
                 if result is None:
                     outcome.untried += 1

@@ -36,7 +36,7 @@ from batchscore.model.trust import Trust
 from batchscore.monitor.apart import Samples
 from batchscore.monitor.watch import Watcher
 from batchscore.run.retry import Patience
-from batchscore.run.scoring import ALONE, Crew, Scoring, prepare
+from batchscore.run.scoring import Scoring, prepare
 from batchscore.run.sending import settle_all
 from batchscore.run.shadow import check_fits, without_reasons
 from batchscore.schema import Schema
@@ -313,7 +313,6 @@ class Session:
         chunk_rows: int,
         begun: Begun | None = None,
         shards: int = 1,
-        crew: Crew = ALONE,
     ) -> Scoring:
         """Everything that scoring needs, with the output table made or checked.
 
@@ -338,7 +337,6 @@ class Session:
                 retry_seconds=self.settings.retry_seconds,
                 begun=begun,
                 shards=shards,
-                crew=crew,
             )
         )
 

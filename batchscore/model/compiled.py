@@ -177,7 +177,8 @@ def fast(predictor: Predictor, data: bytes) -> Predictor:
 
 
 def _with(predictor: Predictor, family: Family, sums: Sums) -> Predictor:
-    return replace(predictor, fast=with_estimator(quickened(predictor.pipeline), family.summed_by(sums)))
+    quick = with_estimator(quickened(predictor.pipeline), family.summed_by(sums))
+    return replace(predictor, fast=quick, compiled=True)
 
 
 def _disagreement(original: Predictor, other: Predictor, features: pl.DataFrame) -> str:

@@ -6,8 +6,10 @@ are checked and prepared, what a sum begins with, and what is made of it.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -499,7 +501,14 @@ class _XGBoost(_Boosters):
             raise NotCompiled(f"missing={estimator.missing!r} is a number")
         if objective not in _XGBOOST_LINKS:
             raise NotCompiled(f"the objective {objective} is none of {', '.join(_XGBOOST_LINKS)}")
-        return self._read(self._trees(), link=_XGBOOST_LINKS[objective])
+        read = self._read(self._trees(), link=_XGBOOST_LINKS[objective])
+        return replace(read, begin=[self._logit()]) if objective == "binary:logistic" else read
+
+    def _logit(self) -> float:
+        """What XGBoost makes of the base score of two classes, in single precision; treelite's may be the next one."""
+        config = json.loads(self.estimator.get_booster().save_config())
+        score = np.float32(config["learner"]["learner_model_param"]["base_score"].strip("[]"))
+        return float(np.float32(-math.log(float(np.float32(1) / score - np.float32(1)))))
 
     def shape(self) -> tuple[int, int, type[np.floating[Any]], type[np.floating[Any]]]:
         outputs = int(self.estimator.n_classes_) if self.estimator.objective == "multi:softprob" else 1

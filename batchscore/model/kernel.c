@@ -27,7 +27,8 @@ static REAL given(REAL value) { return TINY > 0 && value >= (REAL)-TINY && value
 
 static int32_t code(REAL value, int32_t count) {
   if (value != value) return count + 1;
-  if (!(value >= 0 && value < 2147483648.0)) return count;
+  /* LightGBM cuts off what is behind the point before it looks at the sign. */
+  if (!((TINY > 0 ? value > -1 : value >= 0) && value < 2147483648.0)) return count;
   int32_t category = (int32_t)value & CODES;
   return category < count ? category : count;
 }

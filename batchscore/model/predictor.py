@@ -53,6 +53,7 @@ class Predictor:
         quote: Whether a failure is told in its own words, which may hold values; by its class alone otherwise.
         fast: What gives the same answers sooner: encoders that look each category up once, and trees that are compiled;
             None where the pipeline is asked itself.
+        compiled: Whether its trees are compiled ones.
     """
 
     features: Features
@@ -64,6 +65,7 @@ class Predictor:
     explainer: Explainer | None = None
     quote: bool = True
     fast: Any = None
+    compiled: bool = False
 
     def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`prediction`, the scores and the reasons, shape `(rows, output_types)`, of at least one row.

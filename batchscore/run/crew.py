@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
@@ -24,6 +26,7 @@ from batchscore.run.workers import in_turn
 
 __all__ = ["at_work", "score_shards"]
 
+_WATCH_SECONDS = 1.0
 # Whose errors say that a worker is gone, and not that its work was wrong.
 _CLUSTERS = ("joblib.externals.loky", "distributed", "ray", "concurrent.futures.process")
 
@@ -78,13 +81,14 @@ def _elsewhere(
     on_chunk: OnChunk,
 ) -> int:
     crew, chunks = scoring.crew, 0
-    same = (scoring.bundle.digest, scoring.query_digest)
+    # Workers of this machine are to end with this process, however it ends.
+    parent = os.getpid() if crew.backend == "loky" else None
     with _translated(crew.backend), parallel_config(crew.backend):
         # Ray's gives them all in the end.
         how = "list" if crew.backend == "ray" else "generator_unordered"
         parallel = Parallel(n_jobs=crew.workers, return_as=how, pre_dispatch="all", batch_size=1)
         # In a thread: a signal reaches the main one only between two waits.
-        with ahead(_drawn(parallel, [delayed(_one)(remake, same, run, lease, shard) for shard in shards])) as results:
+        with ahead(_drawn(parallel, [delayed(_one)(remake, parent, run, lease, shard) for shard in shards])) as results:
             for done, rows in results:
                 chunks += done
                 on_chunk(rows)
@@ -101,13 +105,16 @@ def _drawn(parallel: Parallel, calls: Sequence[Any]) -> Iterator[tuple[int, int]
             results.close()
 
 
-def _one(remake: Callable[[], Scoring], same: tuple[str, str], run: Run, lease: Lease, shard: Shard) -> tuple[int, int]:
+def _one(remake: Callable[[], Scoring], parent: int | None, run: Run, lease: Lease, shard: Shard) -> tuple[int, int]:
     """Score a shard in this process, which is not the one that asks: its chunks, and the rows of the new ones."""
+    if parent is not None:
+        _end_with(parent)
     scoring = remake()
-    if (scoring.bundle.digest, scoring.query_digest) != same:
+    # Whatever decides the result is in the id.
+    if scoring.run_id(run.interval, run.revision) != run.run_id:
         raise SourceChanged(
-            f"a worker has another {scoring.bundle}, or other SQL for job {run.job}, than the process that asks it to "
-            "work. Give every worker the same image, registry and settings."
+            f"a worker has other SQL for job {run.job}, another shadow, or another warehouse, than the process that "
+            "asks it to work. Give every worker the same SQL, registry and settings."
         )
     # A scheduler may have given the work to another before, which has ended.
     with scoring.warehouse.begin(f"the shards of {run.interval}") as tx:
@@ -115,6 +122,18 @@ def _one(remake: Callable[[], Scoring], same: tuple[str, str], run: Run, lease: 
     rows: list[int] = []
     chunks = score_shard(scoring, run, lease, shard, rows.append)
     return chunks, sum(rows)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end when the one that started it has: it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="batchscore-parent").start()
 
 
 @contextmanager
@@ -160,7 +179,10 @@ def _gather(crew: Crew, stack: contextlib.ExitStack) -> None:
             # It reports to its makers unless it is told not to. What workers log stays with Ray: it would put words in
             # front of each line.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            given: dict[str, Any] = {"num_cpus": crew.workers} if crew.address is None else {}
+            given: dict[str, Any] = {}
+            if crew.address is None:
+                os.environ.update(dict.fromkeys(cgroup.THREADS, threads))
+                given = {"num_cpus": crew.workers}
             ray.init(crew.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **given)
             stack.callback(ray.shutdown)
             register_ray()

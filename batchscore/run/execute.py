@@ -32,6 +32,7 @@ from batchscore.warehouse import Transaction
 __all__ = ["score_interval"]
 
 OnChunk = Callable[[int], None]
+OnTakenUp = Callable[[int], None]
 
 
 def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run], on_chunk: OnChunk) -> Run:
@@ -58,19 +59,32 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
     patience = Patience(scoring.retry_seconds)
     planned = _plan_run(scoring, interval, history)
 
+    most = 0
+
     def told(rows: int) -> None:
         patience.progress()
         on_chunk(rows)
 
+    def taken_up(chunks: int) -> None:
+        # What workers of other processes commit is told when their shard is done, or never, where one was killed.
+        nonlocal most
+        if chunks > most:
+            patience.progress()
+        most = max(most, chunks)
+
     with about(planned.run_id, interval.start, planned.model_version), span("interval", _attributes(planned)):
         try:
-            return patience.persist(lambda: _attempt(scoring, planned, history, told, begun))
+            return patience.persist(lambda: _attempt(scoring, planned, history, told, taken_up, begun))
         except IntervalLeased as error:
             log.warning(Event.RUN_LEFT, run_id=planned.run_id, interval=str(interval), error=str(error))
             raise
         except Exception as error:
             log.error(Event.RUN_FAILED, run_id=planned.run_id, interval=str(interval), error=str(error))
             raise
+        finally:
+            # A reading that nobody took, for another process has the interval, would hold a transaction open.
+            if scoring.begun and scoring.begun.interval == interval:
+                scoring.begun.ends.close()
 
 
 def _attributes(run: Run) -> dict[str, str | int]:
@@ -83,22 +97,27 @@ def _attributes(run: Run) -> dict[str, str | int]:
     }
 
 
-def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
+def _attempt(
+    scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, on_taken_up: OnTakenUp, begun: float
+) -> Run:
     """Score and publish the run from where the ledger has it."""
     try:
-        return _under_lease(scoring, planned, history, on_chunk, begun)
+        return _under_lease(scoring, planned, history, on_chunk, on_taken_up, begun)
     except InputMoved:
         # From nothing, and under another lease: what the other shards still do does not count.
-        return _under_lease(scoring, planned, history, on_chunk, begun)
+        return _under_lease(scoring, planned, history, on_chunk, on_taken_up, begun)
 
 
-def _under_lease(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
+def _under_lease(
+    scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, on_taken_up: OnTakenUp, begun: float
+) -> Run:
     stop.check()
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
         fault("after_lease")
         settle(warehouse, planned.job, planned.output_table, lease)
         run, shards = _take_up(scoring, planned, lease, history)
+        on_taken_up(sum(shard.done.chunks for shard in shards))
         if run.status == "published":
             log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))
             clear_up(warehouse, scoring.output, [run])
@@ -128,19 +147,8 @@ def _under_lease(scoring: Scoring, planned: Run, history: Sequence[Run], on_chun
 def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> Run:
     job, bundle = scoring.job, scoring.bundle
     revision = revision_of(interval, history)
-    shadow = scoring.shadow.bundle if scoring.shadow else None
-    run_id = ledger.run_id_of(
-        job.name,
-        interval,
-        bundle_digest=bundle.digest,
-        query_digest=scoring.query_digest,
-        table=scoring.table,
-        carry=job.output.carry,
-        revision=revision,
-        shadow_digest=shadow.digest if shadow else None,
-    )
     return Run(
-        run_id=run_id,
+        run_id=scoring.run_id(interval, revision),
         job=job.name,
         interval=interval,
         model_name=bundle.name,
@@ -149,7 +157,7 @@ def _plan_run(scoring: Scoring, interval: Interval, history: Sequence[Run]) -> R
         revision=revision,
         output_table=scoring.table,
         scored_at=datetime.now(UTC),
-        shadow_version=shadow.version if shadow else None,
+        shadow_version=scoring.shadow.bundle.version if scoring.shadow else None,
         sql_accepted=scoring.sql_accepted,
     )
 

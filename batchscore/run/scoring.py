@@ -8,6 +8,7 @@ from typing import Literal
 
 from batchscore import ledger
 from batchscore.errors import SourceChanged, UsageError, nearest
+from batchscore.interval import Interval
 from batchscore.job import Job
 from batchscore.ledger import Owner
 from batchscore.model.bundle import Bundle
@@ -80,6 +81,19 @@ class Scoring:
     shards: int = 1
     crew: Crew = ALONE
 
+    def run_id(self, interval: Interval, revision: int) -> str:
+        """The id of the run of an interval, made of all that decides its result; see `ledger.run_id_of`."""
+        return ledger.run_id_of(
+            self.job.name,
+            interval,
+            bundle_digest=self.bundle.digest,
+            query_digest=self.query_digest,
+            table=self.table,
+            carry=self.job.output.carry,
+            revision=revision,
+            shadow_digest=self.shadow.bundle.digest if self.shadow else None,
+        )
+
 
 def output_of(job: Job, bundle: Bundle) -> Output:
     """The output table that a job's predictions by a bundle go to.
@@ -150,7 +164,6 @@ def prepare(
     retry_seconds: float,
     begun: Begun | None = None,
     shards: int = 1,
-    crew: Crew = ALONE,
 ) -> Scoring:
     """Everything that scoring needs, with its tables made or checked.
 
@@ -175,5 +188,4 @@ def prepare(
         retry_seconds,
         begun,
         shards,
-        crew,
     )

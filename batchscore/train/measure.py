@@ -23,7 +23,7 @@ def refitted(predictor: Predictor, pipeline: Any) -> Predictor:
     """The predictor with a pipeline that was fitted on other rows; a class that those lack has the probability 0."""
     if predictor.classes and tuple(np.asarray(pipeline.classes_).tolist()) != predictor.classes:
         pipeline = _Widened(pipeline, predictor.classes)
-    return replace(predictor, pipeline=pipeline, fast=None)
+    return replace(predictor, pipeline=pipeline, fast=None, compiled=False)
 
 
 @dataclass(frozen=True, slots=True)
