@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 import toy
 from toy import Project
@@ -230,6 +236,33 @@ class TestElsewhere:
 
         assert done.code == 0, done.out + done.err
         assert facts(project) == whole
+        # Dask replaces them by itself.
+        assert done.named("run.resumed" if backend == "dask" else "attempt.failed")
+
+    @LATER
+    def test_what_they_commit_is_progress(self, project: Project, backend: str) -> None:
+        """One that is killed after longer than a command tries again is no reason to give up."""
+        slow = "after_commit:20:kill"
+
+        done = project.run(
+            *("backfill", "toy", *DAY, "--workers", "2", "--chunk-rows", "2", "--backend", backend),
+            BATCHSCORE_FAULT=slow, BATCHSCORE_RETRY_SECONDS="1",
+        )  # fmt: skip
+
+        assert done.code == 0, done.out + done.err
+        assert [chunks for _, chunks, *_ in shards(project)] == [25, 25]
+
+    @LATER
+    def test_one_bad_interval_does_not_hold_up_the_others(self, project: Project, backend: str) -> None:
+        """Its error is the command's, and the other days are published."""
+        toy.execute(project.url, "UPDATE toy SET id = NULL WHERE id = 3250")
+        window = ("--from", "2024-02-01", "--to", "2024-02-04")
+
+        done = project.run("backfill", "toy", *window, *SHARDED, "--backend", backend)
+
+        assert (done.code, "id is NULL" in done.error) == (11, True)
+        runs = toy.query(project.url, "SELECT status FROM batchscore_runs ORDER BY interval_start")
+        assert runs == [("published",), ("failed",), ("published",)]
 
     @LATER
     def test_an_error_of_a_worker_is_the_command_s(self, project: Project, backend: str) -> None:
@@ -241,7 +274,90 @@ class TestElsewhere:
         assert (done.code, "id is NULL" in done.error) == (11, True)
 
 
+CLUSTER = """
+if __name__ == "__main__":
+    import sys
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, scheduler_port=0)
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def cluster(project: Project) -> Iterator[str]:
+    """The address of a Dask cluster whose workers are at work in the project's folder."""
+    (project.root / "cluster.py").write_text(CLUSTER)
+    process = subprocess.Popen(
+        [sys.executable, "cluster.py"], cwd=project.root, env=project.environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.communicate("")
+
+
+def night(day: int) -> tuple[str, ...]:
+    """A backfill of a day of February on two workers of a cluster."""
+    window = ("--from", f"2024-02-{day:02}", "--to", f"2024-02-{day + 1:02}")
+    return ("backfill", "toy", *window, "--workers", "2", "--backend", "dask")
+
+
+@pytest.mark.long
+class TestWorkersThatStay:
+    """Workers of a cluster, which outlive a command and have folders of their own."""
+
+    def test_they_score_as_the_command_says(self, project: Project) -> None:
+        """What the job's file, the query and an alias say by now counts, and not what they said a night before."""
+        project.edit("jobs/toy.toml", ("[model]", '[model]\nshadow = "challenger"'))
+        for _ in range(2):
+            assert project.call("train", "toy").code == 0
+        with cluster(project) as address:
+            given = {"BATCHSCORE_DASK_SCHEDULER": address}
+            assert project.call("models", "promote", "toy", "2", "--alias", "challenger").code == 0
+            assert project.run(*night(1), **given).code == 0
+            project.edit("jobs/toy.toml", ('carry = ["day"]', 'carry = ["day", "a"]'), ("toy_predictions", "other"))
+            project.edit("sql/toy/rows.sql", ("FROM toy", "FROM toy /* the same */"))
+            assert project.call("models", "promote", "toy", "3", "--alias", "challenger").code == 0
+
+            done = project.run(*night(2), "--accept-sql", "a comment", **given)
+
+        assert done.code == 0, done.out + done.err
+        assert toy.query(project.url, "SELECT count(*), count(a) FROM other") == [(100, 100)]
+        assert toy.query(project.url, "SELECT DISTINCT model_version FROM other_shadow") == [(3,)]
+        shadowed = sorted(run for (run,) in toy.query(project.url, "SELECT shadow_version FROM batchscore_runs"))
+        assert shadowed == [2, 3]
+
+    def test_another_bundle_is_not_even_loaded(self, project: Project, tmp_path: Path) -> None:
+        """A worker whose registry has another one under the version ends the command, and runs none of its code."""
+        theirs = Project.at(tmp_path / "theirs", project.url)
+        mark = tmp_path / "mark"
+        with (theirs.root / "jobs/toy.py").open("a") as file:
+            file.write(f"\n__import__('pathlib').Path({str(mark)!r}).touch()\n")
+        assert theirs.call("train", "toy").code == 0
+        mark.unlink()
+
+        with cluster(theirs) as address:
+            done = project.run(*night(1), BATCHSCORE_DASK_SCHEDULER=address)
+
+        assert (done.code, "a worker has another toy version 1" in done.error) == (10, True)
+        assert not mark.exists()
+
+
 class TestProcesses:
+    def test_they_end_with_a_command_that_is_killed(self, project: Project) -> None:
+        """Workers of this machine are gone seconds after the process that began them was killed."""
+        with project.start(*("backfill", "toy", *DAY, *SHARDED, "--chunk-rows", "1", "--backend", "loky")) as process:
+            toy.wait_for_chunks(process, 6)
+            workers = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+
+        assert len(workers) >= 3
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive
+
     def test_a_file_admits_one_process(self, trained: Project, tmp_path: Any) -> None:
         """With a warehouse in a file the command says what to do instead, and writes nothing."""
         project = toy.unscored(tmp_path, f"duckdb:///{tmp_path}/warehouse.duckdb", trained)

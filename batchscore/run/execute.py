@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import batchscore
 from batchscore import ledger, stop
-from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased
+from batchscore.errors import BatchscoreError, GateTripped, IntervalLeased, TransientError
 from batchscore.faults import fault
 from batchscore.interval import Interval
 from batchscore.ledger import Lease, Progress, Run
@@ -32,7 +32,6 @@ from batchscore.warehouse import Transaction
 __all__ = ["score_interval"]
 
 OnChunk = Callable[[int], None]
-OnTakenUp = Callable[[int], None]
 
 
 def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run], on_chunk: OnChunk) -> Run:
@@ -59,22 +58,26 @@ def score_interval(scoring: Scoring, interval: Interval, history: Sequence[Run],
     patience = Patience(scoring.retry_seconds)
     planned = _plan_run(scoring, interval, history)
 
-    most = 0
-
     def told(rows: int) -> None:
         patience.progress()
         on_chunk(rows)
 
-    def taken_up(chunks: int) -> None:
-        # What workers of other processes commit is told when their shard is done, or never, where one was killed.
-        nonlocal most
-        if chunks > most:
-            patience.progress()
-        most = max(most, chunks)
+    committed = 0
+
+    def attempt() -> Run:
+        nonlocal committed
+        try:
+            return _attempt(scoring, planned, history, told, begun)
+        except TransientError:
+            # What workers elsewhere commit is told when their shard is done, or never, where one was killed.
+            before, committed = committed, _committed(scoring, planned.run_id)
+            if committed > before:
+                patience.progress()
+            raise
 
     with about(planned.run_id, interval.start, planned.model_version), span("interval", _attributes(planned)):
         try:
-            return patience.persist(lambda: _attempt(scoring, planned, history, told, taken_up, begun))
+            return patience.persist(attempt)
         except IntervalLeased as error:
             log.warning(Event.RUN_LEFT, run_id=planned.run_id, interval=str(interval), error=str(error))
             raise
@@ -97,27 +100,29 @@ def _attributes(run: Run) -> dict[str, str | int]:
     }
 
 
-def _attempt(
-    scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, on_taken_up: OnTakenUp, begun: float
-) -> Run:
+def _committed(scoring: Scoring, run_id: str) -> int:
+    """How many chunks of the run the ledger has; none where it cannot be asked."""
+    with contextlib.suppress(BatchscoreError), scoring.warehouse.begin("the ledger") as tx:
+        return ledger.progress(tx.connection, run_id).chunks
+    return 0
+
+
+def _attempt(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
     """Score and publish the run from where the ledger has it."""
     try:
-        return _under_lease(scoring, planned, history, on_chunk, on_taken_up, begun)
+        return _under_lease(scoring, planned, history, on_chunk, begun)
     except InputMoved:
         # From nothing, and under another lease: what the other shards still do does not count.
-        return _under_lease(scoring, planned, history, on_chunk, on_taken_up, begun)
+        return _under_lease(scoring, planned, history, on_chunk, begun)
 
 
-def _under_lease(
-    scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, on_taken_up: OnTakenUp, begun: float
-) -> Run:
+def _under_lease(scoring: Scoring, planned: Run, history: Sequence[Run], on_chunk: OnChunk, begun: float) -> Run:
     stop.check()
     warehouse, interval = scoring.warehouse, planned.interval
     with leased(warehouse, planned.job, interval, scoring.owner, scoring.lease_seconds) as lease:
         fault("after_lease")
         settle(warehouse, planned.job, planned.output_table, lease)
         run, shards = _take_up(scoring, planned, lease, history)
-        on_taken_up(sum(shard.done.chunks for shard in shards))
         if run.status == "published":
             log.info(Event.RUN_FOUND, run_id=run.run_id, interval=str(interval))
             clear_up(warehouse, scoring.output, [run])
