@@ -20,7 +20,9 @@ import pytest
 import sqlalchemy as sa
 import structlog
 import toy
+from forked import Command
 from structlog.testing import CapturingLogger
+from toy import Project
 
 from batchscore import ledger
 from batchscore.database import Database
@@ -470,3 +472,30 @@ class TestLeased:
 
         assert begun == []
         check(warehouse, held)
+
+
+@pytest.mark.parametrize("anywhere", ["postgres"], indirect=True)
+def test_what_was_begun_for_a_leased_interval_is_let_go(anywhere: Project) -> None:
+    """Rows that were being read of an interval that another process has hold no transaction open for the next ones."""
+    url = anywhere.url
+    columns = "id + 100000 * g, ts, day, a, b, c"
+    many = f"SELECT {columns} FROM toy, generate_series(1, 3000) AS g WHERE day = '2024-02-01'"
+    toy.execute(url, f"INSERT INTO toy (id, ts, day, a, b, c) {many}")
+    ours = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    reading = f"SELECT count(*) FROM pg_stat_activity WHERE query ILIKE '%batchscore_rows%' AND {ours}"
+
+    def hanging(fault: str) -> Command:
+        args = ("backfill", "toy", "--from", "2024-02-01", "--to", "2024-02-03", "--chunk-rows", "10")
+        command = Command.start(args, anywhere.root, anywhere.environment(BATCHSCORE_FAULT=fault))
+        command.wait_until_it_hangs()
+        return command
+
+    holder = hanging("after_take_up:0:hang")
+    held = toy.query(url, reading)
+    second = hanging("after_commit:0:hang")
+    both = toy.query(url, reading)
+    codes = [second.kill(), holder.kill()]
+
+    assert codes == [-9, -9]
+    assert second.named("run.left")
+    assert held == both == [(1,)]
