@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     Field,
+    StrictBool,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -152,7 +153,7 @@ class Model(Table):
     name: Name
     use: str | Whole = "champion"
     shadow: str | Whole | None = None
-    compile: bool = True
+    compile: StrictBool = True
 
 
 class Output(Table):

@@ -135,7 +135,7 @@ class Event(StrEnum):
     """A version was registered, read back and found sound; with its metrics on the rows held out."""
     BUNDLE_COMPILED = "bundle.compiled"
     """A version was registered once more, with its trees compiled for the architectures `made`; it is the same in all
-    else as the version `of`."""
+    else as the version `of`. Where none was left to compile for, it is that version."""
     BUNDLE_PROMOTED = "bundle.promoted"
     """An alias points at another version; back at an earlier one, with `rolled_back_from`."""
     BUNDLES_PRUNED = "bundles.pruned"

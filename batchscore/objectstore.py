@@ -18,7 +18,7 @@ from batchscore.errors import BatchscoreError, TransientError, UsageError, Wareh
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, RetryConfig, S3Store
 
-__all__ = ["ObjectStore"]
+__all__ = ["ObjectStore", "speaks_plainly"]
 
 # Waits are drawn anew each time, up to three times as long as before: some ten seconds altogether. A run that has been
 # through them takes itself up again from the ledger.
@@ -117,8 +117,7 @@ class ObjectStore:
         except ImportError:
             raise cls.lacking(setting, scheme) from None
         store = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
-        # Without TLS only where the environment says so.
-        plain = any(os.environ.get(variable, "").startswith("http://") for variable in kind.endpoints)
+        plain = speaks_plainly(scheme)
         try:
             client = store(
                 name,
@@ -183,6 +182,23 @@ class ObjectStore:
             return WarehouseError, reason, f"Check the {kind.bucket}, the names and the {kind.variables} variables."
         advice = f"It was tried for {_RETRY_SECONDS} s at most. Try again; check {kind.endpoints[0]} and the network."
         return TransientError, reason, advice
+
+
+def speaks_plainly(scheme: str) -> bool:
+    """Whether a kind of store is reached without TLS, which is so only where the environment says it.
+
+    A variable that is empty counts as not set, and is not from then on: the libraries read them themselves.
+
+    Raises:
+        UsageError: A variable holds no URL. It is not repeated, for it may hold a secret.
+    """
+    given = {name: os.environ[name] for name in _KINDS[scheme].endpoints if name in os.environ}
+    for name, url in given.items():
+        if not url:
+            del os.environ[name]
+        elif not re.match(r"https?://[^/\s]", url):
+            raise UsageError(f"{name}: write http://host:port or https://host, or unset it for the cloud's own.")
+    return any(url.startswith("http://") for url in given.values())
 
 
 def _reason(error: Exception) -> str:

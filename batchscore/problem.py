@@ -165,7 +165,7 @@ class Problem(Table):
         success: The bar for `train` to promote a version; without one every version passes. Models, settings and slices
             are compared by its metric, and without one by the task's first: see the table of metrics.
         max_latency_us_per_row: Another bar: the most microseconds that features and pipeline may take for a row, in
-            chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains.
+            chunks of [limits] chunk_rows, 10,000 at most, on the machine that trains, with its trees not compiled.
         retrain_every: The age of the version in use from which on `retrain` finds it due, such as 30d.
         explain_top: So many reasons go with each prediction: the columns that add most to its score, or take most from
             it, and how much. For binary tasks and regressions.

@@ -22,7 +22,8 @@ from batchscore.errors import Interrupted, Terminated
 __all__ = ["TRAINING", "check", "end", "leaves", "listen", "roll_back", "told"]
 
 _SCORING = (
-    "chunks that are committed are kept, and nothing unfinished is published. The same command goes on behind them."
+    "chunks that are committed are kept, and nothing unfinished is published. The same command goes on behind them; in "
+    "place of --only all say --only failed."
 )
 TRAINING = "what was trained and is not registered yet is lost. The same command begins anew."
 """What is left of a training."""

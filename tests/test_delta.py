@@ -1114,5 +1114,10 @@ class TestBucket:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         monkeypatch.setitem(delta._STORE, "max_retries", "1")
         database = Database.at(f"sqlite:///{tmp_path}/warehouse")
-        with open_warehouse(database, delta_url="s3://bucket/lake") as warehouse, pytest.raises(TransientError):
+        with (
+            open_warehouse(database, delta_url="s3://bucket/lake") as warehouse,
+            pytest.raises(
+                TransientError, match=r"the store does not answer\. .* Check AWS_ENDPOINT_URL and the network"
+            ),
+        ):
             warehouse.check(OUTPUT)

@@ -208,3 +208,12 @@ class TestS3:
 
         assert (12, True) == (gone.code, "NoSuchBucket. Make the bucket" in gone.error)
         assert (20, True) == (silent.code, "check AWS_ENDPOINT_URL and the network" in silent.error)
+
+    def test_an_endpoint_that_is_no_url(self, project: Project, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is told as a mistake in the environment, and one that is empty counts as not set."""
+        odd = project.call("models", "list", BATCHSCORE_REGISTRY_URL=s3_url, AWS_ENDPOINT_URL="127.0.0.1:9000")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+        empty = project.call("models", "list", BATCHSCORE_REGISTRY_URL=s3_url)
+
+        assert (2, True) == (odd.code, "AWS_ENDPOINT_URL: write http://host:port" in odd.error)
+        assert empty.code == 0, empty.out + empty.err

@@ -191,7 +191,7 @@ class TestTerminal:
         assert code == 130, seen
         assert seen.splitlines()[-1] == (
             "interrupted: chunks that are committed are kept, and nothing unfinished is published. "
-            "The same command goes on behind them."
+            "The same command goes on behind them; in place of --only all say --only failed."
         )
         assert "Traceback" not in seen
         (run,) = json.loads(project.call("runs", "list", "--format", "json").out)

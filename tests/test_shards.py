@@ -346,6 +346,29 @@ class TestWorkersThatStay:
         assert not mark.exists()
 
 
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("variable", "address", "code", "words"),
+        [
+            ("DASK_SCHEDULER", "localhost", 2, "BATCHSCORE_DASK_SCHEDULER: missing port number"),
+            ("DASK_SCHEDULER", "tcp://127.0.0.1:9", 20, "BATCHSCORE_DASK_SCHEDULER: no scheduler answers at tcp"),
+            pytest.param("RAY_ADDRESS", "ray://127.0.0.1:9", 20, "BATCHSCORE_RAY_ADDRESS: no scheduler answers at ray",
+                marks=pytest.mark.long),
+        ],
+    )  # fmt: skip
+    def test_nobody_is_there(self, project: Project, variable: str, address: str, code: int, words: str) -> None:
+        """An address that is none is a mistake of the settings, and one where nobody answers may work later."""
+        backend = variable.partition("_")[0].lower()
+
+        done = project.run(
+            *("backfill", "toy", *DAY, "--workers", "2", "--backend", backend),
+            **{f"BATCHSCORE_{variable}": address, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"},
+        )
+
+        assert (done.code, words in done.error) == (code, True), done.error
+        assert "Traceback" not in done.err
+
+
 class TestProcesses:
     def test_they_end_with_a_command_that_is_killed(self, project: Project) -> None:
         """Workers of this machine are gone seconds after the process that began them was killed."""

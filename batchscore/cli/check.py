@@ -139,7 +139,7 @@ def _told_compiled(job: Job, bundle: Bundle) -> tuple[str, str] | None:
         return None
     made = ", ".join(sorted(bundle.compiled))
     if not bundle.compiled:
-        return "none", f"{bundle} has no compiled trees"
+        return "none", f"{bundle} has no compiled trees: batchscore models compile {bundle.name} {bundle.version}"
     if bundle.predictor.compiled:
         return "ok", f"its trees are compiled for {made}, and give here what the original gives"
     if not job.model.compile:

@@ -270,7 +270,7 @@ def compile_(session: Session, name: str, use: str) -> None:
         UsageError: It cannot be compiled here.
     """
     from batchscore.model.compiled import compiled
-    from batchscore.model.ensemble import NotCompiled
+    from batchscore.model.ensemble import CompiledAlready, NotCompiled
 
     registry = session.registry
     bundle = session.load(name, _resolved(session, "compile", name, use))
@@ -280,6 +280,11 @@ def compile_(session: Session, name: str, use: str) -> None:
     try:
         with redirect_stdout(sys.stderr):
             bundle = compiled(bundle, pl.concat([bundle.golden_rows] * often))
+    except CompiledAlready as error:
+        same = {"model": name, "version": bundle.version, "of": bundle.version, "digest": bundle.digest}
+        log.info(Event.BUNDLE_COMPILED, **same, made=[])
+        say(f"nothing to do: {bundle}: {error}")
+        return
     except NotCompiled as error:
         raise UsageError(f"{bundle} cannot be compiled: {error}. Its original scores as it did.") from error
     version = session.patience().persist(lambda: registry.register_compiled(name, bundle.version, bundle))

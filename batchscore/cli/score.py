@@ -277,7 +277,10 @@ def _backfill(session: Session, name: str, window: tuple[str, str], only: Only, 
                 why = _nothing_in_window(job, planned, *window, only)
                 log.info(Event.NOTHING_DUE, job=name, intervals=len(planned), only=only, why=why)
                 return f"nothing to do: {why}"
-    return _told(job, _words(job, outcome), outcome)
+    told = _words(job, outcome)
+    if job.calendar.parse(window[0]) < job.start:
+        told += f"\nwhat of the window is before the job's start, {job.interval.start}, was left out"
+    return _told(job, told, outcome)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from batchscore.model.built import Built, Speed, architecture
 from batchscore.model.bundle import Bundle
 from batchscore.model.compiling import compilers, library
 from batchscore.model.encoders import quickened
-from batchscore.model.ensemble import Array, Family, NotCompiled, Sums, family_of, with_estimator
+from batchscore.model.ensemble import Array, CompiledAlready, Family, NotCompiled, Sums, family_of, with_estimator
 from batchscore.model.predictor import Predictor, StageError
 from batchscore.model.strange import strange
 
@@ -148,11 +148,13 @@ def build(pipeline: Any, besides: Collection[str] = ()) -> tuple[dict[str, bytes
     """
     family = family_of(pipeline)
     commands = compilers()
+    if not commands and (given := os.environ.get("CC")):
+        raise NotCompiled(f"there is no {given} here, which CC names")
     if not commands:
         raise NotCompiled("there is no C compiler here: neither cc nor gcc nor clang, and CC is not set")
     commands = {each: command for each, command in commands.items() if each not in besides}
     if not commands:
-        raise NotCompiled(f"its trees are compiled for {', '.join(sorted(besides))} already")
+        raise CompiledAlready(f"its trees are compiled for {', '.join(sorted(besides))} already")
     ensemble = family.ensemble()
     libraries = {each: library(ensemble, command) for each, command in commands.items()}
     return libraries, {each: _told(commands[each]) for each in libraries}

@@ -91,8 +91,8 @@ def library(ensemble: Ensemble, compiler: Sequence[str]) -> bytes:
             )
             return (folder / "library.so").read_bytes()
     except subprocess.CalledProcessError as error:
-        told = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:200])
-        raise NotCompiled(f"{compiler[0]} failed: {told.strip()}") from error
+        told = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr[:200]).strip()
+        raise NotCompiled(f"{compiler[0]} failed: {told or f'exit code {error.returncode}'}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotCompiled(f"{compiler[0]} failed: {error}") from error
 

@@ -33,7 +33,18 @@ from sklearn.pipeline import Pipeline
 from batchscore.model.shapley import LEAF
 from batchscore.model.trees import bitset
 
-__all__ = ["Ensemble", "Family", "NoTrees", "Nodes", "NotCompiled", "Sums", "family_of", "has_trees", "with_estimator"]
+__all__ = [
+    "CompiledAlready",
+    "Ensemble",
+    "Family",
+    "NoTrees",
+    "Nodes",
+    "NotCompiled",
+    "Sums",
+    "family_of",
+    "has_trees",
+    "with_estimator",
+]
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +65,10 @@ class Sums(Protocol):
 
 class NotCompiled(Exception):
     """A model's trees cannot be compiled, or what was compiled cannot be used; the message says why."""
+
+
+class CompiledAlready(NotCompiled):
+    """There is nothing left to compile for."""
 
 
 class NoTrees(NotCompiled):

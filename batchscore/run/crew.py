@@ -171,7 +171,8 @@ def _gather(crew: Crew, stack: contextlib.ExitStack) -> None:
                 os.environ.update(dict.fromkeys(cgroup.THREADS, threads))
                 cluster = LocalCluster(n_workers=crew.workers, threads_per_worker=1, dashboard_address=None)
                 address = stack.enter_context(cluster)
-            stack.enter_context(Client(address))
+            with _reached("BATCHSCORE_DASK_SCHEDULER", "tcp://scheduler:8786", crew.address):
+                stack.enter_context(Client(address))
         case "ray":
             import ray
             from ray.util.joblib import register_ray
@@ -183,9 +184,35 @@ def _gather(crew: Crew, stack: contextlib.ExitStack) -> None:
             if crew.address is None:
                 os.environ.update(dict.fromkeys(cgroup.THREADS, threads))
                 given = {"num_cpus": crew.workers}
-            ray.init(crew.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **given)
+            with _reached("BATCHSCORE_RAY_ADDRESS", "ray://head:10001", crew.address):
+                ray.init(
+                    crew.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **given
+                )
             stack.callback(ray.shutdown)
             register_ray()
+
+
+@contextmanager
+def _reached(variable: str, form: str, address: str | None) -> Iterator[None]:
+    """A block that joins the cluster at an address, where there is one.
+
+    Raises:
+        UsageError: It is none.
+        TransientError: Nobody answers there.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if address is None:
+            raise
+        raise UsageError(f"{variable}: {error}. Write {form}.") from None
+    except OSError as error:
+        if address is None:
+            raise
+        raise TransientError(
+            f"{variable}: no scheduler answers at {address}: {error}. Look whether it is there, and run the same "
+            "command again."
+        ) from None
 
 
 def _dismiss() -> None:

@@ -34,6 +34,7 @@ from batchscore.errors import (
     WarehouseError,
 )
 from batchscore.interval import Interval
+from batchscore.objectstore import speaks_plainly
 from batchscore.schema import TypeName, dtype_of
 from batchscore.warehouse.tables import STAGE_PREFIX, LiveColumn, Narrow, Output, check_live, named
 
@@ -74,6 +75,7 @@ _MAY_PASS = re.compile(
     r"error sending request|timed out|connection (closed|reset)|non-2xx status code\W+(5\d\d|408|429)|SlowDown",
     re.DOTALL,
 )
+_NO_ANSWER = re.compile(r"error sending request|timed out|connection (closed|reset)")
 # What another commit that was quicker makes of one; any other failure to commit would come again.
 _CONFLICT = re.compile(r"concurrent|changed since last commit|transaction: \d+$", re.IGNORECASE)
 # What surrounds the reason in delta-rs' words: colours, rows that it quotes, and its own insides.
@@ -129,7 +131,7 @@ class Lake:
             ) from None
         if parts.scheme != "s3":
             return cls(str(Path(url).absolute()), {})
-        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        plain = speaks_plainly("s3")
         return cls(url.rstrip("/"), {**_STORE, "allow_http": str(plain).lower()})
 
     def location(self, table: str) -> str:
@@ -431,4 +433,6 @@ def _told(location: str, doing: str) -> Iterator[None]:
             said, advice = code.group(1), "Check the bucket, and what the AWS_ credentials may do in it."
         elif _MAY_PASS.search(text):
             kind, advice = TransientError, "Nothing is lost: run the same command again."
+            if _NO_ANSWER.search(text):
+                said, advice = "the store does not answer", f"{advice} Check AWS_ENDPOINT_URL and the network."
         raise kind(f"{location} {doing}: {said}. {advice}") from None

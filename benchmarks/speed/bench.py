@@ -21,7 +21,7 @@ import duckdb
 import polars as pl
 
 from benchmarks.speed import data
-from benchmarks.speed.contenders import OURS, PEERS, STRAIGHT, Contender, Interpreters
+from benchmarks.speed.contenders import LOKY, OURS, PEERS, STRAIGHT, Contender, Interpreters
 from benchmarks.speed.machine import Postgres, versions
 from benchmarks.speed.measure import Failed, measure
 from benchmarks.speed.plan import Entry, Plan
@@ -104,13 +104,15 @@ class Bench:
     def _compete(self, entry: Entry) -> None:
         """Take turns, and compare what came of it."""
         workload = entry.workload
-        contenders = [OURS, *(PEERS[name] for name in entry.peers), *([STRAIGHT] if entry.straight else [])]
+        # Ours behind that by loky, which writes into the same table: it is the one that others are compared with.
+        besides = ([LOKY], [STRAIGHT]) if entry.straight else ([], [])
+        contenders = [*besides[0], OURS, *(PEERS[name] for name in entry.peers), *besides[1]]
         cells = {each: Cell(workload.name, workload.job, each.name, workload.rows) for each in contenders}
         self.cells += cells.values()
         running = {each: python for each in contenders if (python := self._python(each, cells[each], workload))}
         for turn in range(self.plan.rounds):
             for each, python in running.items():
-                if self._has_time(cells[each], math.inf if each == OURS else entry.spend):
+                if self._has_time(cells[each], math.inf if each.is_ours else entry.spend):
                     self._turn(each, workload, python, cells[each])
             if turn == 0:
                 self._compare(workload, cells)
@@ -143,7 +145,7 @@ class Bench:
         return not late and sum(taken) + max(taken) <= spend
 
     def _turn(self, contender: Contender, workload: Workload, python: str, cell: Cell) -> None:
-        if contender == OURS:
+        if contender.is_ours:
             self.project.evening(workload)
             self.project.forget()
         elif workload.target == "duckdb":
@@ -169,7 +171,7 @@ class Bench:
 
     def _compare(self, workload: Workload, cells: Mapping[Contender, Cell]) -> None:
         for each, cell in cells.items():
-            if cell.measured:
+            if cell.measured and each != LOKY:
                 found = self._difference(workload, each)
                 if each != OURS:
                     cell.difference = found

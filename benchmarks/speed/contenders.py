@@ -12,7 +12,7 @@ from benchmarks.speed.machine import versions
 from benchmarks.speed.project import Project
 from benchmarks.speed.workloads import KEY, Workload
 
-__all__ = ["OURS", "PEERS", "STRAIGHT", "Contender", "Interpreters"]
+__all__ = ["LOKY", "OURS", "PEERS", "STRAIGHT", "Contender", "Interpreters"]
 
 _HERE = Path(__file__).parent
 
@@ -46,6 +46,7 @@ class Contender:
         packages: What must be installed for it.
         programs: What else must be.
         variables: What its environment has besides.
+        options: What this project's own command is given besides.
     """
 
     name: str
@@ -53,11 +54,17 @@ class Contender:
     packages: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this project's own command."""
+        return not self.script
 
     def command(self, project: Project, workload: Workload, python: str) -> list[str]:
         """What scores the workload's interval, into `output`."""
-        if not self.script:
-            return project.command(workload)
+        if self.is_ours:
+            return [*project.command(workload), *self.options]
         script = str(_HERE / self.script)
         if self == STRAIGHT:
             return [python, script, workload.job, str(workload.day), self.output(project, workload)]
@@ -72,24 +79,25 @@ class Contender:
 
     def output(self, project: Project, workload: Workload) -> str:
         """The table that the predictions go to."""
-        return project.output(workload) if not self.script else f"by_{Path(self.script).stem}"
+        return project.output(workload) if self.is_ours else f"by_{Path(self.script).stem}"
 
     def target(self, project: Project, workload: Workload) -> str:
         """The database of that table: a Postgres URI or a DuckDB file."""
         if workload.target == "postgres":
             return project.uri
-        name = f"{workload.job}.duckdb" if not self.script else f"{Path(self.script).stem}.duckdb"
+        name = f"{workload.job}.duckdb" if self.is_ours else f"{Path(self.script).stem}.duckdb"
         return str(project.root / name)
 
     def environment(self, project: Project, workload: Workload) -> dict[str, str]:
         """The environment of its process."""
-        given = project.environment(workload) if self in (OURS, STRAIGHT) else os.environ
+        given = project.environment(workload) if self.is_ours or self == STRAIGHT else os.environ
         # What they leave in the folder of temporary files goes with ours.
         scratch = {name: str(project.root) for name in ("TMPDIR", "SPARK_LOCAL_DIRS")}
         return {**given, **scratch, **dict(self.variables)}
 
 
 OURS = Contender("batchscore")
+LOKY = Contender("batchscore, 2 loky workers", options=("--workers", "2", "--backend", "loky"))
 STRAIGHT = Contender("the same without stage, ledger, lease and fingerprint", "straight.py")
 _PANDAS = ("pandas", "sqlalchemy", "psycopg")
 _POLARS = ("polars", "adbc-driver-postgresql", "duckdb")

@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         workload: The workload.
         peers: Keys of `contenders.PEERS`.
-        straight: Whether our parts alone are measured too.
+        straight: Whether what we would be without what makes us exact is measured too, and we in two processes.
         spend: Seconds for one peer; a round of it that would take it past them is left out, but for its first.
     """
 

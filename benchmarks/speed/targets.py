@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from benchmarks.speed.contenders import OURS, PEERS
+from benchmarks.speed.contenders import LOKY, OURS, PEERS
 from benchmarks.speed.report import Cell, Floor, Start, Target
 
 __all__ = ["targets_of"]
@@ -21,6 +21,7 @@ _RATIOS = (
     ("logistic_parquet_duckdb", "ray", 8.0),
 )
 _OVER_FLOOR = 1.25
+_LOKY = 1.0
 _MEMORY_GROWTH, _MOST_MB = 1.10, 700.0
 _COST_GROWTH = 1.05
 _HELP, _FIRST_CHUNK = 0.3, 1.5
@@ -28,7 +29,7 @@ _HELP, _FIRST_CHUNK = 0.3, 1.5
 
 def targets_of(cells: Sequence[Cell], floors: Sequence[Floor], start: Start | None) -> list[Target]:
     """Each target of which something was measured."""
-    return [*_ratios(cells), *_over_floor(cells, floors), *_growth(cells, start), *_starts(start)]
+    return [*_ratios(cells), *_over_floor(cells, floors), *_loky(cells), *_growth(cells, start), *_starts(start)]
 
 
 def _ratios(cells: Sequence[Cell]) -> Iterator[Target]:
@@ -49,6 +50,15 @@ def _over_floor(cells: Sequence[Cell], floors: Sequence[Floor]) -> Iterator[Targ
             yield Target(
                 f"{floor.job}.floor", f"{floor.workload}: our time, over the floor", ratio, _OVER_FLOOR, unit=" x"
             )
+
+
+def _loky(cells: Sequence[Cell]) -> Iterator[Target]:
+    measured = {(each.job, each.who): each for each in cells if each.measured}
+    for (job, who), cell in measured.items():
+        if who == LOKY.name and (ours := measured.get((job, OURS.name))):
+            ratio = cell.median("seconds") / ours.median("seconds")
+            words = f"{cell.workload}: time of two loky workers, over that of one process"
+            yield Target(f"{job}.loky", words, ratio, _LOKY, unit=" x")
 
 
 def _growth(cells: Sequence[Cell], start: Start | None) -> Iterator[Target]:
