@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypedDict
@@ -40,6 +40,9 @@ _TWICE = "it occurs more than once. Make it unique at the source, or add a colum
 _DISORDER = "it comes behind {}, where the key's declared type puts it before. Cast it at the source to that type."
 
 _NO_KEY = "Give the column at the source, or correct the key in the job file."
+
+# Of an interval's keys so many are looked at, at most, to cut it into parts.
+_SAMPLE = 1_000_000
 
 Reader = Callable[[Query], Iterator[pl.DataFrame]]
 
@@ -163,10 +166,24 @@ class SqlSource:
 
     def cuts(self, interval: Interval, column: Column, parts: int) -> list[int | str]:
         """Where to cut an interval's rows; see `Source.cuts`."""
-        page = Page((column,), parts=parts)
+        page = Page((column,), keys=True)
         found = self.read(Query(self.database, self.statement, self.parameters, interval, page))
-        # The text's characters are in the order of its bytes. Before the first value lies no row.
-        return sorted({value for frame in found if frame.height for value in frame[column.name].drop_nulls()})[1:]
+        return _cuts((frame[column.name] for frame in found if frame.height), parts)
+
+
+def _cuts(columns: Iterable[pl.Series], parts: int) -> list[int | str]:
+    """Values that cut all others into about equal parts, by every so-manieth of them."""
+    kept, every = pl.Series(), 1
+    for values in columns:
+        some = values.drop_nulls().gather_every(every)
+        kept = some if kept.is_empty() else kept.append(some)
+        while len(kept) > _SAMPLE:
+            kept, every = kept.gather_every(2), every * 2
+    # Of text too the order is that of its bytes. Before the first value lies no row.
+    kept = kept.sort()
+    places = (-(-len(kept) * part // parts) for part in range(1, parts))
+    found = {kept[place] for place in places if place < len(kept)}
+    return sorted(found - {kept[0]} if found else found)
 
 
 def open_source(rows: Rows, *, database: Database | None, text: str | None, where: str, calendar: Calendar) -> Source:

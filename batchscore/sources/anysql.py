@@ -106,8 +106,8 @@ def _paged(rows: sa.Select[Any], page: Page, dialect: str) -> sa.Select[Any]:
     bytewise = _TEXT_ORDER.get(dialect, _as_it_is)
     forms = [bytewise if column.type == "string" else _as_it_is for column in page.order]
     keys = [form(sa.column(column.name)) for form, column in zip(forms, page.order, strict=True)]
-    if page.parts:
-        return _cuts(rows, page.order[0].name, keys[0], page.parts)
+    if page.keys:
+        return sa.select(sa.column(page.order[0].name)).select_from(*rows.get_final_froms())
     low, high = page.span.low, page.span.high
     if low is not None:
         above = keys[0] >= forms[0](sa.literal(low))
@@ -115,18 +115,6 @@ def _paged(rows: sa.Select[Any], page: Page, dialect: str) -> sa.Select[Any]:
     if high is not None:
         rows = rows.where(keys[0] < forms[0](sa.literal(high)))
     return rows.order_by(*keys).limit(page.limit)
-
-
-def _cuts(rows: sa.Select[Any], name: str, key: sa.ColumnElement[Any], parts: int) -> sa.Select[Any]:
-    """What `Page.sql` writes for the same."""
-    source = rows.get_final_froms()[0]
-    column: sa.ColumnElement[Any] = sa.column(name)
-    part = sa.func.ntile(sa.literal_column(str(parts))).over(order_by=key).label("batchscore_part")
-    tiled = sa.select(column, key.label("batchscore_place"), part).select_from(source).subquery("tiled")
-    prior = sa.func.lag(tiled.c.batchscore_part).over(order_by=tiled.c.batchscore_place).label("batchscore_prior")
-    beside = sa.select(tiled.c[name], tiled.c.batchscore_part, prior).subquery("beside")
-    begins = sa.or_(beside.c.batchscore_part != beside.c.batchscore_prior, beside.c.batchscore_prior.is_(None))
-    return sa.select(beside.c[name]).where(begins)
 
 
 def _as_it_is(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

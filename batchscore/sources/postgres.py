@@ -32,8 +32,10 @@ _LARGEST_BATCH = 4 * 2**20
 def read(query: Query) -> Iterator[pl.DataFrame]:
     """The rows of a query in canonical batches of at most some 4 MiB, the first one empty.
 
-    The transaction is read-only and its time zone UTC. Parameters travel as settings of that transaction, because
-    ADBC collects the whole result in memory once a query has bound ones.
+    The transaction is read-only and its time zone UTC. Text travels as settings of that transaction, because ADBC
+    collects the whole result in memory once a query has bound parameters; all else is written out by its type. Postgres
+    asks for a setting once a row, which for the interval's bounds takes longer than to read it, and of a constant it
+    knows how many rows there will be.
 
     Raises:
         WarehouseError: The database refuses the login or the query.
@@ -47,32 +49,36 @@ def read(query: Query) -> Iterator[pl.DataFrame]:
         AdbcStatement(connection) as statement,
     ):
         connection.set_autocommit(False)
-        types = _begin(statement, query.values() | query.page.span.values)
-        yield from _stream(statement, query, types)
+        markers = _begin(statement, query.values() | query.page.span.values)
+        yield from _stream(statement, query, markers)
 
 
 def _begin(statement: AdbcStatement, values: Mapping[str, Value]) -> dict[str, str]:
-    """Open the transaction with its parameters set, and give each parameter's SQL type."""
+    """Open the transaction with its texts set, and give the SQL that stands for each parameter."""
     for setting in ("SET TRANSACTION READ ONLY", "SET LOCAL TIME ZONE 'UTC'"):
         statement.set_sql_query(setting)
         statement.execute_update()
-    spelled = {name: _spelled(value) for name, value in values.items()}
-    if spelled:
-        calls = ", ".join(f"set_config('batchscore.{name}', ${i}, true)" for i, name in enumerate(spelled, start=1))
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if texts:
+        calls = ", ".join(f"set_config('batchscore.{name}', ${i}, true)" for i, name in enumerate(texts, start=1))
         statement.set_sql_query(f"SELECT {calls}")
         statement.prepare()
         # By way of Polars: where pyarrow makes an array of Python's values, it looks for pandas too.
-        texts = pl.DataFrame({name: text for name, (text, _) in spelled.items()})
-        statement.bind_stream(texts.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        statement.bind_stream(pl.DataFrame(texts).to_arrow(compat_level=pl.CompatLevel.oldest()))
         for _ in _batches(statement):
             pass
-    return {name: type_ for name, (_, type_) in spelled.items()}
+    markers = {}
+    for name, value in values.items():
+        if isinstance(value, str):
+            markers[name] = f"(current_setting('batchscore.{name}'))"
+        else:
+            text, type_ = _spelled(value)
+            markers[name] = f"('{text}'::{type_})"
+    return markers
 
 
-def _stream(statement: AdbcStatement, query: Query, types: Mapping[str, str]) -> Iterator[pl.DataFrame]:
-    def marker(name: str) -> str:
-        return f"(current_setting('batchscore.{name}')::{types[name]})"
-
+def _stream(statement: AdbcStatement, query: Query, markers: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+    marker = markers.__getitem__
     statement.set_sql_query(f"SELECT * FROM (\n{query.statement.render(marker)}\n) AS batchscore_rows")
     columns = pa.schema(statement.execute_schema())
     query.page.check(columns.names, query.where)
@@ -101,8 +107,8 @@ def _batches(statement: AdbcStatement) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def _spelled(value: Value) -> tuple[str, str]:
-    """A value as text and the Postgres type that reads it back."""
+def _spelled(value: bool | float | datetime | date) -> tuple[str, str]:
+    """A value as text, in which no quote can be, and the Postgres type that reads it back."""
     match value:
         case bool():
             return str(value).lower(), "boolean"
@@ -114,5 +120,3 @@ def _spelled(value: Value) -> tuple[str, str]:
             return value.isoformat(), "timestamp" if value.tzinfo is None else "timestamptz"
         case date():
             return value.isoformat(), "date"
-        case str():
-            return value, "text"

@@ -166,8 +166,7 @@ class Page:
     """Which rows of a query, as `Source.batches` is asked for them.
 
     Attributes:
-        parts: Not the rows are asked for, but the values of the first column of `order` that cut them into so many
-            parts; see `Source.cuts`.
+        keys: Whether the first column of `order` alone is asked for, of all rows, in any order.
     """
 
     order: Sequence[Column] = ()
@@ -175,7 +174,7 @@ class Page:
     batch_rows: int = 50_000
     columns: Wanted = None
     span: Span = WHOLE
-    parts: int | None = None
+    keys: bool = False
 
     def sql(self, inner: str, text_order: str, marker: Callable[[str], str]) -> str:
         """The page of the query `inner`.
@@ -189,8 +188,8 @@ class Page:
         wrap = [text_order if column.type == "string" else "{}" for column in self.order]
         keys = [form.format(identifier(column.name)) for form, column in zip(wrap, self.order, strict=True)]
         rows = f"(\n{inner}\n) AS batchscore_rows"
-        if self.parts:
-            return self._cuts(rows, identifier(self.order[0].name), keys[0], self.parts)
+        if self.keys:
+            return f"SELECT {identifier(self.order[0].name)} FROM {rows}"
         parts = [f"SELECT * FROM {rows}"]
         conditions = self.span.conditions(keys[0], lambda name: wrap[0].format(marker(name))) if keys else []
         if conditions:
@@ -207,14 +206,7 @@ class Page:
 
     def given(self, columns: Sequence[str]) -> Sequence[str]:
         """The columns that the page of a query with these has."""
-        return [self.order[0].name] if self.parts else columns
-
-    def _cuts(self, rows: str, name: str, key: str, parts: int) -> str:
-        """The first value of each part; where equal ones reach over a cut, some of them more than once."""
-        place, part, prior = "batchscore_place", "batchscore_part", "batchscore_prior"
-        tiled = f"SELECT {name}, {key} AS {place}, NTILE({parts:d}) OVER (ORDER BY {key}) AS {part} FROM {rows}"
-        beside = f"SELECT {name}, {part}, LAG({part}) OVER (ORDER BY {place}) AS {prior} FROM (\n{tiled}\n) AS tiled"
-        return f"SELECT {name} FROM (\n{beside}\n) AS beside WHERE {part} <> {prior} OR {prior} IS NULL"
+        return [self.order[0].name] if self.keys else columns
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """Check the query's columns before the database is asked to order by them.
