@@ -112,7 +112,7 @@ class Bench:
         running = {each: python for each in contenders if (python := self._python(each, cells[each], workload))}
         for turn in range(self.plan.rounds):
             for each, python in running.items():
-                if self._has_time(cells[each], math.inf if each.is_ours else entry.spend):
+                if self._has_time(cells[each], math.inf if each == OURS else entry.spend):
                     self._turn(each, workload, python, cells[each])
             if turn == 0:
                 self._compare(workload, cells)
@@ -251,11 +251,11 @@ class Bench:
                 data.add(connection, LARGE, data.flights_of(each.day, each.rows, first))
                 first += each.rows
             data.index(connection, LARGE)
-        for each, rounds in ((small, self.plan.rounds), (large, 1)):
-            cell = Cell(each.name, each.job, OURS.name, each.rows)
+        for who, each, rounds in ((OURS, small, self.plan.rounds), (LOKY, large, 1), (OURS, large, 1)):
+            cell = Cell(each.name, each.job, who.name, each.rows)
             self.cells.append(cell)
             for _ in range(rounds):
-                self._turn(OURS, each, sys.executable, cell)
+                self._turn(who, each, sys.executable, cell)
             self._compare(each, {OURS: cell})
         self.project.forget(LARGE, self.project.output(small))
 

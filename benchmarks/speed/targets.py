@@ -53,17 +53,18 @@ def _over_floor(cells: Sequence[Cell], floors: Sequence[Floor]) -> Iterator[Targ
 
 
 def _loky(cells: Sequence[Cell]) -> Iterator[Target]:
-    measured = {(each.job, each.who): each for each in cells if each.measured}
-    for (job, who), cell in measured.items():
-        if who == LOKY.name and (ours := measured.get((job, OURS.name))):
+    measured = {(each.job, each.rows, each.who): each for each in cells if each.measured}
+    for (job, rows, who), cell in measured.items():
+        if who == LOKY.name and (ours := measured.get((job, rows, OURS.name))):
             ratio = cell.median("seconds") / ours.median("seconds")
-            words = f"{cell.workload}: time of two loky workers, over that of one process"
+            words = f"{cell.workload}, {rows:,} rows: time of two loky workers, over that of one process"
             yield Target(f"{job}.loky", words, ratio, _LOKY, unit=" x")
 
 
 def _growth(cells: Sequence[Cell], start: Start | None) -> Iterator[Target]:
     grown = sorted(
-        (each for each in cells if each.job.endswith("_large") and each.measured), key=lambda each: each.rows
+        (each for each in cells if each.job.endswith("_large") and each.who == OURS.name and each.measured),
+        key=lambda each: each.rows,
     )
     if len(grown) < 2 or start is None:
         return
