@@ -174,12 +174,12 @@ class Session:
 
     def _verified(self, name: str, use: str | int) -> Verified:
         found = self.registry.verified(name, self.registry.resolve(name, use))
-        told = {"model": found.manifest.name, "version": found.manifest.version}
+        name, version = found.manifest.name, found.manifest.version
         # Where keys are set, somebody let it in past them; where none are, that is how the registry is used.
         if found.signed_by is None and self.registry.trust.keys:
-            log.warning(Event.BUNDLE_UNSIGNED, **told)
+            log.warning(Event.BUNDLE_UNSIGNED, model=name, version=version)
         elif found.signed_by is None:
-            log.info(Event.BUNDLE_UNSIGNED, **told)
+            log.info(Event.BUNDLE_UNSIGNED, model=name, version=version)
         return found
 
     def verified(self, job: Job) -> Verified:
