@@ -68,12 +68,12 @@ check: $(READY)
 audit: $(READY)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(filter-out requirements-dev.lock,$(wildcard requirements*.lock)))
 
-# Some 25 minutes: peers and this project in turn, into benchmarks/RESULTS.md; bench-quick is the part that takes three.
+# Some 25 minutes: peers and this project in turn, into benchmarks/RESULTS.md; bench-quick, into .bench/, takes three.
 bench: $(READY) .venv-bench/.ready
 	$(BIN)/python -m benchmarks.speed
 
 bench-quick: $(READY) .venv-bench/.ready
-	$(BIN)/python -m benchmarks.speed --quick
+	$(BIN)/python -m benchmarks.speed --quick --out .bench
 
 # The peers that are in no other environment. Each loads the model file, and so has our scikit-learn.
 .venv-bench/.ready: benchmarks/peers.lock $(READY)

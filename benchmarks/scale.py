@@ -56,7 +56,7 @@ def _of_a_row(told: dict[str, Any]) -> dict[str, float]:
     return {
         "ours": (large["cpu_seconds"] - small["cpu_seconds"]) / more,
         "Postgres": (large["server_cpu_seconds"] - small["server_cpu_seconds"]) / more,
-        "publishing": (after["publish_seconds"] - before["publish_seconds"]) / more,
+        "publishing": (large["phases"]["publishing"] - small["phases"]["publishing"]) / more,
         "output": (after["output"] - before["output"]) / more,
         "log": (after["log"] - before["log"]) / more,
         "ledger": (after["ledger"] - before["ledger"]) / (after["chunks"] - before["chunks"]),

@@ -76,13 +76,21 @@ class TestRun:
         assert floor["floor"] == max(floor["longest"], floor["work"]) > 0
         assert (target["id"], target["met"]) == ("logistic_parquet_postgres.floor", False)
 
+    def test_it_tells_where_our_time_goes(self, told: tuple[dict[str, Any], str]) -> None:
+        """Our phases make up our time, most of which is outside of so small a run; a peer has none."""
+        ours, peer = told[0]["cells"]
+
+        assert sum(ours["phases"].values()) == pytest.approx(ours["seconds"][0], abs=0.01)
+        assert 0 < ours["phases"]["publishing"] < ours["phases"]["outside"] > ours["phases"]["chunks"] > 0
+        assert peer["phases"] is None
+        assert "## Where our time goes" in told[1]
+
     def test_it_tells_what_a_run_leaves(self, told: tuple[dict[str, Any], str]) -> None:
         """A row of the output takes some hundred bytes there, and more in the log, which has its stage too."""
         (left,) = told[0]["left"]
 
         assert (left["rows"], left["chunks"]) == (ROWS, 1)
         assert 80 * ROWS < left["output"] < left["log"]
-        assert 0 < left["publish_seconds"] < 60
         assert 8_192 < left["ledger"] < 2_000_000
         assert "## What a run leaves in Postgres" in told[1]
 
@@ -116,7 +124,7 @@ class TestMeasure:
 
 
 def _report(cell: Cell, target: Target, folder: Path) -> tuple[dict[str, Any], str]:
-    left = Left("W", 10, 100, 800, 2, 1_000, 0.5)
+    left = Left("W", 10, 100, 800, 2, 1_000)
     floor = Floor("W", "w", 10, {"read": (1.0, 1.0), "score": (2.0, 4.0), "write": (1.0, 3.0)}, 2)
     Report({**MACHINE, "postgres": {}}, {}, HOW, [cell], [floor], None, [left], [target]).write(folder)
     return json.loads((folder / "results.json").read_text()), (folder / "RESULTS.md").read_text()
@@ -145,7 +153,7 @@ class TestReport:
     @pytest.mark.parametrize("found", [Difference(9, 0, 0.0), Difference(10, 1, 0.0), Difference(10, 0, 1e-6)])
     def test_other_predictions_are_told_of(self, found: Difference, tmp_path: Path) -> None:
         """A missing row, another label or another score is in the table, in bold."""
-        cell = Cell("W", "w", "a peer", 10, [Measured(1.0, 1.0, 1.0, 1)], [0.0], found)
+        cell = Cell("W", "w", "a peer", 10, [Measured(1.0, 1.0, 1.0, 1)], [0.0], difference=found)
 
         told, page = _report(cell, Target("t", "T", 1.0, 2.0), tmp_path)
 

@@ -23,10 +23,10 @@ import polars as pl
 from benchmarks.speed import data
 from benchmarks.speed.contenders import LOKY, OURS, PEERS, STRAIGHT, Contender, Interpreters
 from benchmarks.speed.machine import Postgres, versions
-from benchmarks.speed.measure import Failed, measure
+from benchmarks.speed.measure import Failed, Measured, measure
 from benchmarks.speed.plan import Entry, Plan
 from benchmarks.speed.project import Project
-from benchmarks.speed.report import Cell, Difference, Floor, Left, Start
+from benchmarks.speed.report import Cell, Difference, Floor, Left, Phases, Start
 from benchmarks.speed.workloads import KEY, LARGE, Workload
 
 __all__ = ["Bench"]
@@ -163,10 +163,11 @@ class Bench:
             return
         cell.measured.append(measured)
         cell.server_cpu.append(self.server.cpu_seconds() - before)
+        if contender in (OURS, LOKY):
+            cell.phases.append(_phases(measured))
         if contender == OURS and workload.target == "postgres" and len(cell.measured) == 1:
             logged = self.server.wal_bytes() - log
-            sizes = self.project.sizes(workload)
-            self.left.append(Left(workload.name, workload.rows, *sizes, logged, _publishing(measured.output)))
+            self.left.append(Left(workload.name, workload.rows, *self.project.sizes(workload), logged))
         _say(f"{workload.job}, {workload.rows:,} rows: {contender.name}: {measured.seconds:.2f} s")
 
     def _compare(self, workload: Workload, cells: Mapping[Contender, Cell]) -> None:
@@ -268,11 +269,14 @@ def _heaviest(told: str) -> list[tuple[str, float]]:
     return [(name, micros / 1e6) for name, micros in own.most_common(_HEAVIEST)]
 
 
-def _publishing(told: str) -> float:
-    """The seconds from a run's last chunk until it was published, by its log."""
-    events = [json.loads(line) for line in told.splitlines()]
+def _phases(measured: Measured) -> Phases:
+    """What its log tells of a run of ours, which has one interval."""
+    events = [json.loads(line) for line in measured.output.splitlines()]
+    # Of chunks the last one stays.
     at = {each["event"]: datetime.fromisoformat(each["timestamp"]) for each in events}
-    return (at["run.published"] - at["chunk.committed"]).total_seconds()
+    chunks = (at["chunk.committed"] - at["run.started"]).total_seconds()
+    publishing = (at["run.published"] - at["chunk.committed"]).total_seconds()
+    return Phases(measured.seconds - chunks - publishing, chunks, publishing)
 
 
 @contextmanager
