@@ -333,8 +333,8 @@ def _phases(told: Mapping[str, Any]) -> Iterable[str]:
     yield "## Where our time goes\n"
     yield (
         "By the log of each run, the median in seconds. Outside of the run are the imports, the model and its golden "
-        "rows before it, and drift, alerts and the end of the process after it; no row waits for more of it where "
-        "there are more rows. The last column is the run alone, over the floor.\n"
+        "rows before it, and drift, alerts and the end of the process after it: that does not grow with the rows. The "
+        "last column is the run alone, over the floor.\n"
     )
     yield from _table(
         ["", "", "rows", "outside, s", "chunks, s", "publishing, s", "chunks and publishing, over the floor"],
